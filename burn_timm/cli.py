@@ -1,0 +1,193 @@
+"""The command `burn-timm`: info, pack, unpack."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoints import binary_shapes, burn_models, differences, infer_model, read_state_dict, save_latent
+from .counting import count_stages
+from .errors import BurnError
+from .files import atomic_folder
+from .packing import is_packed, pack_state_dict, save_packed, unpack_state_dict
+
+_FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 after one line on stderr for bad input."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        args.run(args)
+    except (BurnError, OSError) as error:
+        print(f"burn-timm {args.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="burn-timm", description="1-bit vision backbones for timm.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    info = commands.add_parser("info", help="parameters, operations and bytes of a model")
+    info.add_argument("model", metavar="MODEL", help="one of: " + ", ".join(burn_models()))
+    info.add_argument("--img-size", type=_positive, default=224, help="pixels (default: %(default)s)")
+    info.add_argument("--num-classes", type=_natural, default=1000, help="0: no classifier (default: %(default)s)")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    info.set_defaults(run=_info)
+
+    where = "a weights file, or a folder with config.json and model.safetensors"
+    pack = commands.add_parser("pack", help="float weights to 1-bit packed ones")
+    pack.add_argument("--binarize", action="store_true", help="pack weights even if they were trained with 32 bits")
+    pack.set_defaults(run=_pack)
+    unpack = commands.add_parser("unpack", help="1-bit packed weights to floats (scale * sign)")
+    unpack.set_defaults(run=_unpack)
+    for command in (pack, unpack):
+        command.add_argument("src", metavar="SRC", type=Path, help=where)
+        command.add_argument("dst", metavar="DST", type=Path, help="a .safetensors file, or a folder where SRC is one")
+        command.add_argument("--model", metavar="NAME", help="instead of inferring it from names and shapes")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if int(text) < 0:
+        raise ValueError(text)
+    return int(text)
+
+
+def _info(args: argparse.Namespace) -> None:
+    _known(args.model)
+    counts = count_stages(args.model, args.img_size, args.num_classes)
+    if args.json:
+        print(json.dumps(counts, indent=2))
+        return
+    print(f"{args.model}, {args.img_size} px, {args.num_classes} classes; in multiply-accumulates, ops = flops + bops / 64")
+    rows = ("params", "binary_params", "flops", "bops", "ops", "bytes_fp32", "bytes_packed")
+    stages = {"w1a1": counts, **counts["stages"]}
+    print(f"{'':14}" + "".join(f"{stage:>16}" for stage in stages))
+    for row in rows:
+        print(f"{row:14}" + "".join(f"{_number(stage[row]):>16}" for stage in stages.values()))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _known(model_name: str) -> None:
+    if model_name not in burn_models():
+        raise BurnError(f"model {model_name}: not one of {', '.join(burn_models())}")
+
+
+def _pack(args: argparse.Namespace) -> None:
+    _check_paths(args.src, args.dst)
+    state_dict, metadata, config = _read(args.src)
+    if is_packed(state_dict):
+        raise BurnError(f"{args.src}: packed already")
+    model_name = _model_name(args, state_dict, metadata, config)
+    names = list(binary_shapes(model_name))
+    model_args = config.get("model_args") or {}
+    weight_bits = metadata.get("weight_bits") or str(model_args.get("weight_bits", ""))
+    if not args.binarize and weight_bits != "1" and not all(_is_scaled_sign(state_dict[name]) for name in names):
+        if weight_bits == "32":
+            raise BurnError(f"{args.src}: weights trained with 32 bits (stage 1); --binarize packs them anyway")
+        raise BurnError(
+            f"{args.src}: nothing tells whether its weights were trained with 1 bit; if they were, pass --binarize"
+        )
+    try:
+        packed = pack_state_dict(state_dict, names)
+    except BurnError as error:
+        raise BurnError(f"{args.src}: {error}") from error
+    if model_args.get("weight_bits") == 32:
+        config = {**config, "model_args": {**model_args, "weight_bits": 1, "act_bits": 1}}
+    _write(args, config, lambda path: save_packed(path, packed))
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    _check_paths(args.src, args.dst)
+    state_dict, metadata, config = _read(args.src)
+    if not is_packed(state_dict):
+        raise BurnError(f"{args.src}: not packed")
+    model_name = _model_name(args, state_dict, metadata, config)
+    try:
+        floats = unpack_state_dict(state_dict, binary_shapes(model_name))
+    except BurnError as error:
+        raise BurnError(f"{args.src}: {error}") from error
+    _write(args, config, lambda path: save_latent(path, floats, model_name, 1))
+
+
+def _is_scaled_sign(weight: torch.Tensor) -> bool:
+    """Whether all |w| of each output channel are equal, as after loading packed weights."""
+    size = weight.abs().flatten(1)
+    return bool((size == size[:, :1]).all())
+
+
+def _read(src: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, Any]]:
+    """State dict, metadata, and config.json (empty where SRC is a file)."""
+    config = {}
+    if src.is_dir():
+        try:
+            config = json.loads((src / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise BurnError(f"{src / 'config.json'}: cannot be read ({error})") from error
+        if not isinstance(config, dict):
+            raise BurnError(f"{src / 'config.json'}: not a JSON object")
+    return *read_state_dict(src), config
+
+
+def _model_name(args: argparse.Namespace, state_dict: dict, metadata: dict, config: dict) -> str:
+    name = args.model or metadata.get("model") or config.get("architecture")
+    try:
+        name = name or infer_model(state_dict)
+    except BurnError as error:
+        raise BurnError(f"{args.src}: {error}") from error
+    _known(name)
+    if gaps := differences(state_dict, name):
+        more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+        raise BurnError(f"{args.src}: does not fit {name}: {gaps[0]}{more}")
+    return name
+
+
+def _check_paths(src: Path, dst: Path) -> None:
+    if dst.exists() and src.exists() and dst.samefile(src):
+        raise BurnError(f"{dst}: SRC and DST are the same; give another DST")
+    if not src.is_dir():
+        if dst.is_dir() or dst.suffix != ".safetensors":
+            raise BurnError(f"{dst}: DST must be a file that ends in .safetensors, as SRC is a file")
+        return
+    if dst.exists() and not dst.is_dir():
+        raise BurnError(f"{dst}: DST must be a folder, as SRC is one")
+    if dst.is_dir() and (others := sorted(path.name for path in dst.iterdir() if path.name not in _FOLDER_FILES)):
+        raise BurnError(f"{dst}: would be replaced, but it also holds {others[0]}; give a new folder")
+
+
+def _write(args: argparse.Namespace, config: dict, save: Any) -> None:
+    if not args.src.is_dir():
+        save(args.dst)
+        written = args.dst
+    else:
+        with atomic_folder(args.dst) as folder:
+            save(folder / "model.safetensors")
+            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            if (args.src / "README.md").is_file():
+                shutil.copyfile(args.src / "README.md", folder / "README.md")
+        written = args.dst / "model.safetensors"
+    print(f"{written}: {written.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Datasets, views and loaders. Start at `open_dataset`, `make_view` and `make_train_loader`."""
+
+from burn_timm.data.corrupt import CorruptLog
+from burn_timm.data.datasets import ImageSource, StreamSource, open_dataset
+from burn_timm.data.loader import (
+    ViewDataset,
+    epoch_order,
+    eval_loader,
+    make_train_loader,
+    micro_steps_per_epoch,
+    seed_for,
+)
+from burn_timm.data.views import VIEWS, make_view
+
+__all__ = [
+    "VIEWS",
+    "CorruptLog",
+    "ImageSource",
+    "StreamSource",
+    "ViewDataset",
+    "epoch_order",
+    "eval_loader",
+    "make_train_loader",
+    "make_view",
+    "micro_steps_per_epoch",
+    "open_dataset",
+    "seed_for",
+]

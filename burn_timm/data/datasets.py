@@ -1,0 +1,134 @@
+"""`open_dataset`: one door to every dataset, in timm's spelling."""
+
+import os
+import re
+
+from timm.data import create_dataset
+
+from burn_timm.data.digits import open_digits
+from burn_timm.data.hfds import open_hfds
+from burn_timm.data.sources import ImageSource, TimmImages, TorchImages, public_path
+from burn_timm.data.stream import StreamSource, open_wds
+from burn_timm.errors import BurnError
+
+__all__ = ["ImageSource", "StreamSource", "open_dataset"]
+
+_FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "tar")
+_SPLIT_SYNONYMS = (  # timm looks for a split folder under these names
+    ("train", "training"),
+    ("val", "valid", "validation", "eval", "evaluation"),
+    ("test",),
+)
+_TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
+_SCHEMES = "digits, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME"
+
+
+def open_dataset(
+    name: str,
+    data_dir: str | None = None,
+    split: str = "train",
+    input_key: str | None = None,
+    target_key: str | None = None,
+    download: bool = False,
+) -> ImageSource | StreamSource:
+    """Open a dataset by timm's name for it. Environment variables in `name` and `data_dir` are expanded.
+
+    - `''` or `folder`: images below `data_dir` (a folder, or a tar), a class per folder; also `data_dir/SPLIT`, or a
+      folder's path as `name`. Fewer than two class folders: unlabelled. `input_key` may list extensions ('.png;.bmp').
+    - `hfds/NAME`, `hfds/FOLDER` (relative, or absolute: `hfds//abs/path`): Hugging Face datasets, local parquet.
+      `data_dir` is then its cache. See `hfds.open_hfds` for the columns.
+    - `wds/NAME`: WebDataset shards in `data_dir` -> `StreamSource`. Labels are optional.
+    - `torch/NAME`: torchvision's datasets in `data_dir`, fetched if `download`.
+    - `digits`: the handwritten digits inside scikit-learn.
+
+    Raises BurnError, in one line, for a wrong name, folder, split or column, and for a missing package.
+    """
+    name = _expanded(name or "", "--dataset")
+    data_dir = os.path.expanduser(_expanded(data_dir, "--data-dir")) if data_dir else None
+    scheme, _, rest = name.partition("/")
+    scheme = scheme.lower()
+    if scheme == "digits" and not rest:
+        return open_digits(split)
+    if scheme == "hfds" and rest:
+        return open_hfds(rest, data_dir, split, input_key, target_key)
+    if scheme == "wds":
+        return open_wds(data_dir, split, input_key, target_key)
+    if scheme == "torch" and rest:
+        if input_key or target_key:
+            raise BurnError(f"--dataset {name}: --input-key and --target-key do not apply to torchvision's datasets")
+        return _open_torch(rest, data_dir, split, download)
+    if name.lower() in _FOLDER_NAMES:
+        if not data_dir:
+            raise BurnError(f"--dataset {name or chr(39) * 2}: name the folder of images by --data-dir")
+    elif not data_dir and os.path.exists(os.path.expanduser(name)):
+        data_dir = os.path.expanduser(name)
+    else:
+        raise BurnError(f"--dataset {name}: unknown; choose from {_SCHEMES}")
+    if target_key:
+        raise BurnError("--target-key does not apply to a folder of images: the classes are its subfolders")
+    return _open_folder(data_dir, split, input_key)
+
+
+def _open_folder(root: str, split: str, input_key: str | None) -> ImageSource:
+    if not os.path.exists(root):
+        raise BurnError(f"--data-dir {root}: no such folder")
+    options = {"input_key": input_key}
+    if os.path.isfile(root):
+        if not root.endswith(".tar"):
+            raise BurnError(f"--data-dir {root}: a file; expected a folder or a .tar of images")
+        options = {"cache_tarfiles": False}  # forked workers must not share one open file and its position
+    else:
+        _check_split_folder(root, split)
+    try:
+        reader = create_dataset("", root=root, split=split, **options).reader
+    except Exception as error:
+        raise BurnError(f"--data-dir {root}: {_first_line(error)}") from error
+    classes = list(getattr(reader, "class_to_idx", None) or reader.class_name_to_idx)
+    # Images that lie in no class folder get the name ''. One folder for all says nothing about classes.
+    labelled = len(classes) > 1 and "" not in classes
+    images = TimmImages(reader, classes if labelled else None, len(classes) if labelled else None)
+    return ImageSource(images, f"folder {public_path(root)} [{split}]")
+
+
+def _check_split_folder(root: str, split: str) -> None:
+    """Refuse a split without a folder: timm would take all of `root`, and with it another split's images."""
+    present = [folder for group in _SPLIT_SYNONYMS for folder in group if os.path.isdir(os.path.join(root, folder))]
+    group = next((group for group in _SPLIT_SYNONYMS if split in group), (split,))
+    if os.path.isdir(os.path.join(root, split)) or any(folder in present for folder in group):
+        return
+    if present:
+        raise BurnError(f"--data-dir {root}: no split {split!r}; available: {', '.join(present)}")
+    # Without split folders the images are training images, unless the path itself names the split.
+    if group[0] != "train" and os.path.basename(os.path.abspath(root)) not in group:
+        raise BurnError(f"--data-dir {root}: no split {split!r} (it has no split folders: only train is available)")
+
+
+def _open_torch(kind: str, root: str | None, split: str, download: bool) -> ImageSource:
+    if not root:
+        raise BurnError(f"--dataset torch/{kind}: name the folder of the files by --data-dir")
+    if kind.lower() in ("folder", "image_folder"):
+        if not os.path.isdir(root):
+            raise BurnError(f"--data-dir {root}: no such folder")
+        _check_split_folder(root, split)
+    elif kind.lower() in _TRAIN_OR_TEST and split not in [name for group in _SPLIT_SYNONYMS for name in group]:
+        raise BurnError(f"--dataset torch/{kind}: no split {split!r}; available: train, test (also called validation)")
+    try:
+        dataset = create_dataset(f"torch/{kind}", root=root, split=split, download=download)
+    except Exception as error:
+        raise BurnError(f"--dataset torch/{kind} in {root}: {_first_line(error)}") from error
+    names = getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None)
+    names = [name if isinstance(name, str) else ", ".join(name) for name in names] if names else None
+    images = TorchImages(dataset, names, len(names) if names else None)
+    return ImageSource(images, f"torch/{kind} {public_path(root)} [{split}]")
+
+
+def _expanded(text: str, option: str) -> str:
+    expanded = os.path.expandvars(text)
+    left = re.search(r"\$\{?(\w+)", expanded)
+    if left and left.group(1) not in os.environ:
+        raise BurnError(f"{option} {text}: the environment variable {left.group(1)} is not set")
+    return expanded
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

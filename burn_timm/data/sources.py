@@ -1,0 +1,151 @@
+"""`ImageSource`: images by index, whatever they are stored in."""
+
+import os
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from burn_timm.data.cache import PixelCache
+
+
+class Images(Protocol):
+    """What an `ImageSource` reads from; `class_names` and `num_classes` are None where there are no labels."""
+
+    class_names: list[str] | None
+    num_classes: int | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Decode image `index`; errors propagate."""
+
+    def name(self, index: int) -> str: ...
+
+
+class ImageSource:
+    """A dataset of images with random access, picklable for loader workers.
+
+    Attributes: `num_classes` (int, or None if unlabelled), `class_names` (list of str, or None), `labelled`,
+    `streaming` (False), `description` (name, split and count, without paths of this machine).
+
+    Decoded images of one small size that fit in 512 MB together (such as CIFAR) are kept in memory after they were
+    first read; `cache=False` switches this off.
+    """
+
+    streaming = False
+
+    def __init__(self, images: Images, title: str, cache: bool = True) -> None:
+        self._images = images
+        self.class_names = images.class_names
+        self.num_classes = images.num_classes
+        self.labelled = images.num_classes is not None
+        classes = f", {self.num_classes} classes" if self.labelled else ", unlabelled"
+        self.description = f"{title}, {len(images):,} images{classes}"
+        self._title = title
+        self._cache = self._make_cache() if cache else None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Image `index` as PIL RGB and its class (-1 if it has none). Raises what the decoder raises."""
+        if self._cache is None:
+            return self._images.read(index)
+        kept = self._cache.get(index)
+        if kept is not None:
+            return Image.fromarray(kept[0]), kept[1]
+        image, target = self._images.read(index)
+        self._cache.put(index, np.asarray(image), target)
+        return image, target
+
+    def name(self, index: int) -> str:
+        """The file name (or row) of image `index` with the dataset's, for messages."""
+        return f"{self._images.name(index)} (image {index} of {self._title})"
+
+    def _make_cache(self) -> PixelCache | None:
+        """A cache if the first, middle and last image are of one size and so many of that size fit."""
+        sizes = set()
+        for index in {0, len(self) // 2, len(self) - 1}:
+            try:
+                image, _ = self._images.read(index)
+            except Exception:  # an unreadable image is the training loop's business
+                continue
+            sizes.add((image.height, image.width))
+            if not PixelCache.fits(len(self), image.height, image.width):
+                return None
+        return PixelCache(len(self), *sizes.pop()) if len(sizes) == 1 else None
+
+
+class TimmImages:
+    """Images behind a timm `ImageDataset`, read through its reader: timm's own loop would replace a broken image by
+    another one without telling us."""
+
+    def __init__(self, reader, class_names: list[str] | None, num_classes: int | None) -> None:
+        self.reader = reader
+        self.class_names = class_names
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        stream, target = self.reader[index][:2]
+        with stream:
+            image = Image.open(stream).convert("RGB")
+        return image, -1 if self.num_classes is None or target is None else int(target)
+
+    def name(self, index: int) -> str:
+        try:
+            return str(self.reader.filename(index) or f"row {index}")
+        except Exception:  # naming a broken image must not hide why we name it
+            return f"row {index}"
+
+
+class TorchImages:
+    """Images of a torchvision dataset, (PIL image, class) by index."""
+
+    def __init__(self, dataset, class_names: list[str] | None, num_classes: int | None) -> None:
+        self.dataset = dataset
+        self.class_names = class_names
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        image, target = self.dataset[index]
+        return image.convert("RGB"), -1 if self.num_classes is None else int(target)
+
+    def name(self, index: int) -> str:
+        samples = getattr(self.dataset, "samples", None)  # ImageFolder, ImageNet: (path, class)
+        return os.path.basename(samples[index][0]) if samples else f"row {index}"
+
+
+class ArrayImages:
+    """Images in an array uint8 [N, H, W] (grey) or [N, H, W, 3], with classes [N]."""
+
+    def __init__(self, pixels: np.ndarray, targets: np.ndarray, class_names: list[str]) -> None:
+        self.pixels = pixels
+        self.targets = targets
+        self.class_names = class_names
+        self.num_classes = len(class_names)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.pixels[index]).convert("RGB"), int(self.targets[index])
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+
+def public_path(path: str) -> str:
+    """`path` as it may be published: below $BURN_DATA by that name, other paths by their last part only."""
+    root = os.environ.get("BURN_DATA")
+    full = os.path.abspath(os.path.expanduser(path))
+    if root and (full + os.sep).startswith(os.path.abspath(root) + os.sep):
+        below = os.path.relpath(full, os.path.abspath(root))
+        return "$BURN_DATA" if below == "." else f"$BURN_DATA/{below}"
+    return os.path.basename(full)

@@ -1,0 +1,178 @@
+"""Frozen features of a backbone over a dataset, the transform that goes with it, and BatchNorm re-estimation."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from timm.data import create_transform, resolve_data_config, resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import BurnError
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def eval_transform(model_or_cfg: nn.Module | dict, img_size: int | None = None) -> Callable:
+    """timm's evaluation transform (PIL image -> float32 [C, H, W]) as the model's own data config asks for.
+
+    Args:
+        model_or_cfg: a timm model, or a dict with any of `input_size interpolation mean std crop_pct crop_mode`
+            (timm's defaults for what is missing).
+        img_size: side in pixels in place of the config's input size; everything else stays.
+    """
+    return create_transform(**data_config(model_or_cfg, img_size), is_training=False)
+
+
+def data_config(model_or_cfg: nn.Module | dict, img_size: int | None = None) -> dict:
+    """The resolved timm data config behind `eval_transform`: input_size, interpolation, mean, std, crop_pct, crop_mode.
+
+    Raises:
+        BurnError: the model does not take RGB images, or `img_size` is not positive.
+    """
+    if isinstance(model_or_cfg, nn.Module):
+        config = resolve_model_data_config(model_or_cfg)
+    else:
+        config = resolve_data_config({"img_size": None}, pretrained_cfg=model_or_cfg)
+    channels = config["input_size"][0]
+    if channels != 3:
+        raise BurnError(f"the model takes {channels} input channels; the evaluations feed RGB images (3 channels)")
+    if img_size is not None:
+        if img_size < 1:
+            raise BurnError(f"img_size must be a positive number of pixels, not {img_size}")
+        config["input_size"] = (channels, img_size, img_size)
+    return config
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode inside the block; give each its own former mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module,
+    loader: Batches,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], object] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Pooled features of every image: (float32 [N, D], int64 labels [N]), both on the CPU, in the loader's order.
+
+    Args:
+        model: built with num_classes=0, so that its output is pooled, [B, D]. It is moved to `device`, run in eval
+            mode, and each of its modules gets its former mode back.
+        loader: batches (images [B, C, H, W], labels [B]).
+        progress: called with the number of images of each batch that is done, e.g. `tqdm.update`.
+
+    Raises:
+        BurnError: the loader is empty, or the output is not [B, D].
+    """
+    model.to(device)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    features, labels = [], []
+    with eval_mode(model):
+        for images, targets in loader:
+            output = model(images.to(device=device, dtype=dtype, non_blocking=True))
+            if not isinstance(output, Tensor) or output.ndim != 2:
+                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise BurnError(f"the model's output is {shape}, not [B, D]: build it with num_classes=0 and pooling")
+            features.append(output.float().cpu())
+            labels.append(torch.as_tensor(targets, dtype=torch.int64).cpu())
+            if progress is not None:
+                progress(len(images))
+    return _join(features, labels)
+
+
+def pixel_features(loader: Batches, progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
+    """The loader's own normalised pixels, flattened: (float32 [N, C*H*W], int64 labels [N]), on the CPU.
+
+    Raises:
+        BurnError: the loader is empty.
+    """
+    features, labels = [], []
+    for images, targets in loader:
+        features.append(images.flatten(1).float().cpu())
+        labels.append(torch.as_tensor(targets, dtype=torch.int64).cpu())
+        if progress is not None:
+            progress(len(images))
+    return _join(features, labels)
+
+
+def _join(features: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    if not features:
+        raise BurnError("no image to evaluate: the loader gave no batch; check the split and the limits")
+    return torch.cat(features), torch.cat(labels)
+
+
+@torch.no_grad()
+def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Re-estimate running mean and variance of every BatchNorm as the plain average over the given batches.
+
+    Every batch counts the same: running_mean is the mean of the batch means, running_var the mean of the unbiased batch
+    variances, each batch normalised by its own statistics on its way through. All other modules are in eval mode.
+    Momentum and modes are what they were afterwards. Weights do not change.
+
+    Args:
+        model: on the device on which it is to run.
+        batches: input batches [B, C, H, W], B >= 2, on any device.
+
+    Returns:
+        The number of BatchNorm layers (0: nothing was done).
+
+    Raises:
+        BurnError: no batch (the statistics are then untouched), or a batch of a single image.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise BurnError("BatchNorm calibration got no batch: give at least one batch of training images")
+    if not norms:
+        return 0
+    parameter = next(model.parameters())
+    momenta = [norm.momentum for norm in norms]
+    with eval_mode(model):
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch: cumulative average
+                norm.train()
+            batch = first
+            while batch is not None:
+                if len(batch) < 2:
+                    raise BurnError("BatchNorm calibration needs batches of at least two images, got one of a single")
+                model(batch.to(device=parameter.device, dtype=parameter.dtype))
+                batch = next(batches, None)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+    return len(norms)
+
+
+def check_features(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor) -> None:
+    """Refuse what no protocol can score: shapes that do not fit, unlabelled images, features that are not finite.
+
+    Raises:
+        BurnError: naming the set and what is wrong with it.
+    """
+    for name, x, y in (("training", train_features, train_labels), ("test", test_features, test_labels)):
+        if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or len(x) == 0:
+            raise BurnError(
+                f"{name} set: expected features [N, D] and labels [N], got {tuple(x.shape)} and {tuple(y.shape)}"
+            )
+        if y.min() < 0:
+            unlabelled = int((y < 0).sum())
+            raise BurnError(f"{name} set: {unlabelled} of {len(y)} images have no label; choose a labelled split")
+        if not torch.isfinite(x).all():
+            bad = int((~torch.isfinite(x)).any(1).sum())
+            raise BurnError(f"{name} set: the features of {bad} of {len(x)} images are not finite; check the weights")
+    sizes = train_features.shape[1], test_features.shape[1]
+    if sizes[0] != sizes[1]:
+        raise BurnError(f"features differ in size: {sizes[0]} (training), {sizes[1]} (test); use one model for both")

@@ -1,0 +1,109 @@
+"""Weighted k-nearest-neighbour classification of frozen features: the monitor of self-supervised training.
+
+Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, CVPR 2018
+(https://arxiv.org/abs/1805.01978), section 3.4. Nothing is trained.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import BurnError
+from .features import check_features
+
+DESCRIPTION = "weighted kNN on frozen pooled features (Wu et al. 2018): top-1 accuracy, nothing trained"
+
+# Similarities held at a time when no chunk is given: 2^25 float32 are 128 MiB.
+_SIMILARITIES = 2**25
+
+
+def protocol(k: int = 20, temperature: float = 0.07) -> dict:
+    """The resolved settings, for the result file."""
+    return {
+        "method": "weighted kNN (Wu et al. 2018, section 3.4)",
+        "k": k,
+        "temperature": temperature,
+        "features": "L2-normalised, not centred",
+        "similarity": "cosine",
+        "vote": "sum of exp(similarity / temperature) over the k nearest training images",
+        "ties": "lower training index, then lower class",
+        "metric": "top-1 accuracy, fraction",
+    }
+
+
+def check(train_count: int, k: int = 20, temperature: float = 0.07) -> None:
+    """Refuse settings that cannot be followed with `train_count` training images. Raises BurnError."""
+    if not 1 <= k <= train_count:
+        raise BurnError(f"k must be between 1 and the number of training images, {train_count}, not {k}")
+    if not 0 < temperature < float("inf"):
+        raise BurnError(f"temperature must be positive, not {temperature}")
+
+
+@torch.no_grad()
+def knn_accuracy(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int | None = None,
+) -> float:
+    """Top-1 accuracy in [0, 1] of the weighted kNN vote, computed where `train_features` lies.
+
+    Class c gets the sum of exp(s_i / temperature) over those of the k training images nearest in cosine similarity s_i
+    whose label is c. Of equally near images the one with the lower index is taken, of equal votes the lower class.
+
+    Args:
+        train_features: the bank, float [N, D]; need not be normalised.
+        train_labels: int64 [N], >= 0.
+        test_features: float [M, D].
+        test_labels: int64 [M], >= 0.
+        chunk: test images compared with the bank at a time; by default as many as 128 MiB of similarities hold.
+
+    Raises:
+        BurnError: k is not in [1, N], temperature is not positive, or the features cannot be scored.
+    """
+    check_features(train_features, train_labels, test_features, test_labels)
+    check(len(train_features), k, temperature)
+    device = train_features.device
+    bank = F.normalize(train_features.float(), dim=1)
+    queries = F.normalize(test_features.to(device).float(), dim=1)
+    train_labels, test_labels = train_labels.to(device), test_labels.to(device)
+    classes = int(torch.maximum(train_labels.max(), test_labels.max())) + 1
+    chunk = chunk or max(1, _SIMILARITIES // len(bank))
+
+    correct = 0
+    for query, label in zip(queries.split(chunk), test_labels.split(chunk), strict=True):
+        similarity, index = _nearest(query @ bank.T, k)
+        # Relative to the nearest image: exp cannot overflow and the order of the votes is the same. Each class adds its
+        # terms from near to far, in float64, so votes equal on paper are equal here.
+        weight = torch.exp((similarity - similarity[:, :1]).double() / temperature)
+        votes = weight.new_zeros(len(query), classes).scatter_add_(1, train_labels[index], weight)
+        correct += int((votes.argmax(1) == label).sum())
+    return correct / len(test_labels)
+
+
+def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(values, indices) [M, k] of the k largest per row of [M, N], descending, equal values by ascending index."""
+    values, index = similarity.topk(k, dim=1)
+    # topk leaves the choice among equals open: sort again, stably, the rows that contain equals.
+    tied = (similarity >= values[:, -1:]).sum(1) > k
+    tied |= (values[:, 1:] == values[:, :-1]).any(1)
+    if tied.any():
+        index[tied] = similarity[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
+        values[tied] = similarity[tied].gather(1, index[tied])
+    return values, index
+
+
+def run(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> dict:
+    """`knn_accuracy` in the signature common to EVALS: dict(value=...)."""
+    return {"value": knn_accuracy(train_features, train_labels, test_features, test_labels, k, temperature)}

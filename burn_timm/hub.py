@@ -1,0 +1,62 @@
+"""Model card and upload of an export folder."""
+
+import json
+import logging
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from .errors import BurnError
+
+_logger = logging.getLogger(__name__)
+
+FIGURES = {
+    "knn_pixels": "raw pixels", "knn_untrained": "same network untrained, BatchNorm calibrated",
+    "knn_teacher": "teacher", "knn_student": "this network",
+}
+
+
+def render_card(details: dict) -> str:
+    """README.md of an export folder from the run's summary."""
+    rows = [f"| {label} | {100 * details[name]:.2f} % |" for name, label in FIGURES.items() if name in details]
+    table = "\n".join(["", f"kNN (k 20, T 0.07) on {details.get('val_dataset')}:", "", "| features of | top-1 |",
+                       "|---|---|", *rows, ""]) if rows else ""
+    teacher = f", teacher `{details['teacher']}`" if details.get("teacher") else ""
+    return f"""---
+library_name: timm
+pipeline_tag: image-feature-extraction
+tags: [timm, burn-timm, binary-neural-network]
+---
+# {details['model']} trained by burn-timm
+
+```python
+import burn_timm, timm
+model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)
+features = model(images)  # [B, 3, {details['img_size']}, {details['img_size']}] -> pooled features
+```
+
+Method `{details['method']}`{teacher}, stages {' -> '.join(details['stages'])}, on {details['dataset']}, without labels.
+{table}
+```
+{details['command']}
+```
+Commit {details['commit']}; {json.dumps(details['versions'])}.
+"""
+
+
+def push_folder(folder: Path, repo: str, private: bool = False) -> str:
+    """Upload an export folder byte for byte to the Hub repository `repo`; returns its address.
+
+    Raises:
+        BurnError: The Hub refuses or cannot be reached; the folder stays, and a second push completes it.
+    """
+    api = HfApi()
+    try:
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload packed weights")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BurnError(f"--push-to-hub {repo}: {reason}; the export stays in {folder}, push it again later") from error
+    _logger.info(f"pushed {folder} to {address}")
+    return str(address)

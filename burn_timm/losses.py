@@ -1,0 +1,86 @@
+"""Losses as pure functions of tensors. Logits are `[B, K]`, features `[B, D]`; every loss is a mean over the batch."""
+
+import torch
+import torch.nn.functional as F
+
+from .distributed import gather_over_processes, mean_over_processes, rank
+
+FS_LOSSES = ("cosine", "l1", "l2")
+KL_DIRECTIONS = ("student-target", "target-student")
+
+
+def kl_divergence(
+    target_logits: torch.Tensor,
+    student_logits: torch.Tensor,
+    temperature: float = 1.0,
+    direction: str = "student-target",
+) -> torch.Tensor:
+    """KL divergence between the softmax outputs of target and student (BURN, Eq. 1).
+
+    Args:
+        target_logits, student_logits: `[B, K]`; p1 and p2 are their softmax at `temperature`.
+        direction: `student-target` is D(p2 || p1), line 24 of Algorithm 1; `target-student` is D(p1 || p2).
+
+    Returns:
+        Scalar, in nats, mean over B. The gradient flows into both sides: g_theta is trained by it too.
+    """
+    log_p1 = F.log_softmax(target_logits / temperature, dim=-1)
+    log_p2 = F.log_softmax(student_logits / temperature, dim=-1)
+    if direction == "student-target":
+        return (log_p2.exp() * (log_p2 - log_p1)).sum(-1).mean()
+    if direction == "target-student":
+        return (log_p1.exp() * (log_p1 - log_p2)).sum(-1).mean()
+    raise ValueError(f"direction must be one of {', '.join(KL_DIRECTIONS)}, not {direction!r}")
+
+
+def feature_similarity(v1: torch.Tensor, v2: torch.Tensor, kind: str = "cosine") -> torch.Tensor:
+    """L_FS(v1, v2) (BURN, Sec. 3.2 and Table 6), `[B, D]` twice, mean over B.
+
+    `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
+    """
+    if kind == "cosine":
+        return (1 - F.cosine_similarity(v1, v2, dim=-1)).mean()
+    if kind == "l1":
+        return (v1 - v2).abs().sum(-1).mean()
+    if kind == "l2":
+        return torch.linalg.vector_norm(v1 - v2, dim=-1).mean()
+    raise ValueError(f"kind must be one of {', '.join(FS_LOSSES)}, not {kind!r}")
+
+
+def target_entropies(logits: torch.Tensor, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Entropy of the mean class distribution and mean entropy, both scalars in nats.
+
+    Their difference is the mutual information between image and target class: 0 for a target that says the same of
+    every image, log K at most. The mean distribution and the mean entropy are over all processes.
+    """
+    log_p = F.log_softmax(logits / temperature, dim=-1)
+    p = log_p.exp()
+    mean_p = mean_over_processes(p.mean(0))
+    # A plain x log x: xlogy's gradient at 0 is -inf, and a class that no image chooses has mean probability 0.
+    entropy_of_mean = -(mean_p * mean_p.clamp_min(torch.finfo(mean_p.dtype).tiny).log()).sum()
+    mean_entropy = mean_over_processes(-(p * log_p).sum(-1).mean())
+    return entropy_of_mean, mean_entropy
+
+
+def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
+    """NT-Xent, the contrastive loss of SimCLR (Chen et al., ICML 2020, Eq. 1) with negatives from all processes.
+
+    Args:
+        z1, z2: Projections `[B, D]` of two views of the same images; normalised here.
+
+    Returns:
+        Scalar: mean over the 2B local anchors. Averaged over processes it is the loss of the whole batch.
+    """
+    z1, z2 = F.normalize(z1, dim=-1), F.normalize(z2, dim=-1)
+    batch = z1.shape[0]
+    all1, all2 = gather_over_processes(z1), gather_over_processes(z2)
+    everything = torch.cat([all1, all2])
+    total = all1.shape[0]
+    own = torch.arange(batch, device=z1.device) + rank() * batch
+    anchors = torch.cat([own, own + total])
+    positives = torch.cat([own + total, own])
+    logits = torch.cat([z1, z2]) @ everything.T / temperature
+    itself = torch.zeros_like(logits, dtype=torch.bool)
+    itself[torch.arange(2 * batch, device=z1.device), anchors] = True
+    logits = logits.masked_fill(itself, float("-inf"))
+    return F.cross_entropy(logits, positives)

@@ -1,0 +1,62 @@
+"""The contract of a training method."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn as nn
+
+from ..nn import Backbone
+
+
+class Method(nn.Module):
+    """Loss and trained parts of one training method.
+
+    `forward(batch, progress)` takes `batch["views"]`, uint8 `[B, V, 3, H, W]`, with V = `n_views`, and progress in
+    [0, 1] within the stage, on which every schedule depends as a pure function. It returns a dict of scalars:
+    `loss`, with gradient, and what is to be logged, without.
+
+    `backbone` is the network that is trained for export. The state dict leaves out the frozen `teacher` and is
+    enough to resume exactly.
+    """
+
+    n_views = 1
+    default_view = "burn"
+
+    def __init__(self, backbone: Backbone, teacher: nn.Module | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.teacher = teacher
+        self._register_state_dict_hook(_drop_teacher)
+
+    def student(self) -> nn.Module:
+        """The module to export."""
+        return self.backbone.model
+
+    def gradient_groups(self) -> dict[str, nn.Module]:
+        """Modules whose gradient norm is logged as `grad_norm_<name>`."""
+        return {"student": self.backbone}
+
+    def load_state_dict(self, state_dict: Mapping, strict: bool = True, assign: bool = False):
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [name for name in result.missing_keys if not name.startswith("teacher.")]
+        if strict and (missing or result.unexpected_keys):
+            raise RuntimeError(f"method state: missing {missing}, unexpected {result.unexpected_keys}")
+        return result
+
+    def hand_over(self, state_dict: Mapping, reset_target_head: bool = False) -> None:
+        """Take over the state of the previous stage (BURN, Sec. 3.4); `reset_target_head` keeps g_theta fresh."""
+        fresh = self.state_dict()
+        carried = dict(state_dict)
+        if reset_target_head:
+            carried.update({name: value for name, value in fresh.items() if name.startswith("target_head.")})
+        self.load_state_dict(carried)
+
+
+def _drop_teacher(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    for name in [name for name in state_dict if name.startswith(f"{prefix}teacher.")]:
+        del state_dict[name]
+
+
+def stack_views(views: torch.Tensor) -> torch.Tensor:
+    """`[B, V, 3, H, W]` to `[V * B, 3, H, W]`, all of view 0 first."""
+    return views.transpose(0, 1).flatten(0, 1)

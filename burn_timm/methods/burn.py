@@ -1,0 +1,107 @@
+"""BURN: joint classifier learning with a frozen floating-point backbone (Kim and Choi, CVPR 2022, Algorithm 1).
+
+    h_zeta  -> teacher        frozen backbone               k_phi -> backbone       the student to export
+    g_theta -> target_head    classifier on the teacher     l_phi -> student_head   classifier on the student
+    v1, v2  -> teacher and student features                 p1, p2 -> softmax of the two heads' logits
+
+    loss = (1 - lambda(t)) * KL(p2 || p1) + lambda(t) * L_FS(v1, v2)                                     (Eq. 4)
+
+Feature sizes that differ get a trained linear adapter on the student's side. On the teacher's side it could make
+both features constant, which L_FS would reward.
+"""
+
+import torch
+import torch.nn as nn
+
+from ..heads import classifier_head
+from ..losses import feature_similarity, kl_divergence, target_entropies
+from ..nn import Backbone, Frozen
+from ..schedules import lambda_at
+from .base import Method, stack_views
+
+TARGET_HEADS = ("joint", "frozen")
+
+
+class BURN(Method):
+    """
+    Args:
+        backbone: Student, uint8 images to features `[B, student_dim]`.
+        teacher: Floating-point backbone to features `[B, teacher_dim]`; frozen here.
+        head_dim, head_type: Number of target classes K and form of both heads.
+        temperature: Of both softmaxes; the paper states none.
+        lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
+        fs_loss: `cosine`, `l1`, `l2` (Table 6).
+        fs_on: `feature` (paper) or `projection`, the heads' logits (released code).
+        views: `same`, one view for both networks (paper), or `cross`, each network sees the view that the other did
+            not, both ways (released code, which sums the two ways; here they are averaged).
+        kl_direction: `student-target`, D(p2 || p1), is Algorithm 1's; `target-student` the released code's.
+        target_head: `joint` (paper: g_theta is trained by the same loss) or `frozen` (released code: random).
+        information_weight: w in loss - w * (H(mean p1) - mean H(p1)); 0 is the paper.
+    """
+
+    default_view = "burn"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        teacher: nn.Module,
+        student_dim: int,
+        teacher_dim: int,
+        head_dim: int = 2000,
+        head_type: str = "mlp",
+        temperature: float = 0.2,
+        lambda_0: float = 0.9,
+        lambda_T: float = 0.7,  # noqa: N803 - the paper's name
+        lambda_schedule: str = "cosine",
+        fs_loss: str = "cosine",
+        fs_on: str = "feature",
+        views: str = "same",
+        kl_direction: str = "student-target",
+        target_head: str = "joint",
+        information_weight: float = 0.0,
+    ):
+        super().__init__(backbone, Frozen(teacher))
+        self.n_views = 2 if views == "cross" else 1
+        self.student_head = classifier_head(student_dim, head_dim, head_type)
+        self.target_head = classifier_head(teacher_dim, head_dim, head_type)
+        if target_head == "frozen":
+            self.target_head = Frozen(self.target_head)
+        adapt = fs_on == "feature" and student_dim != teacher_dim
+        self.adapter = nn.Linear(student_dim, teacher_dim) if adapt else nn.Identity()
+        self.temperature = temperature
+        self.lambdas = (lambda_0, lambda_T, lambda_schedule)
+        self.fs_loss = fs_loss
+        self.fs_on = fs_on
+        self.kl_direction = kl_direction
+        self.information_weight = information_weight
+
+    def gradient_groups(self) -> dict[str, nn.Module]:
+        return {"student": self.backbone, "student_head": self.student_head, "target_head": self.target_head}
+
+    def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor | float]:
+        images = stack_views(batch["views"])
+        v1, v2 = self.teacher(images), self.backbone(images)
+        if self.n_views == 2:
+            v1 = v1.roll(len(v1) // 2, dims=0)  # each image's teacher features are those of its other view
+        logits1, logits2 = self.target_head(v1), self.student_head(v2)
+
+        lam = lambda_at(progress, *self.lambdas)
+        loss_kl = kl_divergence(logits1, logits2, self.temperature, self.kl_direction)
+        if self.fs_on == "feature":
+            loss_fs = feature_similarity(v1, self.adapter(v2), self.fs_loss)
+        else:
+            loss_fs = feature_similarity(logits1, logits2, self.fs_loss)
+        entropy_of_mean, mean_entropy = target_entropies(logits1, self.temperature)
+        information = entropy_of_mean - mean_entropy
+        loss = (1 - lam) * loss_kl + lam * loss_fs
+        if self.information_weight:
+            loss = loss - self.information_weight * information
+        return {
+            "loss": loss,
+            "loss_kl": loss_kl.detach(),
+            "loss_fs": loss_fs.detach(),
+            "lambda": lam,
+            "entropy_of_mean": entropy_of_mean.detach(),
+            "mean_entropy": mean_entropy.detach(),
+            "target_information": information.detach(),
+        }

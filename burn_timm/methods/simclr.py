@@ -1,0 +1,36 @@
+"""SimCLR (Chen et al., ICML 2020): two views of an image agree, those of all other images of the batch disagree.
+
+In BURN's setting it makes the floating-point teacher where no pretrained one can be had.
+"""
+
+import torch
+import torch.nn as nn
+
+from ..heads import projection_head
+from ..losses import nt_xent
+from ..nn import Backbone
+from .base import Method, stack_views
+
+
+class SimCLR(Method):
+    """
+    Args:
+        backbone: uint8 images to features `[B, student_dim]`.
+        head_dim: Size of the projection z on which the loss acts; the hidden layer is as wide as the features.
+        temperature: Of NT-Xent.
+    """
+
+    n_views = 2
+    default_view = "simclr"
+
+    def __init__(self, backbone: Backbone, student_dim: int, head_dim: int = 128, temperature: float = 0.2):
+        super().__init__(backbone)
+        self.student_head = projection_head(student_dim, student_dim, head_dim)
+        self.temperature = temperature
+
+    def gradient_groups(self) -> dict[str, nn.Module]:
+        return {"student": self.backbone, "student_head": self.student_head}
+
+    def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
+        z1, z2 = self.student_head(self.backbone(stack_views(batch["views"]))).chunk(2)
+        return {"loss": nt_xent(z1, z2, self.temperature)}

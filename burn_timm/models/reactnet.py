@@ -1,0 +1,351 @@
+"""ReActNet: binary networks with learned thresholds, in 1-bit, half-binary and real-valued form.
+
+Papers: `ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions` -
+    https://arxiv.org/abs/2003.03488 (ECCV 2020); `Unsupervised Representation Learning for Binary Networks by Joint
+    Classifier Learning` (BURN) - https://arxiv.org/abs/2110.08851 (CVPR 2022), whose backbone is ReActNet-A.
+
+`reactnet_a` is the MobileNet-like ReActNet-A, `reactnet_18` the ResNet-18-like one (four one-convolution blocks a stage).
+`weight_bits` and `act_bits` choose the stage: 1/1 fully binary (stage 2), 32/1 binary activations only (stage 1), 32/32
+the real-valued twin (sign is the identity, no scale). Parameter names are the same in all three.
+
+Written from the papers' descriptions; Apache-2.0.
+"""
+
+import logging
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import ClassifierHead
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+
+from ..nn import BinaryConv2d, RPReLU, RSign, Shift, binary_weight_names
+from ..packing import PackedError, is_packed, load_pre_hook, unpack_state_dict
+
+__all__ = ["ReActNet"]
+
+_logger = logging.getLogger(__name__)
+
+
+def _half_size(x: torch.Tensor) -> torch.Tensor:
+    # Odd sizes round up, as a strided 3x3 convolution does; an incomplete window averages the pixels it has.
+    return F.avg_pool2d(x, 2, stride=2, ceil_mode=True, count_include_pad=False)
+
+
+class ConvBN(nn.Module):
+    """A real-valued convolution and its BatchNorm; `pool` adds the 3x3/2 max-pool of a ResNet stem."""
+
+    def __init__(self, in_chs: int, out_chs: int, kernel_size: int, stride: int, pool: bool = False, **dd):
+        super().__init__()
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2, bias=False, **dd)
+        self.bn = nn.BatchNorm2d(out_chs, **dd)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if pool else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.bn(self.conv(x)))
+
+
+class PairBlock(nn.Module):
+    """ReActNet-A's block: a binary 3x3, then a binary 1x1, each with its own shortcut.
+
+    Where the width doubles, the 1x1 gives twice the channels and its shortcut is repeated. (The paper draws two 1x1
+    branches that share sign and shortcut; one convolution with their outputs side by side is the same function.)
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int, weight_bits: int, act_bits: int, act_grad: str, **dd):
+        super().__init__()
+        if out_chs not in (in_chs, 2 * in_chs):
+            raise ValueError(f"a ReActNet-A block keeps its width or doubles it; {in_chs} -> {out_chs} does neither")
+        self.stride = stride
+        self.double = out_chs == 2 * in_chs
+        self.sign1 = RSign(in_chs, act_bits, act_grad, **dd)
+        self.conv1 = BinaryConv2d(in_chs, in_chs, 3, stride, 1, weight_bits, **dd)
+        self.bn1 = nn.BatchNorm2d(in_chs, **dd)
+        self.act1 = RPReLU(in_chs, **dd)
+        self.sign2 = RSign(in_chs, act_bits, act_grad, **dd)
+        self.conv2 = BinaryConv2d(in_chs, out_chs, 1, 1, 0, weight_bits, **dd)
+        self.bn2 = nn.BatchNorm2d(out_chs, **dd)
+        self.act2 = RPReLU(out_chs, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = _half_size(x) if self.stride == 2 else x
+        x = self.act1(self.bn1(self.conv1(self.sign1(x))) + shortcut)
+        shortcut = torch.cat([x, x], dim=1) if self.double else x
+        return self.act2(self.bn2(self.conv2(self.sign2(x))) + shortcut)
+
+
+class SingleBlock(nn.Module):
+    """ReActNet-18's block: one binary 3x3 with a shortcut, which is pooled and projected (real-valued) when strided."""
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int, weight_bits: int, act_bits: int, act_grad: str, **dd):
+        super().__init__()
+        self.stride = stride
+        self.sign = RSign(in_chs, act_bits, act_grad, **dd)
+        self.conv = BinaryConv2d(in_chs, out_chs, 3, stride, 1, weight_bits, **dd)
+        self.bn = nn.BatchNorm2d(out_chs, **dd)
+        self.act = RPReLU(out_chs, **dd)
+        self.downsample = ConvBN(in_chs, out_chs, 1, 1, **dd) if in_chs != out_chs else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.downsample(_half_size(x) if self.stride == 2 else x)
+        return self.act(self.bn(self.conv(self.sign(x))) + shortcut)
+
+
+class ReActNet(nn.Module):
+    """ReActNet in both families.
+
+    Args:
+        block: `pair` (ReActNet-A) or `single` (ReActNet-18).
+        stem_chs: Channels of the real-valued stem.
+        channels, depths: Channels and number of blocks of each stage; every stage but the first halves the resolution.
+        weight_bits, act_bits: 1 or 32 each.
+        act_grad: Gradient of the activations' sign, `approx` (2 - 2|x|) or `clip` (1), both on [-1, 1].
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        output_stride: int = 32,
+        block: str = "pair",
+        stem_chs: int = 32,
+        channels: tuple[int, ...] = (64, 128, 256, 512, 1024),
+        depths: tuple[int, ...] = (1, 2, 2, 6, 2),
+        weight_bits: int = 1,
+        act_bits: int = 1,
+        act_grad: str = "approx",
+        drop_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if output_stride != 32:
+            raise ValueError(f"ReActNet has output_stride 32 only, not {output_stride}: its shortcuts cannot be dilated")
+        if act_bits == 32 and weight_bits == 1:
+            raise ValueError("weight_bits=1 goes with act_bits=1: the stages are 32/32, 32/1 and 1/1 (weights/activations)")
+        dd = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.weight_bits, self.act_bits = weight_bits, act_bits
+        self.grad_checkpointing = False
+        self.feature_info = []
+
+        block_cls, stem_size, reduction = (PairBlock, 3, 2) if block == "pair" else (SingleBlock, 7, 4)
+        self.stem = ConvBN(in_chans, stem_chs, stem_size, 2, pool=block == "single", **dd)
+        stages, width = [], stem_chs
+        for index, (out_chs, depth) in enumerate(zip(channels, depths, strict=True)):
+            blocks = []
+            for number in range(depth):
+                stride = 2 if number == 0 and index > 0 else 1
+                blocks.append(block_cls(width, out_chs, stride, weight_bits, act_bits, act_grad, **dd))
+                width = out_chs
+            stages.append(nn.Sequential(*blocks))
+            reduction *= 2 if index > 0 else 1
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
+        self.stages = nn.Sequential(*stages)
+
+        self.num_features = self.head_hidden_size = width
+        self.head = ClassifierHead(width, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head_hidden_size = self.head.num_features
+        self.register_load_state_dict_pre_hook(_load_hook)
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Reset every parameter and buffer. Latent weights start uniform and symmetric around zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, (nn.Conv2d, nn.BatchNorm2d, Shift)):
+                module.reset_parameters()
+            elif isinstance(module, nn.PReLU):
+                nn.init.constant_(module.weight, 0.25)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set:
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {
+            "stem": r"^stem",
+            "blocks": [(r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)", None)],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, pool_type=global_pool)
+        self.head_hidden_size = self.head.num_features
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Outputs `[B, C, H, W]` of the stages in `indices` (an int: the last n, None: all), and the final features.
+
+        Args:
+            x: Images `[B, C, H, W]`.
+            indices: Stages to return.
+            norm: Without effect; ReActNet has no final normalisation.
+            stop_early: Do not run the stages behind the last one that is asked for.
+            output_fmt: Only `NCHW`.
+            intermediates_only: Return the intermediates alone.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be NCHW, not {output_fmt!r}")
+        intermediates = []
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        x = self.stem(x)
+        stages = self.stages[: max_index + 1] if stop_early else self.stages
+        for index, stage in enumerate(stages):
+            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            if index in take_indices:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True,
+    ) -> list[int]:
+        """Remove what the stages in `indices` do not need."""
+        take_indices, max_index = feature_take_indices(len(self.stages), indices)
+        pruned = max_index < len(self.stages) - 1
+        self.stages = self.stages[: max_index + 1]
+        if pruned:
+            self.num_features = self.feature_info[max_index]["num_chs"]
+            self.head.reset(0, "", in_features=self.num_features)
+        if prune_head or pruned:
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images `[B, in_chans, H, W]` to feature maps `[B, num_features, H / 32, W / 32]`."""
+        x = self.stem(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.stages, x, flatten=True)
+        return self.stages(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
+    """Check a packed state dict; one without classifier leaves the model's own as it is, and says so."""
+    packed = is_packed({name: tensor for name, tensor in state_dict.items() if name.startswith(prefix)})
+    load_pre_hook(module, state_dict, prefix, *args)
+    head = {f"{prefix}head.fc.{name}": tensor for name, tensor in module.head.fc.state_dict().items()}
+    if packed and head and not head.keys() & state_dict.keys():
+        _logger.warning("The packed weights have no classifier: head.fc keeps its random initialisation.")
+        state_dict.update(head)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Restore a packed state dict to floats, checked whole, because timm may load what this returns with strict=False."""
+    if not is_packed(state_dict):
+        return state_dict
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state_dict = unpack_state_dict(state_dict, {name: shapes[name] for name in binary_weight_names(model)})
+    for name in sorted(set(state_dict) ^ set(shapes)):
+        if not name.startswith("head.fc."):
+            found = "is not in the file" if name in shapes else "is in the file but not in the model"
+            raise PackedError(f"packed weights do not fit {type(model).__name__}: {name} {found}; is it another model's?")
+    return state_dict
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7),
+        "crop_pct": 0.875, "interpolation": "bicubic", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv", "classifier": "head.fc", "license": "apache-2.0",
+        "paper_ids": "arXiv:2003.03488", "paper_name": "ReActNet: Towards Precise Binary Neural Network with "
+        "Generalized Activation Functions",
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs({
+    "reactnet_a.untrained": _cfg(),
+    "reactnet_a_burn.untrained": _cfg(),
+    "reactnet_a_050.untrained": _cfg(),
+    "reactnet_a_025.untrained": _cfg(),
+    "reactnet_18.untrained": _cfg(),
+    "test_reactnet.untrained": _cfg(input_size=(3, 64, 64), pool_size=(8, 8)),
+})
+
+
+def _create_reactnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    stages = len(kwargs.get("depths", (1, 2, 2, 6, 2)))
+    return build_model_with_cfg(
+        ReActNet,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
+        **kwargs,
+    )
+
+
+def _scaled(scale: float) -> dict[str, Any]:
+    return {"stem_chs": int(32 * scale), "channels": tuple(int(c * scale) for c in (64, 128, 256, 512, 1024))}
+
+
+@register_model
+def reactnet_a(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """ReActNet-A: 28.3 M parameters without classifier, 4.8e9 binary and 1.2e7 real multiply-accumulates at 224 px."""
+    return _create_reactnet("reactnet_a", pretrained, **kwargs)
+
+
+@register_model
+def reactnet_a_burn(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """ReActNet-A with 1-bit weights and activations, the network that BURN pretrains."""
+    return _create_reactnet("reactnet_a_burn", pretrained, **kwargs)
+
+
+@register_model
+def reactnet_a_050(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """ReActNet-A with half the channels."""
+    return _create_reactnet("reactnet_a_050", pretrained, **dict(_scaled(0.5), **kwargs))
+
+
+@register_model
+def reactnet_a_025(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """ReActNet-A with a quarter of the channels."""
+    return _create_reactnet("reactnet_a_025", pretrained, **dict(_scaled(0.25), **kwargs))
+
+
+@register_model
+def reactnet_18(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """ReActNet-18: ResNet-18's layout in sixteen blocks of one binary convolution."""
+    args = {"block": "single", "stem_chs": 64, "channels": (64, 128, 256, 512), "depths": (4, 4, 4, 4)}
+    return _create_reactnet("reactnet_18", pretrained, **dict(args, **kwargs))
+
+
+@register_model
+def test_reactnet(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """A tiny ReActNet-A for tests."""
+    args = {"stem_chs": 8, "channels": (16, 32, 64, 128), "depths": (1, 1, 2, 1)}
+    return _create_reactnet("test_reactnet", pretrained, **dict(args, **kwargs))
+
+
+test_reactnet.__test__ = False  # pytest collects functions whose name starts with test

@@ -1,0 +1,176 @@
+"""Sign with its straight-through gradients, RSign, RPReLU and the 1-bit convolution.
+
+Sources: ReActNet (Liu et al., ECCV 2020) for RSign, RPReLU and the scaled binary weight; Bi-Real Net (Liu et al.,
+ECCV 2018) for the ApproxSign gradient; XNOR-Net (Rastegari et al., ECCV 2016) for the scale mean|w|.
+sign(0) is +1 everywhere: a weight or an activation has one bit, so three values cannot be.
+"""
+
+import torch
+import torch.fx
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.models import register_notrace_function
+
+from ..packing import restore_weight, weight_scale
+
+ACT_GRADS = ("approx", "clip")
+
+
+class _ApproxSign(torch.autograd.Function):
+    """sign(x); backward 2 - 2|x| on [-1, 1]."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * (2 - 2 * x.abs()).clamp(min=0)
+
+
+class _ClipSign(torch.autograd.Function):
+    """sign(x); backward 1 on [-1, 1]."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x.abs() <= 1)
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (inside,) = ctx.saved_tensors
+        return grad * inside
+
+
+class _BinaryWeight(torch.autograd.Function):
+    """scale * sign(w); backward passes straight through where |w| <= 1, the scale is a constant."""
+
+    @staticmethod
+    def forward(ctx, weight, scale):
+        ctx.save_for_backward(weight)
+        return torch.where(weight >= 0, scale, -scale)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return grad * (weight.abs() <= 1), None
+
+
+@register_notrace_function
+def binary_sign(x: torch.Tensor, grad: str = "approx") -> torch.Tensor:
+    """sign(x) in {-1, +1}, same shape and dtype, with a surrogate gradient: `approx` or `clip`."""
+    if torch.jit.is_scripting():
+        # TorchScript knows no autograd.Function. s - s is exactly 0, so the value is the sign and the gradient is s's.
+        clipped = x.clamp(-1.0, 1.0)
+        surrogate = clipped * (2.0 - clipped.abs()) if grad == "approx" else clipped
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype) + (surrogate - surrogate.detach())
+    else:
+        return _ApproxSign.apply(x) if grad == "approx" else _ClipSign.apply(x)
+
+
+@register_notrace_function
+def binary_weight(weight: torch.Tensor) -> torch.Tensor:
+    """mean|w| * sign(w) per output channel, `[O, I, kH, kW]`, with the straight-through gradient."""
+    scale = weight_scale(weight.detach()).to(weight.dtype).view(-1, 1, 1, 1)
+    if torch.jit.is_scripting():
+        clipped = weight.clamp(-1.0, 1.0)
+        return torch.where(weight >= 0, scale, -scale) + (clipped - clipped.detach())
+    else:
+        return _BinaryWeight.apply(weight, scale)
+
+
+torch.fx.wrap("binary_sign")
+torch.fx.wrap("binary_weight")
+
+
+class Shift(nn.Module):
+    """A learned per-channel shift of `[B, C, H, W]`. The parameter is called `bias` so that no optimiser decays it."""
+
+    def __init__(self, channels: int, device=None, dtype=None):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.bias.view(1, -1, 1, 1)
+
+
+class RSign(Shift):
+    """sign(x + b) (ReActNet, Eq. 5); the identity x + b for 32-bit activations. `[B, C, H, W]` in and out."""
+
+    def __init__(self, channels: int, act_bits: int = 1, act_grad: str = "approx", device=None, dtype=None):
+        super().__init__(channels, device=device, dtype=dtype)
+        if act_bits not in (1, 32):
+            raise ValueError(f"act_bits must be 1 or 32, not {act_bits!r}")
+        if act_grad not in ACT_GRADS:
+            raise ValueError(f"act_grad must be one of {', '.join(ACT_GRADS)}, not {act_grad!r}")
+        self.act_bits = act_bits
+        self.act_grad = act_grad
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.bias.view(1, -1, 1, 1)
+        if self.act_bits == 1:
+            x = binary_sign(x, self.act_grad)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"{self.bias.numel()}, act_bits={self.act_bits}, act_grad={self.act_grad!r}"
+
+
+class RPReLU(nn.Module):
+    """PReLU(x + b1) + b2, all per channel (ReActNet, Eq. 6). `[B, C, H, W]` in and out."""
+
+    def __init__(self, channels: int, device=None, dtype=None):
+        super().__init__()
+        self.shift1 = Shift(channels, device=device, dtype=dtype)
+        self.prelu = nn.PReLU(channels, device=device, dtype=dtype)
+        self.shift2 = Shift(channels, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.shift2(self.prelu(self.shift1(x)))
+
+
+class BinaryConv2d(nn.Conv2d):
+    """A convolution without bias whose weight is mean|w| * sign(w) per output channel; a plain one with weight_bits=32.
+
+    The parameter `weight` `[O, I, kH, kW]` holds the latent real values. A state dict may hold it packed, as
+    `weight_bits` and `weight_scale` (see `burn_timm.packing`): loading restores mean|w| * sign(w).
+    """
+
+    def __init__(
+        self, in_chs: int, out_chs: int, kernel_size: int, stride: int = 1, padding: int = 0, weight_bits: int = 1,
+        device=None, dtype=None,
+    ):
+        super().__init__(
+            in_chs, out_chs, kernel_size, stride=stride, padding=padding, bias=False, device=device, dtype=dtype,
+        )
+        if weight_bits not in (1, 32):
+            raise ValueError(f"weight_bits must be 1 or 32, not {weight_bits!r}")
+        self.weight_bits = weight_bits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = binary_weight(self.weight) if self.weight_bits == 1 else self.weight
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs,
+    ):
+        name = f"{prefix}weight"
+        bits, scale = state_dict.pop(f"{name}_bits", None), state_dict.pop(f"{name}_scale", None)
+        if bits is not None or scale is not None:
+            state_dict[name] = restore_weight(bits, scale, self.weight.shape, name)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weight_bits={self.weight_bits}"
+
+
+def binary_weight_names(model: nn.Module) -> list[str]:
+    """Names in the state dict of `model` of the weights that are stored as bits."""
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, BinaryConv2d)]

@@ -1,0 +1,44 @@
+"""Backbones that take the loader's uint8 images, each in its own normalisation and input size."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class Backbone(nn.Module):
+    """A timm model without classifier behind its own normalisation: uint8 `[B, 3, H, W]` -> pooled features `[B, D]`.
+
+    Args:
+        model: Its forward gives pooled features (timm: num_classes=0).
+        mean, std: Of the model's data configuration, for images in [0, 1].
+        size: (H, W) that the images are resized to (bicubic, antialiased), None to take them as they come.
+    """
+
+    def __init__(self, model: nn.Module, mean, std, size: tuple[int, int] | None = None):
+        super().__init__()
+        self.model = model
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = images.to(self.mean.dtype) / 255
+        if self.size is not None and x.shape[-2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
+        return self.model((x - self.mean) / self.std)
+
+
+class Frozen(nn.Module):
+    """A module that is never trained: no gradients, eval mode that survives `.train()`, BatchNorm buffers untouched."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.module(x)

@@ -1,0 +1,35 @@
+"""Schedules as pure functions of training progress in [0, 1]."""
+
+import math
+
+LAMBDA_SCHEDULES = ("cosine", "constant", "step")
+LR_SCHEDULES = ("cosine", "linear", "constant")
+
+
+def lambda_at(progress: float, start: float, end: float, schedule: str = "cosine") -> float:
+    """Weight of the feature similarity loss (BURN, Eq. 3 and Table 7).
+
+    `cosine`: end - (end - start) * (cos(pi * progress) + 1) / 2, Eq. 3 with t / T_max = progress.
+    `constant`: `start` throughout (Table 7 uses 0.7). `step`: 1 in the first half, 0 in the second, H(-t + T_max / 2).
+    """
+    if schedule == "cosine":
+        return end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+    if schedule == "constant":
+        return start
+    if schedule == "step":
+        return 1.0 if progress < 0.5 else 0.0
+    raise ValueError(f"schedule must be one of {', '.join(LAMBDA_SCHEDULES)}, not {schedule!r}")
+
+
+def lr_at(step: int, total_steps: int, base_lr: float, warmup_steps: int = 0, schedule: str = "cosine") -> float:
+    """Learning rate of optimiser step `step` (from 0): linear warm-up to `base_lr`, then decay to 0 at `total_steps`."""
+    if step < warmup_steps:
+        return base_lr * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule == "cosine":
+        return base_lr * (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "linear":
+        return base_lr * (1 - progress)
+    if schedule == "constant":
+        return base_lr
+    raise ValueError(f"schedule must be one of {', '.join(LR_SCHEDULES)}, not {schedule!r}")

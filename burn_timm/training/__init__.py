@@ -1,0 +1,1 @@
+"""What train_burn.py is made of besides the loop itself."""

@@ -1,0 +1,51 @@
+"""The end of a run: a folder that timm loads, and the real-valued weights beside it."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from timm.models._hub import save_config_for_hf
+
+from .. import hub
+from ..checkpoints import save_latent
+from ..files import atomic_folder
+from ..nn import binary_weight_names
+from ..packing import pack_state_dict, save_packed
+from .options import STAGES
+
+
+def export(model: torch.nn.Module, args: argparse.Namespace, stage: str, output: Path, details: dict) -> dict:
+    """Write `output/export` (config.json, model.safetensors, README.md) and, for binary networks, latent.safetensors.
+
+    1-bit weights are packed; those of other stages are real-valued and stored as they are.
+
+    Returns:
+        {"bytes_exported": ..., "bytes_fp32": ...}
+    """
+    model = model.eval()
+    bits = STAGES[stage]
+    state_dict = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    model_args = dict(args.model_kwargs)
+    if bits is not None:
+        model_args.update(weight_bits=bits[0], act_bits=bits[1], act_grad=args.act_grad)
+    data_config = {"input_size": (3, args.img_size, args.img_size), "crop_pct": export_crop_pct(args.img_size)}
+    with atomic_folder(output / "export") as folder:
+        save_config_for_hf(model, str(folder / "config.json"), model_args=model_args, data_config=data_config)
+        weights = folder / "model.safetensors"
+        if bits is not None and bits[0] == 1:
+            save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
+        else:
+            save_latent(weights, state_dict, args.model, weight_bits=32)
+        size = weights.stat().st_size
+        (folder / "README.md").write_text(hub.render_card(details))
+    if bits is not None:
+        save_latent(output / "latent.safetensors", state_dict, args.model, weight_bits=bits[0])
+    return {
+        "bytes_exported": size,
+        "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),
+    }
+
+
+def export_crop_pct(img_size: int) -> float:
+    """Evaluation crop: the usual 7/8 at ImageNet sizes; small images are small already and kept whole."""
+    return 0.875 if img_size >= 128 else 1.0

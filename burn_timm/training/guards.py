@@ -1,0 +1,43 @@
+"""What stops a run, or warns, when training has gone wrong."""
+
+import logging
+import math
+
+import torch
+
+from ..errors import BurnError
+
+_logger = logging.getLogger(__name__)
+
+
+def check_finite(values: dict, step: int, checkpoint: str) -> None:
+    """Raise BurnError that names step, terms and last good checkpoint if the loss is not finite."""
+    loss = float(values["loss"].detach())
+    if not math.isfinite(loss):
+        terms = ", ".join(f"{name} {float(torch.as_tensor(value).detach()):.6g}" for name, value in values.items())
+        raise BurnError(
+            f"step {step}: the loss is not finite ({terms}); last good checkpoint: {checkpoint}. "
+            "Lower --lr or set --clip-grad"
+        )
+
+
+class TargetMonitor:
+    """Warns once when the target says the same of every image (reference: both outputs constant minimise the KL)."""
+
+    def __init__(self, floor: float = 0.05, patience: float = 0.1):
+        self.floor = floor
+        self.patience = patience
+        self.best = 0.0
+        self.warned = False
+
+    def update(self, information: float, step: int, progress: float) -> None:
+        """Args: information in nats; progress in [0, 1]. A target may start low: it gets `patience` to rise."""
+        self.best = max(self.best, information)
+        decayed = information < self.floor and (self.best > 2 * self.floor or progress >= self.patience)
+        if decayed and not self.warned:
+            self.warned = True
+            _logger.warning(
+                f"step {step}: the target has decayed to a constant: it tells {information:.4f} nats about the image "
+                f"(best so far {self.best:.4f}). The KL term teaches nothing now. Try --information-weight 0.5, "
+                "--target-head frozen or a larger --lambda-0 and --lambda-T."
+            )

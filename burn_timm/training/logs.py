@@ -1,0 +1,104 @@
+"""What a run leaves behind for people and for programs: log.jsonl, tracker, progress bar, curves.png."""
+
+import json
+import time
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from ..files import atomic_write
+
+PANELS = (
+    ("loss", ("loss", "loss_kl", "loss_fs")),
+    ("gradient norm", ("grad_norm_student", "grad_norm_student_head", "grad_norm_target_head")),
+    ("target, nats", ("entropy_of_mean", "mean_entropy", "target_information")),
+    ("schedule", ("lr", "lambda")),
+)
+
+
+class RunLog:
+    """Main process only: elsewhere every call does nothing."""
+
+    def __init__(self, accelerator: Accelerator, output: Path, total_steps: int, first_step: int, track: bool):
+        self.accelerator = accelerator
+        self.main = accelerator.is_main_process
+        self.path = output / "log.jsonl"
+        self.track = track
+        self.images = 0
+        self.started = time.perf_counter()
+        if not self.main:
+            return
+        self._drop_lines_after(first_step)
+        self.file = open(self.path, "a", buffering=1)
+        self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def _drop_lines_after(self, step: int) -> None:
+        # Steps behind the checkpoint are done again; the log of a resumed run has each step once.
+        if self.path.exists():
+            lines = [line for line in read_log(self.path) if line["step"] <= step]
+            with atomic_write(self.path) as beside:
+                beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def step(self, images: int) -> None:
+        self.images += images
+        if self.main:
+            self.bar.update()
+
+    def write(self, line: dict) -> None:
+        """Add images_per_s since the last line and record it everywhere."""
+        now = time.perf_counter()
+        line["images_per_s"] = round(self.images / max(now - self.started, 1e-9), 2)
+        self.images, self.started = 0, now
+        if not self.main:
+            return
+        self.file.write(json.dumps(line) + "\n")
+        self.bar.set_postfix_str(f"{line['stage']} loss {line['loss']:.4f} {line['images_per_s']:.0f} img/s")
+        if self.track:
+            numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+            self.accelerator.log(numbers, step=line["step"])
+
+    def restart_clock(self) -> None:
+        self.images, self.started = 0, time.perf_counter()
+
+    def close(self) -> None:
+        if self.main:
+            self.bar.close()
+            self.file.close()
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log.jsonl; one that a kill cut short is left out."""
+    lines = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Losses, gradient norms (BURN, Fig. 3), the target's entropies and the schedules over steps."""
+    from matplotlib.figure import Figure  # here, because it takes a second to import
+
+    lines = read_log(log)
+    if not lines:
+        return
+    panels = [(title, [name for name in names if name in lines[0]]) for title, names in PANELS]
+    panels = [(title, names) for title, names in panels if names]
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    boundaries = [b["step"] for a, b in zip(lines, lines[1:], strict=False) if a["stage"] != b["stage"]]
+    for axis, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name in names:
+            scale = max(abs(line[name]) for line in lines) if name == "lr" else 1  # beside lambda, lr would be flat
+            label = f"lr / {scale:.3g}" if name == "lr" else name
+            axis.plot([line["step"] for line in lines], [line[name] / (scale or 1) for line in lines], label=label)
+        for boundary in boundaries:
+            axis.axvline(boundary, color="0.7", linewidth=1)
+        if title == "gradient norm":
+            axis.set_yscale("log")
+        axis.set(title=title, xlabel="step")
+        axis.legend(fontsize="small")
+    with atomic_write(picture) as beside:
+        figure.savefig(beside, format="png", dpi=110)

@@ -1,0 +1,92 @@
+"""The figures of summary.json: kNN of pixels, untrained student, teacher and trained student, where labels are at hand."""
+
+import argparse
+import logging
+
+import torch
+from accelerate import Accelerator
+from timm.data import resolve_model_data_config
+from tqdm.auto import tqdm
+
+from ..data.datasets import open_dataset
+from ..data.loader import eval_loader, make_train_loader, micro_steps_per_epoch, seed_for
+from ..data.views import make_view
+from ..errors import BurnError
+from ..evals.features import calibrate_batchnorm, eval_transform, extract_features, pixel_features
+from ..evals.knn import knn_accuracy
+from ..nn import Backbone
+from .export import export_crop_pct
+from .networks import build_student
+
+_logger = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 4096
+
+
+def open_val(args: argparse.Namespace, source):
+    """The labelled split for kNN, or None where there is none."""
+    if args.val_split == "none" or source.streaming or not source.labelled:
+        return None
+    for split in [args.val_split] if args.val_split else ["validation", "val", "test"]:
+        try:
+            val = open_dataset(args.dataset, args.data_dir, split, args.input_key, args.target_key)
+        except BurnError:
+            if args.val_split:
+                raise
+            continue
+        return val if val.labelled and val.description != source.description else None
+    return None
+
+
+def untrained(args: argparse.Namespace, stage: str, source, device: torch.device) -> torch.nn.Module:
+    """The run's initial network in the bits of `stage`, its BatchNorm statistics re-estimated on the training views."""
+    model = build_student(args, stage, seed_for(args.seed, 0)).to(device)
+    calibrate(model, args, source)
+    return model
+
+
+def calibrate(model: torch.nn.Module, args: argparse.Namespace, source) -> None:
+    """Set BatchNorm statistics to their average over the same training views in every run of the same seed."""
+    config = resolve_model_data_config(model)
+    batch_size = min(128, len(source))
+    steps = min(max(1, CALIBRATION_IMAGES // batch_size), micro_steps_per_epoch(len(source), batch_size, 1))
+    loader = make_train_loader(
+        source, make_view(args.view, args.img_size, args.hflip > 0), n_views=1, batch_size=batch_size,
+        seed=seed_for(args.seed, 0xCA11), rank=0, world_size=1, start_micro_step=0,
+        micro_steps_per_epoch=steps, total_micro_steps=steps, workers=args.workers,
+    )
+    device = next(model.parameters()).device
+    normalise = Backbone(torch.nn.Identity(), config["mean"], config["std"], (args.img_size,) * 2).to(device)
+    calibrate_batchnorm(model, (normalise(batch["views"][:, 0].to(device)) for batch in loader))
+
+
+def knn_figures(args, stage: str, source, val, student, teacher, accelerator: Accelerator) -> dict[str, float]:
+    """Fractions `knn_pixels`, `knn_untrained`, `knn_teacher` (if there is one), `knn_student`."""
+    if val is None:
+        return {}
+    device = accelerator.device
+    config = {**student.pretrained_cfg, "input_size": (3, args.img_size, args.img_size),
+              "crop_pct": export_crop_pct(args.img_size)}
+    own = eval_transform(config)
+    figures = {}
+
+    def knn(name, features_of, transform):
+        sets = []
+        for split in (source, val):
+            bar = tqdm(total=len(split), desc=f"kNN {name}", unit="img", leave=False, dynamic_ncols=True)
+            sets.extend(features_of(eval_loader(split, transform, batch_size=256, workers=args.workers), bar.update))
+            bar.close()
+        figures[f"knn_{name}"] = round(knn_accuracy(*sets, k=min(20, len(sets[0]))), 5)
+
+    def of(model):
+        return lambda loader, progress: extract_features(model, loader, device, progress)
+
+    knn("pixels", pixel_features, own)
+    knn("untrained", of(untrained(args, stage, source, device)), own)
+    if teacher is not None:
+        side = teacher.size[0]
+        # The teacher's own configuration, except where the run gave it another input size.
+        own_size = tuple(resolve_model_data_config(teacher.model)["input_size"][-2:]) == tuple(teacher.size)
+        knn("teacher", of(teacher.model), eval_transform(teacher.model, None if own_size else side))
+    knn("student", of(student), own)
+    return figures

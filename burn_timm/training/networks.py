@@ -1,0 +1,94 @@
+"""Builds what a run trains: the student of a stage, the frozen teacher, the method around them."""
+
+import argparse
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+
+from ..checkpoints import load_model, state_hash
+from ..data.loader import seed_for
+from ..errors import BurnError
+from ..methods import METHODS
+from ..methods.base import Method
+from ..nn import Backbone
+from .options import STAGES
+
+
+def build_student(args: argparse.Namespace, stage: str, seed: int) -> torch.nn.Module:
+    """The network of one stage without classifier, its initial weights a function of `seed` alone."""
+    kwargs = {"num_classes": 0, "drop_rate": args.drop, **args.model_kwargs}
+    if STAGES[stage] is not None:
+        weight_bits, act_bits = STAGES[stage]
+        kwargs.update(weight_bits=weight_bits, act_bits=act_bits, act_grad=args.act_grad)
+    torch.manual_seed(seed)
+    if args.initial_checkpoint or args.model.startswith(("local-dir:", "hf-hub:")):
+        return load_model(args.model, args.initial_checkpoint or None, **kwargs).train()
+    try:
+        return timm.create_model(args.model, **kwargs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BurnError(f"--model {args.model}: {_first_line(error)}") from error
+
+
+def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | None]:
+    """The frozen teacher behind its own normalisation and input size, and its identity for the checkpoint.
+
+    Raises:
+        BurnError: Its weights cannot be had; random ones are taken only with --no-teacher-pretrained.
+    """
+    if not args.teacher:
+        return None, None
+    torch.manual_seed(seed_for(args.seed, 0x7EAC))
+    pretrained = args.teacher_pretrained and not args.teacher_checkpoint
+    try:
+        model = load_model(
+            args.teacher, args.teacher_checkpoint or None, num_classes=0, pretrained=pretrained, **args.teacher_kwargs,
+        )
+    except BurnError as error:
+        hint = "; give --teacher-checkpoint FILE, or --no-teacher-pretrained for a random teacher" if pretrained else ""
+        raise BurnError(f"--teacher {args.teacher}: {error}{hint}") from error
+    config = resolve_model_data_config(model)
+    size = (args.teacher_img_size,) * 2 if args.teacher_img_size else config["input_size"][-2:]
+    identity = {"name": args.teacher, "sha256": state_hash(model), "size": list(size)}
+    return Backbone(model, config["mean"], config["std"], tuple(size)), identity
+
+
+def view_size(args: argparse.Namespace, teacher: Backbone | None) -> int:
+    """Side of the views: the larger of the student's and the teacher's, so that neither sees an enlarged image."""
+    return max(args.img_size, *(teacher.size if teacher is not None else ()), args.img_size)
+
+
+def build_method(args: argparse.Namespace, stage: str, stage_index: int, teacher: Backbone | None) -> Method:
+    """The method of one stage with fresh weights, a function of (seed, stage_index) alone."""
+    model = build_student(args, stage, seed_for(args.seed, stage_index))
+    config = resolve_model_data_config(model)
+    backbone = Backbone(model, config["mean"], config["std"], (args.img_size, args.img_size))
+    kwargs = {"temperature": args.temperature, "student_dim": feature_dim(backbone, args.img_size, "--model")}
+    if args.head_dim is not None:
+        kwargs["head_dim"] = args.head_dim
+    if args.method == "burn":
+        names = ("head_type", "lambda_0", "lambda_T", "lambda_schedule", "fs_loss", "fs_on", "views", "kl_direction",
+                 "target_head", "information_weight")
+        kwargs.update({name: getattr(args, name) for name in names})
+        kwargs.update(teacher=teacher, teacher_dim=feature_dim(teacher, args.img_size, "--teacher"))
+    return METHODS[args.method](backbone, **kwargs)
+
+
+@torch.no_grad()
+def feature_dim(backbone: Backbone, img_size: int, option: str) -> int:
+    """Length of the pooled features, by asking the network: timm's attributes differ where a head has hidden layers."""
+    training = backbone.training
+    device = backbone.mean.device
+    try:
+        features = backbone.eval()(torch.zeros(1, 3, img_size, img_size, dtype=torch.uint8, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise BurnError(f"{option}: the network does not take images of {img_size} px ({_first_line(error)})") from error
+    finally:
+        backbone.train(training)
+    if features.ndim != 2:
+        raise BurnError(f"{option}: expected pooled features [B, D], got shape {tuple(features.shape)}")
+    return features.shape[1]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,183 @@
+"""Options of train_burn.py: timm's spelling where timm has the flag, a recipe for defaults, the command line on top."""
+
+import argparse
+import importlib.resources
+from pathlib import Path
+
+import timm
+import yaml
+from timm.utils import ParseKwargs
+
+from ..data.views import VIEWS
+from ..errors import BurnError
+from ..heads import HEAD_TYPES
+from ..losses import FS_LOSSES, KL_DIRECTIONS
+from ..methods import METHODS
+from ..methods.burn import TARGET_HEADS
+from ..models import MODEL_MODULES
+from ..schedules import LAMBDA_SCHEDULES, LR_SCHEDULES
+
+# Stage name -> (weight_bits, act_bits); `fp` is any floating-point timm model as it is.
+STAGES = {"w32a1": (32, 1), "w1a1": (1, 1), "w32a32": (32, 32), "fp": None}
+
+# Options that may differ between a run and its resumption: none of them changes what is computed.
+FREE_ON_RESUME = {
+    "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
+    "data_dir", "demo", "val_split", "val_dataset", "teacher", "teacher_checkpoint", "teacher_pretrained", "stop_after",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise BurnError(f"{message} (see --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train_burn.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+        description="Train a binary network without labels under a frozen floating-point teacher (BURN), or a "
+        "teacher itself (SimCLR). Without arguments: a demonstration on scanned digits, no download.",
+    )
+    add = parser.add_argument_group("what to train").add_argument
+    add("--recipe", help="name in burn_timm/recipes or a YAML file: defaults for all options below")
+    add("--demo", action="store_true", help="the argument-free run; takes --epochs, --max-steps and --output besides")
+    add("--method", default="burn", choices=METHODS)
+    add("--model", default="reactnet_a", help="timm name of the network to train and export")
+    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, help="key=value arguments of the model")
+    add("--stages", nargs="+", choices=STAGES, help="default: w32a1 w1a1 for binary networks, fp for others")
+    add("--act-grad", default="approx", choices=("approx", "clip"), help="gradient of the activations' sign")
+    add("--initial-checkpoint", default="", help="weights that the network starts from")
+
+    add = parser.add_argument_group("teacher (h_zeta), for --method burn").add_argument
+    add("--teacher", help="any timm name, CNN or ViT, hf-hub:... or local-dir:...")
+    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, help="key=value arguments of the teacher")
+    add("--teacher-checkpoint", default="", help="file with the teacher's weights")
+    add("--teacher-pretrained", default=True, action=argparse.BooleanOptionalAction, help="load pretrained weights")
+    add("--teacher-img-size", type=int, help="side in pixels of the teacher's input; default: its own configuration")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", default="digits", help="digits, or timm's schemes: a folder, torch/..., hfds/..., wds/...")
+    add("--data-dir", help="root folder of the dataset")
+    add("--train-split", default="train")
+    add("--val-split", help="labelled split for kNN figures in summary.json; default: the usual names, none: skip")
+    add("--input-key", help="image column (hfds, wds)")
+    add("--target-key", help="label column (hfds, wds)")
+    add("--dataset-download", action="store_true", help="let torchvision or datasets download")
+    add("--img-size", type=int, default=224, help="side in pixels of the views and the exported input size")
+    add("--view", choices=VIEWS, help="augmentation; default: the method's own")
+    add("--hflip", type=float, default=0.5, help="probability of the horizontal flip (0 for digits)")
+    add("--workers", type=int, default=2, help="loader processes per training process")
+
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=int, default=200, help="per stage")
+    add("--max-steps", type=int, help="optimiser steps per stage; the shorter of this and --epochs holds")
+    add("--batch-size", type=int, default=256, help="images per process and forward pass")
+    add("--grad-accum-steps", type=int, default=1)
+    add("--opt", default="adam", help="any timm optimiser")
+    add("--lr", type=float, default=3e-4, help="peak learning rate")
+    add("--weight-decay", type=float, default=0.0)
+    add("--momentum", type=float, default=0.9, help="of optimisers that have one")
+    add("--sched", default="cosine", choices=LR_SCHEDULES)
+    add("--warmup-epochs", type=float, default=0.0)
+    add("--clip-grad", type=float, help="largest gradient norm")
+    add("--drop", type=float, default=0.0, help="dropout rate of the trained network")
+    add("--channels-last", action="store_true", help="memory layout of the networks")
+    add("--sync-bn", action="store_true", help="BatchNorm statistics over all processes (GPUs only)")
+    add("--seed", type=int, default=42)
+
+    add = parser.add_argument_group("BURN").add_argument
+    add("--head-dim", type=int, help="outputs of the heads; default: 2000 for burn, 128 for simclr")
+    add("--head-type", default="mlp", choices=HEAD_TYPES, help="form of g_theta and l_phi")
+    add("--temperature", type=float, default=0.2, help="of the softmaxes, or of the contrastive loss")
+    add("--lambda-0", type=float, default=0.9, help="first weight of the feature similarity loss")
+    add("--lambda-T", type=float, default=0.7, dest="lambda_T", help="last weight of it")
+    add("--lambda-schedule", default="cosine", choices=LAMBDA_SCHEDULES)
+    add("--fs-loss", default="cosine", choices=FS_LOSSES)
+    add("--fs-on", default="feature", choices=("feature", "projection"))
+    add("--views", default="same", choices=("same", "cross"))
+    add("--kl-direction", default="student-target", choices=KL_DIRECTIONS)
+    add("--target-head", default="joint", choices=TARGET_HEADS)
+    add("--information-weight", type=float, default=0.0, help="w of the target's information term")
+    add("--reset-target-head", action="store_true", help="start every stage with a fresh g_theta (the paper's control)")
+
+    add = parser.add_argument_group("run").add_argument
+    add("--output", help="folder of the run; default: output/<date>-<model>")
+    add("--resume", help="`auto`: go on from OUTPUT's checkpoint if there is one; or the path of a checkpoint")
+    add("--checkpoint-steps", type=int, default=0, help="also save every N optimiser steps, not only after each epoch")
+    add("--log-interval", type=int, default=10, help="optimiser steps between logged lines")
+    add("--log-with", default="tensorboard", help="any accelerate tracker, or none")
+    add("--threads", type=int, help="CPU threads per process; default: cores divided by local processes")
+    add("--push-to-hub", metavar="REPO", help="upload the export folder to this Hub repository")
+    return parser
+
+
+def parse_options(argv: list[str]) -> argparse.Namespace:
+    """Options from recipe and command line, checked. Raises BurnError with one line."""
+    parser = build_parser()
+    recipe = parser.parse_known_args(argv)[0].recipe
+    if recipe:
+        parser.set_defaults(**_read_recipe(parser, recipe))
+    args = parser.parse_args(argv)
+    if args.stages is None:
+        args.stages = ["w32a1", "w1a1"] if is_binary(args.model) else ["fp"]
+    _check(args)
+    return args
+
+
+def is_binary(model_name: str) -> bool:
+    """Whether a timm name is one of this package's networks."""
+    architecture = model_name.split(".")[0]
+    return any(architecture in timm.list_models(module=module) for module in MODEL_MODULES)
+
+
+def defining_options(args: argparse.Namespace) -> dict:
+    """The options that determine what is computed; a resumed run must have the same."""
+    return {name: value for name, value in sorted(vars(args).items()) if name not in FREE_ON_RESUME}
+
+
+def _read_recipe(parser: argparse.ArgumentParser, recipe: str) -> dict:
+    shipped = importlib.resources.files("burn_timm") / "recipes"
+    path = Path(recipe)
+    if not path.suffix:
+        path = Path(str(shipped / f"{recipe}.yaml"))
+    if not path.is_file():
+        names = sorted(entry.name[:-5] for entry in shipped.iterdir() if entry.name.endswith(".yaml"))
+        raise BurnError(f"--recipe {recipe}: no such recipe; shipped are {', '.join(names)}, or give a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BurnError(f"{path.name}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(values, dict):
+        raise BurnError(f"{path.name}: expected a YAML mapping of option: value")
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    actions = {action.dest: action for action in parser._actions}
+    for key, value in values.items():
+        if key not in actions:
+            raise BurnError(f"{path.name}: unknown option {key!r}")
+        choices = actions[key].choices
+        for entry in value if isinstance(value, list) else [value]:
+            if choices is not None and entry not in choices:
+                raise BurnError(f"{path.name}: {key} must be one of {', '.join(choices)}, not {entry!r}")
+    return values
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.demo:
+        return
+    binary = is_binary(args.model)
+    if binary and "fp" in args.stages:
+        raise BurnError(f"--stages fp is for floating-point models; for {args.model} the real-valued stage is w32a32")
+    if not binary and args.stages != ["fp"]:
+        raise BurnError(f"--stages {' '.join(args.stages)}: {args.model} is not a binary network, use --stages fp")
+    if args.method == "burn" and not args.teacher:
+        raise BurnError("--method burn needs --teacher: any timm model name, hf-hub:... or local-dir:... of a backbone")
+    if args.method != "burn" and args.teacher:
+        raise BurnError(f"--teacher goes with --method burn; --method {args.method} has none")
+    for name in ("epochs", "batch_size", "grad_accum_steps", "img_size", "log_interval"):
+        if getattr(args, name) < 1:
+            raise BurnError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    for name in ("lambda_0", "lambda_T", "hflip"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise BurnError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(args, name)}")
+    if args.temperature <= 0:
+        raise BurnError(f"--temperature must be above 0, not {args.temperature}")

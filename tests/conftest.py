@@ -1,0 +1,37 @@
+"""Shared by all tests: repeatable, on real images (the digits inside scikit-learn), few threads."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import burn_timm  # noqa: F401 - registers the models
+
+
+@pytest.fixture(autouse=True)
+def _repeatable():
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """uint8 [1797, 3, 32, 32] scanned digits and their labels."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy((data.images * 255 / 16).astype(np.uint8))
+    images = images.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return images[:, None].expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(data.target)
+
+
+@pytest.fixture(scope="session")
+def burn_data():
+    """Root of the real data sets; tests that need it are skipped where BURN_DATA is unset."""
+    root = os.environ.get("BURN_DATA")
+    if not root:
+        pytest.skip("BURN_DATA is not set")
+    return root

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from burn_timm.errors import BurnError
+from burn_timm.evals import EVALS
+from burn_timm.evals.linear import _fit, _logits, linear_probe
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    x, y = torch.from_numpy(data.data).float(), torch.from_numpy(data.target).long()
+    return x[:1300], y[:1300], x[1300:], y[1300:]
+
+
+def noise(n=120, d=6, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=generator), torch.randint(0, classes, (n,), generator=generator)
+
+
+def test_every_head_equals_torch_sgd():
+    x, y = noise()
+    lrs, epochs, batch_size = [0.01, 0.3], 10, 32
+    weight, bias = _fit(x, y, lrs, 4, epochs, batch_size, torch.Generator().manual_seed(5))
+    probe, _ = noise(seed=9)
+    ours = _logits(probe, weight, bias)
+    for logits, lr in zip(ours, lrs, strict=True):
+        generator = torch.Generator().manual_seed(5)
+        head = nn.Linear(6, 4)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=0.9, weight_decay=0)
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], gamma=0.1)
+        for _ in range(epochs):
+            for index in torch.randperm(len(x), generator=generator).split(batch_size):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(head(x[index]), y[index]).backward()
+                optimizer.step()
+            scheduler.step()
+        assert head.weight.abs().max() > 0.05
+        torch.testing.assert_close(logits, head(probe), rtol=1e-4, atol=1e-5)
+
+
+def test_digits_pixels_agree_with_logistic_regression(digits):
+    train_x, train_y, test_x, test_y = digits
+    result = linear_probe(*digits)
+    scaler = StandardScaler().fit(train_x)
+    reference = LogisticRegression(max_iter=2000).fit(scaler.transform(train_x), train_y)
+    expected = reference.score(scaler.transform(test_x), test_y)
+    assert abs(result["value"] - expected) < 0.02
+    assert 0.98 < result["top5"] <= 1 and result["top5"] > result["value"]
+    assert [row["lr"] for row in result["sweep"]] == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    best = max(row["accuracy"] for row in result["sweep"])
+    assert {row["lr"]: row["accuracy"] for row in result["sweep"]}[result["lr"]] == best > 0.9
+
+
+def test_the_scale_and_shift_of_features_do_not_matter(digits):
+    train_x, train_y, test_x, test_y = digits
+    settings = {"epochs": 20, "lrs": (0.01, 0.1)}
+    plain = linear_probe(*digits, **settings)
+    scale = torch.logspace(-3, 3, 64)
+    moved = linear_probe(train_x * scale + 7 * scale, train_y, test_x * scale + 7 * scale, test_y, **settings)
+    assert abs(plain["value"] - moved["value"]) < 0.01
+
+
+def test_the_test_set_chooses_nothing(digits):
+    train_x, train_y, test_x, test_y = digits
+    settings = {"epochs": 5, "lrs": (0.001, 0.01, 0.1)}
+    first = linear_probe(*digits, **settings)
+    other = linear_probe(train_x, train_y, test_x.flip(1), test_y.roll(1), **settings)
+    assert (first["lr"], first["sweep"]) == (other["lr"], other["sweep"]) and first["value"] > other["value"] + 0.3
+
+
+def test_one_seed_one_result(digits):
+    settings = {"epochs": 3, "lrs": (0.01, 0.1)}
+    assert linear_probe(*digits, seed=1, **settings) == linear_probe(*digits, seed=1, **settings)
+    assert linear_probe(*digits, seed=1, **settings)["sweep"] != linear_probe(*digits, seed=2, **settings)["sweep"]
+
+
+def test_a_diverging_rate_is_passed_over(digits):
+    result = linear_probe(*digits, epochs=3, lrs=(1e38, 0.01))
+    assert result["lr"] == 0.01 and result["sweep"][1] == {"lr": 1e38, "accuracy": 0.0, "loss": None}
+    with pytest.raises(BurnError, match="diverged at every learning rate"):
+        linear_probe(*digits, epochs=3, lrs=(1e38,))
+
+
+def test_constant_features_are_harmless(digits):
+    train_x, train_y, test_x, test_y = digits
+    wide = [torch.cat([x, torch.full((len(x), 3), 0.1)], 1) for x in (train_x, test_x)]
+    settings = {"epochs": 20, "lrs": (0.01,)}
+    value = linear_probe(wide[0], train_y, wide[1], test_y, **settings)["value"]
+    assert value == pytest.approx(linear_probe(*digits, **settings)["value"], abs=0.005)
+
+
+def test_few_classes_have_no_errors_among_the_top_five():
+    x, y = noise(classes=3)
+    assert linear_probe(x, y, x, y, epochs=2, lrs=(0.1,))["top5"] == 1.0
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"lrs": ()}, "lrs must be"),
+    ({"lrs": (0.1, -1.0)}, "lrs must be"),
+    ({"epochs": 0}, "epochs and batch_size must be positive"),
+])
+def test_errors(settings, message):
+    x, y = noise()
+    with pytest.raises(BurnError, match=message):
+        linear_probe(x, y, x, y, **settings)
+
+
+def test_too_few_images_is_an_error():
+    x, y = noise(n=9)
+    with pytest.raises(BurnError, match="at least 10 training images"):
+        linear_probe(x, y, x, y)
+
+
+def test_protocol_and_common_signature(digits):
+    protocol = EVALS["linear"].protocol(epochs=7, lrs=(0.1, 0.01), seed=3)
+    assert (protocol["epochs"], protocol["lrs"], protocol["seed"]) == (7, [0.01, 0.1], 3)
+    assert "standardised" in protocol["features"] and "training set" in protocol["lr_choice"]
+    result = EVALS["linear"].run(*digits, epochs=2, lrs=[0.01], seed=0)
+    assert result == linear_probe(*digits, epochs=2, lrs=(0.01,))

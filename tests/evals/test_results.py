@@ -1,0 +1,150 @@
+import hashlib
+import json
+import os
+import subprocess
+
+import pytest
+import torch
+
+import burn_timm
+from burn_timm.errors import BurnError
+from burn_timm.evals import results
+from burn_timm.evals.results import git_commit, hardware, redact, redact_command, write_result
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A home, a data folder and a working directory, none below another."""
+    for name in ("home", "data", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BURN_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("hfds/{0}/data/cifar10", "hfds/$BURN_DATA/cifar10"),
+    ("{0}/data", "$BURN_DATA"),
+    ("{0}/data2/x", ".../x"),
+    ("../data/cifar10", "$BURN_DATA/cifar10"),
+    ("{0}/work/runs/a.json", "runs/a.json"),
+    ("{0}/work", "."),
+    ("local-dir:{0}/home/models/a", "local-dir:$HOME/models/a"),
+    ("weights={0}/other/b.safetensors, 3", "weights=.../b.safetensors, 3"),
+    ("wds//mnt/shards", "wds/.../shards"),
+    ("https://huggingface.co/a/b", "https://huggingface.co/a/b"),
+    ("torch/cifar10 hf-hub:timm/resnet50 and / or 1/2", "torch/cifar10 hf-hub:timm/resnet50 and / or 1/2"),
+])
+def test_redact(places, text, expected):
+    assert redact(text.format(places)) == expected
+
+
+def test_a_bare_word_or_root_as_place_replaces_nothing(places, monkeypatch):
+    monkeypatch.chdir(places)
+    monkeypatch.setenv("BURN_DATA", "data")
+    monkeypatch.setenv("HOME", "/")
+    assert redact("the data of torch/data") == "the data of torch/data"
+    assert redact(f"{places}/data/x") == "$BURN_DATA/x"
+
+
+def test_the_command_can_be_pasted(places):
+    (places / "data" / "a b").mkdir()
+    command = redact_command(["prog", "--dir", f"{places}/data/a b", f"hfds/{places}/data/c", "two words", "$x", "`y`"])
+    echoed = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
+    words = ["prog", "--dir", f"{places}/data/a b", f"hfds/{places}/data/c", "two words", "$x", "`y`"]
+    assert echoed.stdout.splitlines() == words
+    assert str(places) not in command
+
+
+def write(path, **changes):
+    settings = {
+        "task": "knn",
+        "value": 0.5,
+        "protocol": {"k": 20},
+        "dataset": {"name": "digits"},
+        "model": "test_resnet",
+        "checkpoint": None,
+    }
+    return write_result(path, **{**settings, **changes})
+
+
+def test_write_result(places):
+    checkpoint = places / "work" / "runs" / "w.bin"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"weights")
+    returned = write(
+        "out/r.json",
+        checkpoint=checkpoint,
+        dataset={"name": f"hfds/{places}/data/c", "train": {"images": 7}},
+        protocol={"weights": [f"{places}/home/w"]},
+        extra={"top5": 0.75, "dir": places / "elsewhere"},
+        command=["prog", "--checkpoint", str(checkpoint)],
+    )
+    text = (places / "work" / "out" / "r.json").read_text()
+    result = json.loads(text)
+    assert result == returned and str(places) not in text
+    assert list(result) == [
+        "task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions",
+        "date", "extra",
+    ]  # fmt: skip
+    assert result["checkpoint"] == {"path": "runs/w.bin", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    assert result["dataset"] == {"name": "hfds/$BURN_DATA/c", "train": {"images": 7}}
+    assert result["protocol"] == {"weights": ["$HOME/w"]}
+    assert result["extra"] == {"top5": 0.75, "dir": ".../elsewhere"}
+    assert result["command"] == "prog --checkpoint runs/w.bin"
+    assert result["versions"]["torch"] == torch.__version__
+    assert set(result["versions"]) == {"python", "torch", "timm", "burn_timm"}
+    assert result["hardware"]["threads"] == torch.get_num_threads() and result["hardware"]["cpu"]
+    assert result["hardware"] == hardware()
+
+
+def test_a_failed_write_leaves_the_old_file(places):
+    write("r.json", value=0.25)
+    with pytest.raises(ValueError):
+        write("r.json", value=float("nan"))
+    with pytest.raises(BurnError, match="missing.bin: cannot be read"):
+        write("r.json", checkpoint="missing.bin")
+    assert json.loads((places / "work" / "r.json").read_text())["value"] == 0.25
+    assert os.listdir() == ["r.json"]
+    (places / "work" / "file").write_text("")
+    with pytest.raises(BurnError, match="cannot be written"):
+        write("file/r.json")
+
+
+def test_git_commit(tmp_path, monkeypatch):
+    root = tmp_path / "checkout"
+    module = root / "burn_timm" / "evals" / "results.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("code\n")
+    monkeypatch.setattr(results, "__file__", str(module))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert git_commit() == burn_timm.__version__
+
+    def git(*args):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=")
+        command = ["git", "-C", str(root), *identity, *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    assert git_commit() == burn_timm.__version__  # no commit yet
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    commit = git("rev-parse", "HEAD")
+    assert len(commit) == 40 and git_commit() == commit
+    (root / "results").mkdir()
+    (root / "results" / "r.json").write_text("{}")
+    assert git_commit() == commit  # a figure is not code
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))  # as inside a hook of another repository
+    assert git_commit() == commit
+    monkeypatch.delenv("GIT_DIR")
+    (root / "burn_timm" / "new.py").write_text("")
+    assert git_commit() == commit + "-dirty"
+    (root / "burn_timm" / "new.py").unlink()
+    module.write_text("other code\n")
+    assert git_commit() == commit + "-dirty"
+
+    inner = root / "venv" / "site-packages" / "burn_timm" / "evals"
+    inner.mkdir(parents=True)
+    monkeypatch.setattr(results, "__file__", str(inner / "results.py"))
+    assert git_commit() == burn_timm.__version__

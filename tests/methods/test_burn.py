@@ -1,0 +1,141 @@
+"""BURN against Eq. 2-4 and Algorithm 1 written out, and who is trained and who is not."""
+
+import copy
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn as nn
+
+from burn_timm.methods import BURN, SimCLR
+from burn_timm.nn import Backbone
+
+STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def make(**kwargs):
+    student = Backbone(timm.create_model("test_reactnet", num_classes=0), *STATS)
+    teacher = Backbone(timm.create_model("test_resnet", num_classes=0), *STATS)
+    return BURN(student, teacher, 128, teacher.model.num_features, **{"head_dim": 12, **kwargs})
+
+
+def views(digits, count=8, n_views=1):
+    return {"views": digits[0][: count * n_views].view(n_views, count, 3, 32, 32).transpose(0, 1)}
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_loss_is_equation_4(digits, progress):
+    method = make(temperature=0.5, lambda_0=0.9, lambda_T=0.6).eval()
+    batch = views(digits)
+    out = method(batch, progress)
+    images = (batch["views"][:, 0].float() / 255 - 0.5) / 0.25
+    v1, v2 = method.teacher.module.model(images), method.backbone.model(images)
+    p1 = (method.target_head(v1) / 0.5).softmax(-1)
+    p2 = (method.student_head(v2) / 0.5).softmax(-1)
+    kl = fs = 0.0
+    adapted = method.adapter(v2)
+    for n in range(8):
+        kl += sum(p2[n, k] * math.log(p2[n, k] / p1[n, k]) for k in range(12)) / 8
+        fs += (1 - v1[n] @ adapted[n] / v1[n].norm() / adapted[n].norm()) / 8
+    lam = 0.6 - (0.6 - 0.9) * (math.cos(math.pi * progress) + 1) / 2
+    assert out["lambda"] == pytest.approx(lam)
+    assert float(out["loss_kl"]) == pytest.approx(float(kl), rel=1e-3)
+    assert float(out["loss_fs"]) == pytest.approx(float(fs), rel=1e-4)
+    assert float(out["loss"]) == pytest.approx(float((1 - lam) * kl + lam * fs), rel=1e-3)
+
+
+def test_information_term_is_subtracted(digits):
+    method = make().eval()
+    plain = method(views(digits), 0.5)
+    method.information_weight = 0.7
+    with_term = method(views(digits), 0.5)
+    expected = float(plain["loss"]) - 0.7 * float(plain["target_information"])
+    assert float(with_term["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_crossed_views_pair_each_view_with_the_other_and_average(digits):
+    method = make(views="cross").eval()
+    batch = views(digits, n_views=2)
+    first = {"views": batch["views"][:, :1]}
+    second = {"views": batch["views"][:, 1:]}
+    expected = 0.0
+    for teacher_view, student_view in ((first, second), (second, first)):
+        v1 = method.teacher(teacher_view["views"][:, 0])
+        v2 = method.backbone(student_view["views"][:, 0])
+        cosine = torch.cosine_similarity(v1, method.adapter(v2)).mean()
+        expected += float(1 - cosine) / 2
+    assert float(method(batch, 0.0)["loss_fs"]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"fs_loss": "l1"}, {"fs_loss": "l2"}, {"fs_on": "projection"}, {"views": "cross"}, {"head_type": "linear"},
+    {"kl_direction": "target-student"}, {"lambda_schedule": "constant"}, {"information_weight": 0.5},
+])
+def test_one_step_moves_every_trained_tensor_and_leaves_the_teacher_bit_identical(digits, options):
+    method = make(**options).train()
+    batch = views(digits, n_views=method.n_views)
+    before = copy.deepcopy({name: tensor for name, tensor in nn.Module.state_dict(method).items()})
+    teacher = copy.deepcopy(method.teacher.module.state_dict())
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    method(batch, 0.5)["loss"].backward()
+    optimizer.step()
+    assert teacher.keys() == method.teacher.module.state_dict().keys() and len(teacher) > 10
+    for name, tensor in method.teacher.module.state_dict().items():
+        assert torch.equal(tensor, teacher[name]), f"teacher.{name} changed"
+    groups = ("backbone.", "student_head.", "target_head.")
+    moved = [n for n, p in method.named_parameters() if n.startswith(groups) and not torch.equal(p, before[n])]
+    still = [n for n, p in method.named_parameters() if n.startswith(groups) and torch.equal(p, before[n])]
+    # A bias in front of BatchNorm has no effect on the loss; our heads have none there, so nothing may stand still.
+    assert moved and not still
+
+
+def test_frozen_target_head_does_not_move(digits):
+    method = make(target_head="frozen").train()
+    before = copy.deepcopy(method.target_head.state_dict())
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    method(views(digits), 0.5)["loss"].backward()
+    optimizer.step()
+    for name, tensor in method.target_head.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_the_teacher_stays_in_eval_mode_and_out_of_the_state_dict():
+    method = make().train()
+    assert not any(module.training for module in method.teacher.modules())
+    state = method.state_dict()
+    assert not any(name.startswith("teacher.") for name in state) and any(n.startswith("adapter.") for n in state)
+    other = make()
+    other.load_state_dict(state)
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    with pytest.raises(RuntimeError, match="target_head"):
+        other.load_state_dict({n: t for n, t in state.items() if not n.startswith("target_head.")})
+
+
+def test_hand_over_carries_everything_but_a_reset_target_head():
+    first, second, third = make(), make(), make()
+    fresh = copy.deepcopy(third.target_head.state_dict())
+    second.hand_over(first.state_dict())
+    for name, tensor in second.state_dict().items():
+        assert torch.equal(tensor, first.state_dict()[name]), name
+    third.hand_over(first.state_dict(), reset_target_head=True)
+    for name, tensor in third.target_head.state_dict().items():
+        assert torch.equal(tensor, fresh[name]), name
+    assert torch.equal(third.student_head[0].weight, first.student_head[0].weight)
+
+
+def test_adapter_only_where_feature_sizes_differ():
+    assert isinstance(make().adapter, nn.Linear)
+    assert isinstance(make(fs_on="projection").adapter, nn.Identity)
+    same = Backbone(timm.create_model("test_reactnet", num_classes=0), *STATS)
+    assert isinstance(BURN(same, copy.deepcopy(same), 128, 128, head_dim=4).adapter, nn.Identity)
+
+
+def test_simclr_trains_every_tensor(digits):
+    method = SimCLR(Backbone(timm.create_model("test_resnet", num_classes=0), *STATS), 96).train()
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)
+    method(views(digits, n_views=2), 0.5)["loss"].backward()
+    optimizer.step()
+    assert all(not torch.equal(p, before[name]) for name, p in method.named_parameters())

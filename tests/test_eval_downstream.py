@@ -1,0 +1,190 @@
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import eval_downstream
+
+DIGITS = ["--dataset", "digits", "--workers", "0", "--img-size", "32"]
+RESNET = ["--model", "test_resnet", *DIGITS]
+
+
+def run(path, *options):
+    eval_downstream.main([*options, "--output", str(path)])
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "results" / "r.json"  # the folder is made
+
+
+@pytest.mark.parametrize(("task", "options"), [
+    ("knn", ["--k", "10", "--temperature", "0.1"]),
+    ("linear", ["--epochs", "20", "--lrs", "0.01", "0.1"]),
+])
+def test_random_network_on_digits(task, options, output, capsys):
+    result = run(output, task, *RESNET, "--limit-train", "400", "--limit-test", "150", "--seed", "3", *options)
+    assert set(result) == {
+        "task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions",
+        "date", "extra",
+    }  # fmt: skip
+    assert result["task"] == task and 0.2 < result["value"] <= 1
+    assert result["model"] == "test_resnet" and result["checkpoint"] is None
+    protocol = result["protocol"]
+    assert protocol["weights"] == "random, seed 3"
+    assert protocol["feature_dim"] == timm.create_model("test_resnet", num_classes=0).num_features
+    assert protocol["transform"]["input_size"] == [3, 32, 32] and protocol["transform"]["mean"] == [0.5, 0.5, 0.5]
+    if task == "knn":
+        assert (protocol["k"], protocol["temperature"]) == (10, 0.1)
+    else:
+        assert (protocol["epochs"], protocol["lrs"]) == (20, [0.01, 0.1])
+        assert result["extra"]["lr"] in (0.01, 0.1) and result["extra"]["top5"] >= result["value"]
+    assert result["dataset"]["name"] == "digits" and result["dataset"]["classes"] == 10
+    assert result["dataset"]["train"] == {"split": "train", "images": 400, "of": 1437}
+    assert result["dataset"]["test"] == {"split": "validation", "images": 150, "of": 360}
+    assert result["command"].startswith(f"python -m eval_downstream {task} --model test_resnet")
+    # No path of this machine: nothing that starts with a slash, nor the folder this ran in.
+    text = output.read_text()
+    assert not re.search(r"(?<![\w.])/\w", text) and str(output.parent) not in text and os.getcwd() not in text
+    printed = capsys.readouterr().out
+    assert f"{task} {result['value']:.4f} | test_resnet | digits" in printed
+    assert '"weights": "random, seed 3"' in printed
+
+
+def test_the_figure_is_the_tasks_on_these_features(output):
+    """The whole path again by hand, image by image, without loader, transform or kNN of ours."""
+    from PIL import Image
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from burn_timm.data import open_dataset
+
+    options = ["--limit-train", "300", "--limit-test", "100", "--k", "1", "--seed", "5"]
+    value = run(output, "knn", *RESNET, *options)["value"]
+
+    torch.manual_seed(5)
+    model = timm.create_model("test_resnet", num_classes=0).eval()
+
+    def features(split, count):
+        source = open_dataset("digits", None, split)
+        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(5))[:count]
+        rows = []
+        for index in chosen.tolist():
+            image, _ = source.load(index)
+            image = image.resize((33, 33), Image.Resampling.BILINEAR).crop((0, 0, 32, 32))  # 32 / 0.95, centre crop
+            pixels = torch.tensor(list(image.tobytes()), dtype=torch.float32).view(32, 32, 3).permute(2, 0, 1)
+            rows.append(model((pixels / 255 - 0.5)[None] / 0.5)[0])
+        return torch.stack(rows).detach().numpy(), [source.load(i)[1] for i in chosen.tolist()]
+
+    reference = KNeighborsClassifier(1, metric="cosine").fit(*features("train", 300))
+    assert value == pytest.approx(reference.score(*features("validation", 100)), abs=0.011)
+
+
+def test_pixels(output):
+    result = run(output, "knn", "--pixels", "--dataset", "digits", "--workers", "0", "--val-split", "test")
+    assert result["value"] > 0.9
+    assert result["model"] == "pixels" and result["checkpoint"] is None
+    assert result["protocol"]["feature_dim"] == 3 * 8 * 8 and "raw pixels" in result["protocol"]["features_of"]
+    assert result["dataset"]["train"]["images"] + result["dataset"]["test"]["images"] == 1797
+    assert result["dataset"]["test"]["split"] == "test"
+
+
+def test_calibrated_batchnorm_is_stated_and_changes_the_figure(output):
+    subset = ["--limit-train", "300", "--limit-test", "200"]
+    plain = run(output, "knn", *RESNET, *subset)
+    calibrated = run(output, "knn", *RESNET, *subset, "--calibrate-bn", "150", "--batch-size", "64")
+    assert "calibrated_batchnorm" not in plain["protocol"]
+    stated = calibrated["protocol"]["calibrated_batchnorm"]
+    assert stated["layers"] > 5 and stated["images"] == 128 and stated["batch_size"] == 64
+    assert calibrated["value"] != plain["value"]
+
+
+def test_checkpoint_local_dir_and_random_weights(tmp_path, output):
+    torch.manual_seed(11)
+    model = timm.create_model("test_resnet", num_classes=10)
+    folder = tmp_path / "export"
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    file = folder / "model.safetensors"
+    options = [*DIGITS, "--limit-train", "200", "--limit-test", "100"]
+    by_file = run(output, "knn", "--model", "test_resnet", "--checkpoint", str(file), *options)
+    by_folder = run(output, "knn", "--model", f"local-dir:{folder}", *options)
+    random = run(output, "knn", "--model", "test_resnet", "--seed", "0", *options)
+    assert by_file["value"] == by_folder["value"] != random["value"]
+    for result in (by_file, by_folder):
+        assert result["checkpoint"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert result["protocol"]["weights"] == "checkpoint .../model.safetensors"
+        assert str(tmp_path) not in json.dumps(result)
+    assert by_folder["model"] == "local-dir:.../export"
+
+
+def test_a_vit_of_fixed_size_takes_another(output):
+    options = ["--dataset", "digits", "--workers", "0", "--img-size", "48", "--limit-train", "40", "--limit-test", "20"]
+    result = run(output, "knn", "--model", "test_vit", *options)
+    assert result["protocol"]["transform"]["input_size"] == [3, 48, 48]
+
+
+def refused(capsys, *argv):
+    with pytest.raises(SystemExit) as exit_:
+        eval_downstream.main(list(argv))
+    assert exit_.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("eval_downstream.py")
+    return captured.err
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["svm"], "invalid choice"),
+    ([], "required"),
+    (["knn", *RESNET, "--epochs", "3"], "unrecognized arguments"),
+    (["knn", *DIGITS], "--model is missing"),
+    (["knn", *DIGITS, "--model", "no_such_net"], "no_such_net"),
+    (["knn", *RESNET, "--checkpoint", "missing.safetensors"], "missing.safetensors"),
+    (["knn", *RESNET, "--checkpoint", "a", "--pretrained"], "give one of them"),
+    (["knn", *RESNET, "--pixels"], "leave out --model"),
+    (["knn", *DIGITS, "--pixels", "--calibrate-bn", "8"], "leave out --calibrate-bn"),
+    (["knn", "--model", "test_resnet", "--dataset", "folder", "--data-dir", "missing"], "missing"),
+    (["knn", *RESNET, "--train-split", "nope"], "nope"),
+    (["knn", *RESNET, "--val-split", "nope"], "nope"),
+    (["knn", *RESNET, "--batch-size", "0"], "--batch-size must be at least 1"),
+    (["knn", *RESNET, "--workers", "-1"], "--workers must be at least 0"),
+    (["knn", *RESNET, "--device", "abacus"], "--device abacus"),
+    (["knn", *RESNET, "--limit-train", "999999"], "--limit-train 999999: there are only 1437"),
+    (["knn", *RESNET, "--limit-train", "20", "--k", "21"], "the number of training images, 20, not 21"),
+    (["knn", *RESNET, "--temperature", "0"], "temperature must be positive"),
+    (["linear", *RESNET, "--lrs", "-1"], "lrs must be"),
+    (["linear", *RESNET, "--lrs", "fast"], "invalid float value"),
+    (["knn", "--model", "test_vit", "--dataset", "digits", "--img-size", "3"], "3x3"),
+])
+def test_bad_input_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path):
+    output = tmp_path / "r.json"
+    assert message in refused(capsys, *argv, *(["--output", str(output)] if len(argv) > 1 else []))
+    assert not output.exists()
+
+
+def test_output_that_is_a_folder(capsys, tmp_path):
+    assert "is a folder" in refused(capsys, "knn", *RESNET, "--output", str(tmp_path))
+
+
+def test_damaged_checkpoint(capsys, tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file({"conv1.weight": torch.zeros(3)}, file)
+    file.write_bytes(file.read_bytes()[:-4])
+    error = refused(capsys, "knn", *RESNET, "--checkpoint", str(file), "--output", str(tmp_path / "r.json"))
+    assert "w.safetensors" in error
+
+
+def test_as_a_module_from_the_shell(tmp_path):
+    root = Path(eval_downstream.__file__).parent
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "eval_downstream", "knn", "--dataset", "digits", "--output", "r.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "--model is missing" in done.stderr

@@ -1,0 +1,270 @@
+"""Train a binary network without labels: `accelerate launch train_burn.py --help`.
+
+The loop from top to bottom. Everything random is a function of (seed, stage, step), so a run that was killed and
+resumed ends in the same weights as one that was not.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
+from timm.optim import create_optimizer_v2
+
+from burn_timm import hub
+from burn_timm.data.datasets import open_dataset
+from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
+from burn_timm.data.views import make_view
+from burn_timm.errors import BurnError
+from burn_timm.evals.results import git_commit, hardware, redact_command, redact_tree, versions
+from burn_timm.files import atomic_write
+from burn_timm.methods import METHODS
+from burn_timm.schedules import lr_at
+from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from burn_timm.training.demo import run_demo
+from burn_timm.training.export import export
+from burn_timm.training.guards import TargetMonitor, check_finite
+from burn_timm.training.logs import RunLog, draw_curves
+from burn_timm.training.measure import knn_figures, open_val
+from burn_timm.training.networks import build_method, build_teacher, view_size
+from burn_timm.training.options import defining_options, parse_options
+
+_logger = logging.getLogger("burn_timm")
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run with `argv` and return what was written to summary.json. Bad input ends the process with code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for chatty in ("httpx", "httpcore", "timm", "datasets", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        args = parse_options(argv or ["--demo"])
+        return run_demo(args, choose_output(args), train) if args.demo else train(args)
+    except BurnError as error:
+        print(f"train_burn.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def train(args: argparse.Namespace) -> dict:
+    """One run, all stages: train, export, measure. Returns the summary."""
+    started = time.time()
+    output = choose_output(args)
+    accelerator = Accelerator(log_with=None if args.log_with == "none" else args.log_with, project_dir=output)
+    device, processes, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
+    torch.set_num_threads(args.threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    output.mkdir(parents=True, exist_ok=True)
+
+    # Data and teacher.
+    method_class = METHODS[args.method]
+    args.view = args.view or method_class.default_view
+    source = open_dataset(
+        args.dataset, args.data_dir, args.train_split, args.input_key, args.target_key, args.dataset_download,
+    )
+    val = open_val(args, source)
+    teacher, teacher_identity = build_teacher(args)
+    view = make_view(args.view, view_size(args, teacher), args.hflip > 0)
+    accum, per_process = args.grad_accum_steps, args.batch_size
+    total_batch = per_process * processes * accum
+    steps_per_epoch = micro_steps_per_epoch(len(source), per_process, processes) // accum
+    if steps_per_epoch == 0:
+        raise BurnError(f"{len(source)} images do not fill one step of {total_batch}; lower --grad-accum-steps")
+    total_steps = args.epochs * steps_per_epoch
+    if args.max_steps:
+        total_steps = min(total_steps, args.max_steps)
+    warmup_steps = round(args.warmup_epochs * steps_per_epoch)
+
+    # Where to begin.
+    identity = {
+        "options": defining_options(args), "teacher": teacher_identity, "images": len(source), "processes": processes,
+    }
+    found = find_checkpoint(args.resume, output)
+    resumed = load_checkpoint(found, identity) if found else None
+    corrupt = CorruptLog(len(source))
+    if resumed:
+        corrupt.load_state_dict(resumed.corrupt)
+    first_step = resumed.stage * total_steps + resumed.step if resumed else 0
+    checkpoint_path = output / "checkpoint.pt"
+    if args.log_with != "none":
+        accelerator.init_trackers("tensorboard", config=flat(identity["options"]))
+    log = RunLog(accelerator, output, len(args.stages) * total_steps, first_step, args.log_with != "none")
+    if accelerator.is_main_process:
+        where = f" from step {first_step}" if resumed else ""
+        _logger.info(
+            f"{args.method} on {source.description}: {' -> '.join(args.stages)}, {total_steps} steps a stage{where}; "
+            f"batch {per_process} per process x {processes} processes x {accum} accumulated = {total_batch}; {output}"
+        )
+
+    carried = resumed.method if resumed else None
+    for stage_index, stage in enumerate(args.stages):
+        if resumed and stage_index < resumed.stage:
+            continue
+        method = build_method(args, stage, stage_index, teacher)
+        step = 0
+        if carried is not None:
+            if resumed and resumed.step:  # in the middle of this stage
+                method.load_state_dict(carried)
+                step = resumed.step
+            else:  # at its beginning
+                method.hand_over(carried, args.reset_target_head)
+        if args.channels_last:
+            method = method.to(memory_format=torch.channels_last)
+        if args.sync_bn and processes > 1:
+            method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+        plain = method
+        optimizer = create_optimizer_v2(
+            method, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum,
+        )
+        method, optimizer = accelerator.prepare(method.to(device).train(), optimizer)
+        if step:
+            optimizer.load_state_dict(resumed.optimizer)
+            if accelerator.scaler is not None and resumed.scaler is not None:
+                accelerator.scaler.load_state_dict(resumed.scaler)
+        resumed = None
+        batches = iter(make_train_loader(
+            source, view, n_views=plain.n_views, batch_size=per_process, seed=seed_for(args.seed, stage_index),
+            rank=rank, world_size=processes, start_micro_step=step * accum,
+            micro_steps_per_epoch=steps_per_epoch * accum, total_micro_steps=total_steps * accum,
+            workers=args.workers, pin_memory=device.type == "cuda",
+        ))
+        monitor = TargetMonitor()
+        saved = step
+        log.restart_clock()
+
+        def save(stage: int, step: int, start_of_stage: bool = False) -> None:
+            if accelerator.is_main_process:
+                Checkpoint(
+                    stage=stage, step=step, method=plain.state_dict(),  # noqa: B023 - called within this stage
+                    optimizer=None if start_of_stage else optimizer.state_dict(),  # noqa: B023
+                    scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
+                    corrupt=corrupt.state_dict(), identity=identity,
+                ).save(checkpoint_path)
+
+        while step < total_steps:
+            progress = step / total_steps
+            lr = lr_at(step, total_steps, args.lr, warmup_steps, args.sched)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+            torch.manual_seed(seed_for(args.seed, stage_index, step, rank))  # dropout
+
+            outputs = []
+            for micro in range(accum):
+                batch = next(batches)
+                corrupt.add(batch["corrupt"], source)
+                with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():
+                    with accelerator.autocast():
+                        values = method({"views": batch["views"].to(device, non_blocking=True)}, progress)
+                    check_finite(values, stage_index * total_steps + step + 1, last_good(checkpoint_path, saved))
+                    accelerator.backward(values["loss"] / accum)
+                outputs.append(values)
+
+            logged = (step + 1) % args.log_interval == 0 or step + 1 == total_steps
+            accelerator.unscale_gradients(optimizer)
+            norms = {}
+            if logged:
+                norms = {f"grad_norm_{name}": grad_norm(module) for name, module in plain.gradient_groups().items()}
+            if args.clip_grad:
+                torch.nn.utils.clip_grad_norm_(plain.parameters(), args.clip_grad)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            log.step(total_batch)
+
+            if logged:
+                line = {"step": stage_index * total_steps + step, "epoch": (step - 1) // steps_per_epoch, "stage": stage}
+                line.update(average(outputs, accelerator))
+                line.update(norms, lr=lr, batch_size=per_process, total_batch_size=total_batch)
+                if "target_information" in line:
+                    monitor.update(line["target_information"], line["step"], progress)
+                log.write(line)
+            due = step % steps_per_epoch == 0 or (args.checkpoint_steps and step % args.checkpoint_steps == 0)
+            if due and step < total_steps:
+                save(stage_index, step)
+                saved = step
+        carried = {name: tensor.cpu().clone() for name, tensor in plain.state_dict().items()}
+        save(stage_index + 1, 0, start_of_stage=True)
+        trained = plain.student()
+        optimizer = None
+        accelerator.free_memory()
+
+    if carried is not None and first_step == len(args.stages) * total_steps:  # resumed behind the last step
+        plain = build_method(args, args.stages[-1], len(args.stages) - 1, teacher)
+        plain.load_state_dict(carried)
+        trained = plain.student().to(device)
+    log.close()
+
+    summary = {}
+    if accelerator.is_main_process:
+        summary = finish(args, output, trained, teacher, source, val, corrupt, total_batch, accelerator, started)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return summary
+
+
+def finish(args, output, trained, teacher, source, val, corrupt, total_batch, accelerator, started) -> dict:
+    """Measure, export, picture, summary.json; on the main process."""
+    stage = args.stages[-1]
+    summary = {
+        "model": args.model, "stages": args.stages, "method": args.method, "teacher": args.teacher,
+        "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
+        "batch_size": args.batch_size, "total_batch_size": total_batch, "seed": args.seed,
+        "corrupt_images": len(corrupt.state_dict()["indices"]),
+        "val_dataset": val.description if val is not None else None,
+        **knn_figures(args, stage, source, val, trained, teacher, accelerator),
+        "command": redact_command(sys.argv), "commit": git_commit(), "hardware": hardware(), "versions": versions(),
+    }
+    summary.update(export(trained, args, stage, output, redact_tree(summary)))
+    summary["seconds"] = round(time.time() - started, 1)
+    draw_curves(output / "log.jsonl", output / "curves.png")
+    summary = redact_tree(summary)
+    with atomic_write(output / "summary.json") as beside:
+        beside.write_text(json.dumps(summary, indent=2) + "\n")
+    if args.push_to_hub:
+        hub.push_folder(output / "export", args.push_to_hub)
+    _logger.info(f"wrote {output}/export, summary.json, curves.png, log.jsonl")
+    return summary
+
+
+def choose_output(args: argparse.Namespace) -> Path:
+    """--output, or a folder named by time and model, the same in every process."""
+    PartialState()
+    name = args.output or f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{'demo' if args.demo else args.model.replace('/', '_')}"
+    return Path(broadcast_object_list([name])[0])
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def flat(options: dict) -> dict:
+    """Options as trackers take them: numbers and strings."""
+    return {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in options.items()}
+
+
+def last_good(path: Path, step: int) -> str:
+    return f"{path} (step {step} of its stage)" if path.exists() else "none yet"
+
+
+def grad_norm(module: torch.nn.Module) -> float:
+    grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(grads).item() if grads else 0.0
+
+
+def average(outputs: list[dict], accelerator: Accelerator) -> dict[str, float]:
+    """Mean of each scalar over accumulated batches and processes."""
+    names = list(outputs[0])
+    table = torch.tensor([[float(torch.as_tensor(values[name]).detach()) for name in names] for values in outputs], dtype=torch.float64)
+    means = accelerator.reduce(table.mean(0).to(accelerator.device), reduction="mean")
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    main()
