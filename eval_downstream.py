@@ -33,6 +33,7 @@ from burn_timm.evals.features import (
 from burn_timm.evals.results import redact, redact_tree, write_result
 
 TEST_SPLITS = ("validation", "test", "val")
+Source = ImageSource | StreamSource
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,7 +131,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
         }
     transform = eval_transform(config)
 
-    def loader(source: ImageSource | StreamSource):
+    def loader(source: Source):
         return eval_loader(source, transform, args.batch_size, args.workers)
 
     if args.calibrate_bn is not None:
@@ -214,7 +215,7 @@ def _check(args: argparse.Namespace) -> torch.device:
     return device
 
 
-def _open_splits(args: argparse.Namespace) -> tuple[ImageSource | StreamSource, ImageSource | StreamSource, str]:
+def _open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
     """The training source, the test source and the name of its split."""
     keys = {"input_key": args.input_key, "target_key": args.target_key}
     train = open_dataset(args.dataset, args.data_dir, args.train_split, **keys)
@@ -249,7 +250,7 @@ class _Subset:
         return self.source.name(self.indices[index])
 
 
-def _subset(source: ImageSource | StreamSource, count: int | None, seed: int, option: str) -> ImageSource | StreamSource:
+def _subset(source: Source, count: int | None, seed: int, option: str) -> Source:
     """A seeded random subset in the source's own order (the first `count` of a folder would be one class)."""
     if count is None:
         return source
@@ -261,7 +262,7 @@ def _subset(source: ImageSource | StreamSource, count: int | None, seed: int, op
     return ImageSource(_Subset(source, chosen.sort().values.tolist()), "subset", cache=False)
 
 
-def _pixel_size(args: argparse.Namespace, source: ImageSource | StreamSource) -> int:
+def _pixel_size(args: argparse.Namespace, source: Source) -> int:
     """--img-size, or the size of the images themselves where they are small."""
     if args.img_size is not None:
         return args.img_size

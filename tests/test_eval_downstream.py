@@ -188,3 +188,18 @@ def test_as_a_module_from_the_shell(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "--model is missing" in done.stderr
+
+
+@pytest.mark.skipif("BURN_DATA" not in os.environ, reason="BURN_DATA names no folder of datasets")
+def test_photos_from_parquet_without_a_path_of_this_machine(output):
+    data = os.environ["BURN_DATA"]
+    options = ["--input-key", "img", "--target-key", "label", "--img-size", "32", "--workers", "2"]
+    result = run(
+        output, "knn", "--model", "test_resnet", "--dataset", f"hfds/{data}/cifar10", *options,
+        "--limit-train", "300", "--limit-test", "100", "--calibrate-bn", "64",
+    )  # fmt: skip
+    assert result["value"] > 0.1
+    assert result["dataset"]["name"] == "hfds/$BURN_DATA/cifar10" and data not in output.read_text()
+    assert result["dataset"]["train"]["of"] == 50000
+    assert result["dataset"]["test"] == {"split": "test", "images": 100, "of": 10000}
+    assert "--dataset hfds/$BURN_DATA/cifar10" in result["command"]

@@ -61,9 +61,7 @@ def wrong_bits_dtype(tensors, path):
     write(tensors, path, mark=True)
 
 
-def padding_bit(tensors, path):
-    # 3x3 on 16 channels leaves no padding: give the rows one byte more than the weight needs is another case, so shorten
-    # the weight instead. The shape check comes first here; `test_padding_bits` reaches the bits themselves.
+def too_many_bits(tensors, path):
     tensors[f"{NAME}_bits"] = torch.cat([tensors[f"{NAME}_bits"], torch.ones(16, 1, dtype=torch.uint8)], 1)
     write(tensors, path, mark=True)
 
@@ -148,7 +146,7 @@ def pickled(tensors, path):
 
 
 def write(tensors, path, mark=False):
-    """Past our own writer, which would refuse; `mark` makes the checksum right, so that the later checks are reached."""
+    """Past our own writer, which would refuse; `mark` makes the checksum right, so that later checks are reached."""
     if mark:
         tensors["burn_packed"] = packing.checksum_mark(tensors)
     packing.save_tensors(path, tensors, packing.METADATA)
@@ -157,7 +155,7 @@ def write(tensors, path, mark=False):
 # What is wrong, and which tensor the message must name (None: the file has none to name).
 CASES = [
     (truncated, "weight"), (truncated_header, None), (empty, None), (pickled, None),
-    (wrong_bit_count, f"{NAME}_bits"), (wrong_bits_dtype, f"{NAME}_bits"), (padding_bit, f"{NAME}_bits"),
+    (wrong_bit_count, f"{NAME}_bits"), (wrong_bits_dtype, f"{NAME}_bits"), (too_many_bits, f"{NAME}_bits"),
     (missing_scale, f"{NAME}_scale"), (missing_bits, f"{NAME}_bits"), (missing_weight, NAME),
     (missing_float, "stem.bn.running_var"), (twice, NAME), (unknown_tensor, "stages.9.strange"),
     (nan_scale, f"{NAME}_scale"), (negative_scale, f"{NAME}_scale"), (wrong_scale_shape, f"{NAME}_scale"),

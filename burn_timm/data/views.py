@@ -80,17 +80,20 @@ class RandomView:
 
     def _jitter(self, pixels: np.ndarray, strengths: list[float]) -> np.ndarray:
         """uint8 [H, W, 3] -> the same; `strengths` are four uniform numbers in [0, 1)."""
-        x = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+        x = np.array(pixels.transpose(2, 0, 1), dtype=np.float32, order="C")
+        x *= np.float32(1 / 255)
         for which in torch.randperm(4).tolist():
             most = self.settings.jitter[which]
             if most == 0:
                 continue
             shift = (2 * strengths[which] - 1) * most
             if which == 3:
-                x = colour.hue(x, shift)
+                colour.hue(x, shift)
             else:
-                x = (colour.brightness, colour.contrast, colour.saturation)[which](x, 1 + shift)
-        return np.ascontiguousarray(np.rint(x * 255).astype(np.uint8).transpose(1, 2, 0))
+                (colour.brightness, colour.contrast, colour.saturation)[which](x, 1 + shift)
+        x *= 255
+        np.rint(x, out=x)
+        return np.ascontiguousarray(x.transpose(1, 2, 0), dtype=np.uint8)
 
 
 def make_view(name: str, img_size: int, flip: bool = True):
