@@ -159,7 +159,8 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     protocol["feature_dim"] = features["train"][0].shape[1]
     print(json.dumps({"protocol": redact_tree(protocol)}, indent=2), flush=True)
 
-    outcome = task.run(*(tensor.to(device) for name in ("train", "test") for tensor in features[name]), **options)
+    where = device if device.type == "cuda" else "cpu"  # other accelerators lack float64
+    outcome = task.run(*(tensor.to(where) for name in ("train", "test") for tensor in features[name]), **options)
     value = outcome.pop("value")
     dataset = {
         "name": args.dataset,

@@ -179,7 +179,8 @@ def train(args: argparse.Namespace) -> dict:
             log.step(total_batch)
 
             if logged:
-                line = {"step": stage_index * total_steps + step, "epoch": (step - 1) // steps_per_epoch, "stage": stage}
+                line = {"step": stage_index * total_steps + step, "epoch": (step - 1) // steps_per_epoch}
+                line["stage"] = stage
                 line.update(average(outputs, accelerator))
                 line.update(norms, lr=lr, batch_size=per_process, total_batch_size=total_batch)
                 if "target_information" in line:
@@ -236,7 +237,8 @@ def finish(args, output, trained, teacher, source, val, corrupt, total_batch, ac
 def choose_output(args: argparse.Namespace) -> Path:
     """--output, or a folder named by time and model, the same in every process."""
     PartialState()
-    name = args.output or f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{'demo' if args.demo else args.model.replace('/', '_')}"
+    what = "demo" if args.demo else args.model.replace("/", "_")
+    name = args.output or f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{what}"
     return Path(broadcast_object_list([name])[0])
 
 
@@ -261,8 +263,9 @@ def grad_norm(module: torch.nn.Module) -> float:
 def average(outputs: list[dict], accelerator: Accelerator) -> dict[str, float]:
     """Mean of each scalar over accumulated batches and processes."""
     names = list(outputs[0])
-    table = torch.tensor([[float(torch.as_tensor(values[name]).detach()) for name in names] for values in outputs], dtype=torch.float64)
-    means = accelerator.reduce(table.mean(0).to(accelerator.device), reduction="mean")
+    rows = [[float(torch.as_tensor(values[name]).detach()) for name in names] for values in outputs]
+    means = torch.tensor(rows, dtype=torch.float64).mean(0).to(accelerator.device)
+    means = accelerator.reduce(means, reduction="mean")
     return dict(zip(names, means.tolist(), strict=True))
 
 

@@ -22,6 +22,7 @@ from .packing import (
     digest,
     is_packed,
     one_line,
+    packed_shapes,
     packed_weight_names,
     read_tensors,
     save_tensors,
@@ -152,8 +153,7 @@ def differences(state_dict: Mapping[str, torch.Tensor], model_name: str) -> list
     expected = {}
     for name, shape in shapes.items():
         if name in binary and name in packed:
-            columns = torch.Size(shape[1:]).numel()
-            expected[f"{name}_bits"], expected[f"{name}_scale"] = (shape[0], -(-columns // 8)), (shape[0],)
+            expected[f"{name}_bits"], expected[f"{name}_scale"] = packed_shapes(shape)
         else:
             expected[name] = shape
     found = {

@@ -76,7 +76,8 @@ def _info(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(counts, indent=2))
         return
-    print(f"{args.model}, {args.img_size} px, {args.num_classes} classes; in multiply-accumulates, ops = flops + bops / 64")
+    head = f"{args.model}, {args.img_size} px, {args.num_classes} classes"
+    print(f"{head}; operations are multiply-accumulates, ops = flops + bops / 64")
     rows = ("params", "binary_params", "flops", "bops", "ops", "bytes_fp32", "bytes_packed")
     stages = {"w1a1": counts, **counts["stages"]}
     print(f"{'':14}" + "".join(f"{stage:>16}" for stage in stages))

@@ -4,6 +4,9 @@ The convention of XNOR-Net, Bi-Real Net and ReActNet: one multiply-accumulate is
 only convolutions and linear layers count; OPs = FLOPs + BOPs / 64.
 """
 
+import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -12,8 +15,13 @@ from torch import nn
 
 from .checkpoints import latent_metadata
 from .nn import BinaryConv2d, RSign, binary_weight_names
-from .packing import METADATA, pack_state_dict, serialize
+from .packing import MARK, METADATA, packed_shapes
 
+# How safetensors calls the types that a network holds, in the order in which it writes them.
+_FILE_DTYPES = {
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.uint8: "U8",
+}
 STAGES = {"w1a1": (1, 1), "w32a1": (32, 1), "w32a32": (32, 32)}  # weight_bits, act_bits
 
 
@@ -69,15 +77,18 @@ def count(model: nn.Module, img_size: int | None = None) -> dict[str, int | floa
             hook.remove()
 
     names = [name for name in binary_weight_names(model) if _is_one_bit(model, name)]
-    zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in model.state_dict().items()}
-    bits = 1 if names else 32
+    floats = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    packed = {name: entry for name, entry in floats.items() if name not in names} | {MARK: (torch.uint8, (33,))}
+    for name in names:
+        bits, scale = packed_shapes(floats[name][1])
+        packed |= {f"{name}_bits": (torch.uint8, bits), f"{name}_scale": (torch.float32, scale)}
     return {
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "binary_params": sum(model.get_parameter(name).numel() for name in names),
         **cost,
         "ops": cost["flops"] + cost["bops"] / 64,
-        "bytes_fp32": _size(zeros, latent_metadata(config["architecture"], bits)),
-        "bytes_packed": _size(pack_state_dict(zeros, names), METADATA) if names else None,
+        "bytes_fp32": _file_size(floats, latent_metadata(config["architecture"], 1 if names else 32)),
+        "bytes_packed": _file_size(packed, METADATA) if names else None,
     }
 
 
@@ -97,5 +108,12 @@ def _is_one_bit(model: nn.Module, weight_name: str) -> bool:
     return model.get_submodule(weight_name.rpartition(".")[0]).weight_bits == 1
 
 
-def _size(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> int:
-    return sum(len(part) for part in serialize(tensors, metadata))
+def _file_size(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> int:
+    """Bytes of the safetensors file with these types and shapes: 8, the header padded to a multiple of 8, the data."""
+    order = list(_FILE_DTYPES)
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (order.index(item[1][0]), item[0])):
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _FILE_DTYPES[dtype], "shape": shape, "data_offsets": (start, end)}
+    return 8 + -(-len(json.dumps(header, separators=(",", ":"))) // 8) * 8 + end

@@ -47,6 +47,12 @@ def weight_scale(weight: torch.Tensor) -> torch.Tensor:
     return torch.where(size.amin(1) == largest, largest, size.mean(1))
 
 
+def packed_shapes(shape: Iterable[int]) -> tuple[tuple[int, int], tuple[int]]:
+    """Shapes of bits and scale of a weight `[O, I, kH, kW]`: `[O, ceil(I*kH*kW / 8)]` and `[O]`."""
+    rows, *rest = shape
+    return (rows, -(-math.prod(rest) // 8)), (rows,)
+
+
 def pack_weight(weight: torch.Tensor, name: str = "weight") -> tuple[torch.Tensor, torch.Tensor]:
     """Bits and scale of a latent weight: `[O, I, kH, kW]` to uint8 `[O, ceil(I*kH*kW / 8)]` and float32 `[O]`.
 
@@ -79,9 +85,10 @@ def restore_weight(
     """
     shape = tuple(shape)
     columns = math.prod(shape[1:])
+    bits_shape, scale_shape = packed_shapes(shape)
     expected = (
-        (f"{name}_bits", bits, torch.uint8, (shape[0], -(-columns // 8))),
-        (f"{name}_scale", scale, torch.float32, (shape[0],)),
+        (f"{name}_bits", bits, torch.uint8, bits_shape),
+        (f"{name}_scale", scale, torch.float32, scale_shape),
     )
     for key, tensor, dtype, size in expected:
         if tensor is None:
@@ -209,8 +216,8 @@ def load_pre_hook(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], 
         del state_dict[prefix + MARK]
 
 
-def serialize(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> tuple[bytes, memoryview]:
-    """Head and body of a safetensors file; the same tensors and metadata give the same bytes."""
+def save_tensors(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, atomically; the same tensors and metadata give the same bytes."""
     # Clones, because safetensors refuses tensors that share memory.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = safetensors.torch.save(own, dict(metadata))
@@ -220,15 +227,9 @@ def serialize(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text = text.ljust(-(-len(text) // 8) * 8)
-    return len(text).to_bytes(8, "little") + text, memoryview(data)[8 + size :]
-
-
-def save_tensors(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, atomically; the same tensors and metadata give the same bytes."""
-    head, body = serialize(tensors, metadata)
     with atomic_write(path) as beside, open(beside, "wb") as file:
-        file.write(head)
-        file.write(body)
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(data)[8 + size :])
 
 
 def save_packed(path: str | os.PathLike, state_dict: Mapping[str, torch.Tensor]) -> None:

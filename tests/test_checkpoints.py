@@ -129,7 +129,7 @@ def numbers(path):
     refused(old_pickled_objects, "weights_only"),
     refused(truncated_torch, "truncated"),
     refused(truncated_old_torch, "truncated"),
-    refused(truncated_safetensors, "truncated or damaged within tensor stem.bn.num_batches_tracked"),
+    refused(truncated_safetensors, "truncated or damaged within tensor stem.conv.weight"),
     refused(text, "neither a safetensors nor a torch file"),
     refused(empty, "truncated"),
     refused(whole_model, "holds no state dict but list"),
@@ -152,13 +152,21 @@ def test_a_pickle_under_the_name_of_a_safetensors_file(tmp_path):
 # infer_model
 
 
+SHAPES = [{"num_classes": 0}, {"num_classes": 7}, {"num_classes": 7, "in_chans": 1}]
+
+
 @pytest.mark.parametrize("name", checkpoints.burn_models())
-@pytest.mark.parametrize("kwargs", [{"num_classes": 0}, {"num_classes": 7}, {"num_classes": 7, "in_chans": 1}])
-def test_every_model_is_inferred_packed_and_float(name, kwargs):
-    model = make(name, **kwargs)
+@pytest.mark.parametrize("kwargs", SHAPES)
+def test_every_model_is_inferred(name, kwargs):
+    model = make(name, device="meta", **kwargs)  # names and shapes are all it looks at
     expected = "reactnet_a" if name == "reactnet_a_burn" else name
     assert checkpoints.infer_model(model.state_dict()) == expected
-    assert checkpoints.infer_model(pack(model)) == expected
+
+
+@pytest.mark.parametrize("name", ["reactnet_a_025", "test_reactnet"])
+@pytest.mark.parametrize("kwargs", SHAPES)
+def test_packed_weights_are_inferred(name, kwargs):
+    assert checkpoints.infer_model(pack(make(name, **kwargs))) == name
 
 
 def change(state_dict, **tensors):
@@ -204,7 +212,7 @@ def is_loaded(model, state_dict, head="head.fc."):
 
 
 @pytest.mark.parametrize("name", ["test_reactnet", "test_resnet", "test_vit"])
-@pytest.mark.parametrize("file_classes", [0, 10, 1000])
+@pytest.mark.parametrize("file_classes", [0, 10])
 @pytest.mark.parametrize("classes", [0, 10, 3, None])
 def test_the_body_loads_whatever_the_classifier(name, file_classes, classes, tmp_path):
     source = make(name, num_classes=file_classes)
@@ -299,7 +307,7 @@ def test_every_mismatch_is_an_error(name, tensor, num_classes, tmp_path):
 
 def test_packed_weights_are_refused_by_another_model(tmp_path):
     packing.save_packed(tmp_path / "packed.safetensors", pack(make()))
-    for name, message in (("test_resnet", "no model of burn_timm"), ("reactnet_18", "stages.0.0.conv1.weight is packed")):
+    for name, message in (("test_resnet", "no model of burn_timm"), ("reactnet_18", "0.conv1.weight is packed")):
         with pytest.raises(BurnError, match=message) as error:
             checkpoints.load_model(name, tmp_path / "packed.safetensors")
         assert "packed.safetensors: " in str(error.value)

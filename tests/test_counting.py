@@ -47,12 +47,14 @@ def test_headless_reactnet_a_is_small():
     assert counts["bytes_fp32"] == pytest.approx(113e6, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["test_reactnet", "reactnet_a_025"])
-@pytest.mark.parametrize("num_classes", [0, 10])
-def test_bytes_are_those_of_the_written_files(name, num_classes, tmp_path):
+@pytest.mark.parametrize(("name", "num_classes", "dtype"), [
+    ("test_reactnet", 0, torch.float32), ("test_reactnet", 10, torch.float32), ("test_reactnet", 10, torch.bfloat16),
+    ("test_reactnet", 10, torch.float64), ("reactnet_a_025", 10, torch.float32),
+])
+def test_bytes_are_those_of_the_written_files(name, num_classes, dtype, tmp_path):
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=num_classes)
-    counts = count(timm.create_model(name, num_classes=num_classes, device="meta"))
+    model = timm.create_model(name, num_classes=num_classes).to(dtype)
+    counts = count(timm.create_model(name, num_classes=num_classes, device="meta", dtype=dtype))
     packing.save_packed(
         tmp_path / "packed", packing.pack_state_dict(model.state_dict(), binary_weight_names(model))
     )

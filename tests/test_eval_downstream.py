@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import eval_downstream
+from burn_timm.errors import BurnError
 
 DIGITS = ["--dataset", "digits", "--workers", "0", "--img-size", "32"]
 RESNET = ["--model", "test_resnet", *DIGITS]
@@ -171,6 +173,13 @@ def test_bad_input_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path):
 
 def test_output_that_is_a_folder(capsys, tmp_path):
     assert "is a folder" in refused(capsys, "knn", *RESNET, "--output", str(tmp_path))
+
+
+def test_a_stream_has_no_random_subset():
+    stream = SimpleNamespace(streaming=True)
+    assert eval_downstream._subset(stream, None, 0, "--limit-test") is stream
+    with pytest.raises(BurnError, match="--limit-test: a stream"):
+        eval_downstream._subset(stream, 5, 0, "--limit-test")
 
 
 def test_damaged_checkpoint(capsys, tmp_path):

@@ -35,6 +35,8 @@ class CorruptLog:
         for index in dict.fromkeys(corrupt.flatten().tolist()):
             if index >= 0 and index not in self._seen:
                 self._seen.add(index)
+                if too_many(len(self._seen), self.total):
+                    continue  # the error below says it for all of them
                 _logger.warning("skipped %s: it cannot be read", source.name(index))
         if too_many(len(self._seen), self.total):
             raise BurnError(too_many_message(self.indices, self.total, source))

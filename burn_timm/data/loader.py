@@ -162,10 +162,16 @@ class TrainLoader:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         if self._length == 0:
             return
+        told = None
         try:
             yield from itertools.islice(self._loader, self._length)
         except BurnError as error:
-            raise _one_line(error) from None
+            told = _one_line(error)
+            # torch's frame refers to its own error; without this the workers wait for the garbage collector, which
+            # closes their queues before it tells them to stop, and 5 s pass for each
+            error.__traceback__ = None
+        if told is not None:
+            raise told
 
 
 def eval_loader(

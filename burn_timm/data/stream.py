@@ -108,7 +108,7 @@ def _has_class(shard: str, shown: str) -> bool:
             first = next(itertools.groupby(files, key=lambda name: name.split(".", 1)[0]), None)
             return first is not None and any(name.endswith(".cls") for name in first[1])
     except (OSError, tarfile.TarError) as error:
-        raise BurnError(f"--dataset {shown}: {os.path.basename(shard)} is not a readable tar file: {error}") from error
+        raise BurnError(f"--dataset {shown}: {os.path.basename(shard)} is not a readable tar file") from error
 
 
 def _with_no_class(sample: dict) -> dict:

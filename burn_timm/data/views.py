@@ -112,6 +112,7 @@ def make_view(name: str, img_size: int, flip: bool = True):
                 v2.Resize(img_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
                 v2.CenterCrop(img_size),
                 v2.PILToTensor(),
+                torch.Tensor.contiguous,
             ]
         )
     return RandomView(settings, img_size, flip)

@@ -76,10 +76,12 @@ def knn_accuracy(
     correct = 0
     for query, label in zip(queries.split(chunk), test_labels.split(chunk), strict=True):
         similarity, index = _nearest(query @ bank.T, k)
-        # Relative to the nearest image: exp cannot overflow and the order of the votes is the same. Each class adds its
-        # terms from near to far, in float64, so votes equal on paper are equal here.
+        # Relative to the nearest image: exp cannot overflow and the order of the votes is the same.
         weight = torch.exp((similarity - similarity[:, :1]).double() / temperature)
-        votes = weight.new_zeros(len(query), classes).scatter_add_(1, train_labels[index], weight)
+        votes = weight.new_zeros(len(query), classes)
+        # One neighbour at a time, from near to far: votes equal on paper are equal here, on a GPU too.
+        for vote, label_of in zip(weight.split(1, dim=1), train_labels[index].split(1, dim=1), strict=True):
+            votes.scatter_add_(1, label_of, vote)
         correct += int((votes.argmax(1) == label).sum())
     return correct / len(test_labels)
 

@@ -150,8 +150,7 @@ class ReActNet(nn.Module):
         self.stages = nn.Sequential(*stages)
 
         self.num_features = self.head_hidden_size = width
-        self.head = ClassifierHead(width, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
-        self.head_hidden_size = self.head.num_features
+        self.reset_classifier(num_classes, global_pool)
         self.register_load_state_dict_pre_hook(_load_hook)
         self.init_weights()
 
@@ -187,9 +186,15 @@ class ReActNet(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier on the model's device and in its dtype; `global_pool` None keeps the pooling."""
+        if global_pool is None:
+            global_pool = self.head.global_pool.pool_type
+        like = self.stem.conv.weight
         self.num_classes = num_classes
-        self.head.reset(num_classes, pool_type=global_pool)
-        self.head_hidden_size = self.head.num_features
+        self.head = ClassifierHead(
+            self.num_features, num_classes, global_pool, self.drop_rate, device=like.device, dtype=like.dtype,
+        ).train(self.training)
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def forward_intermediates(
         self,
@@ -211,16 +216,25 @@ class ReActNet(nn.Module):
             intermediates_only: Return the intermediates alone.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be NCHW, not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be NCHW, not {output_fmt}")
         intermediates = []
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         x = self.stem(x)
-        stages = self.stages[: max_index + 1] if stop_early else self.stages
+        # TorchScript can neither slice modules nor checkpoint.
+        if torch.jit.is_scripting() or not stop_early:
+            stages = self.stages
+        else:
+            stages = self.stages[: max_index + 1]
         for index, stage in enumerate(stages):
-            x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq(stage, x)
+            else:
+                x = stage(x)
             if index in take_indices:
                 intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        if intermediates_only:  # not one expression, as TorchScript wants one type in it
+            return intermediates
+        return x, intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True,
@@ -229,9 +243,7 @@ class ReActNet(nn.Module):
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         pruned = max_index < len(self.stages) - 1
         self.stages = self.stages[: max_index + 1]
-        if pruned:
-            self.num_features = self.feature_info[max_index]["num_chs"]
-            self.head.reset(0, "", in_features=self.num_features)
+        self.num_features = self.feature_info[max_index]["num_chs"]
         if prune_head or pruned:
             self.reset_classifier(0, "")
         return take_indices
@@ -290,7 +302,7 @@ default_cfgs = generate_default_cfgs({
     "reactnet_a_050.untrained": _cfg(),
     "reactnet_a_025.untrained": _cfg(),
     "reactnet_18.untrained": _cfg(),
-    "test_reactnet.untrained": _cfg(input_size=(3, 64, 64), pool_size=(8, 8)),
+    "test_reactnet.untrained": _cfg(input_size=(3, 64, 64), pool_size=(4, 4)),
 })
 
 

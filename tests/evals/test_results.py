@@ -15,11 +15,11 @@ from burn_timm.evals.results import git_commit, hardware, redact, redact_command
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """A home, a data folder and a working directory, none below another."""
-    for name in ("home", "data", "work"):
+    for name in ("home", "data", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("BURN_DATA", str(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path
 
 
@@ -28,8 +28,8 @@ def places(tmp_path, monkeypatch):
     ("{0}/data", "$BURN_DATA"),
     ("{0}/data2/x", ".../x"),
     ("../data/cifar10", "$BURN_DATA/cifar10"),
-    ("{0}/work/runs/a.json", "runs/a.json"),
-    ("{0}/work", "."),
+    ("{0}/here/runs/a.json", "runs/a.json"),
+    ("{0}/here", "."),
     ("local-dir:{0}/home/models/a", "local-dir:$HOME/models/a"),
     ("weights={0}/other/b.safetensors, 3", "weights=.../b.safetensors, 3"),
     ("wds//mnt/shards", "wds/.../shards"),
@@ -70,7 +70,7 @@ def write(path, **changes):
 
 
 def test_write_result(places):
-    checkpoint = places / "work" / "runs" / "w.bin"
+    checkpoint = places / "here" / "runs" / "w.bin"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"weights")
     returned = write(
@@ -81,7 +81,7 @@ def test_write_result(places):
         extra={"top5": 0.75, "dir": places / "elsewhere"},
         command=["prog", "--checkpoint", str(checkpoint)],
     )
-    text = (places / "work" / "out" / "r.json").read_text()
+    text = (places / "here" / "out" / "r.json").read_text()
     result = json.loads(text)
     assert result == returned and str(places) not in text
     assert list(result) == [
@@ -105,9 +105,9 @@ def test_a_failed_write_leaves_the_old_file(places):
         write("r.json", value=float("nan"))
     with pytest.raises(BurnError, match="missing.bin: cannot be read"):
         write("r.json", checkpoint="missing.bin")
-    assert json.loads((places / "work" / "r.json").read_text())["value"] == 0.25
+    assert json.loads((places / "here" / "r.json").read_text())["value"] == 0.25
     assert os.listdir() == ["r.json"]
-    (places / "work" / "file").write_text("")
+    (places / "here" / "file").write_text("")
     with pytest.raises(BurnError, match="cannot be written"):
         write("file/r.json")
 

@@ -133,7 +133,9 @@ def test_adapter_only_where_feature_sizes_differ():
 
 
 def test_simclr_trains_every_tensor(digits):
-    method = SimCLR(Backbone(timm.create_model("test_resnet", num_classes=0), *STATS), 96).train()
+    # timm's ResNets start with a zero scale in each block's last BatchNorm, behind which no gradient passes at first.
+    model = timm.create_model("test_resnet", num_classes=0, zero_init_last=False)
+    method = SimCLR(Backbone(model, *STATS), 96).train()
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)
     method(views(digits, n_views=2), 0.5)["loss"].backward()

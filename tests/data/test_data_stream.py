@@ -1,0 +1,172 @@
+"""`wds/`: shards written here, read through timm's stream."""
+
+import io
+import itertools
+import json
+import logging
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from burn_timm.data import eval_loader, make_train_loader, make_view, micro_steps_per_epoch, open_dataset
+from burn_timm.errors import BurnError
+
+pytest.importorskip("webdataset")
+PER_SHARD = 40
+
+
+def write_shards(root, shards: int, labels: bool = True, broken=()) -> None:
+    digits = load_digits()
+    names = []
+    for shard in range(shards):
+        names.append(f"digits-{shard:04d}.tar")
+        with tarfile.open(root / names[-1], "w") as tar:
+            for number in range(shard * PER_SHARD, (shard + 1) * PER_SHARD):
+                stream = io.BytesIO()
+                Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(stream, "PNG")
+                content = {"png": b"broken" if number in broken else stream.getvalue()}
+                if labels:
+                    content["cls"] = str(digits.target[number]).encode()
+                for extension, data in content.items():
+                    info = tarfile.TarInfo(f"{number:05d}.{extension}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    split = dict(name="train", filenames=names, shard_lengths=[PER_SHARD] * shards, num_samples=PER_SHARD * shards)
+    (root / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+
+
+def batches(source, *, workers=0, rank=0, world_size=1, start=0, total=8, batch_size=8, seed=3) -> list[dict]:
+    return list(
+        make_train_loader(
+            source,
+            make_view("burn", 32),
+            n_views=2,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            start_micro_step=start,
+            micro_steps_per_epoch=micro_steps_per_epoch(len(source), batch_size, world_size),
+            total_micro_steps=total,
+            workers=workers,
+        )
+    )
+
+
+@pytest.fixture
+def source(tmp_path):
+    write_shards(tmp_path, 4)
+    return open_dataset("wds/digits", tmp_path)
+
+
+def test_a_pass_is_in_order_and_whole(source, tmp_path):
+    digits = load_digits()
+    assert source.streaming and source.labelled and len(source) == 160 and source.num_classes is None
+    assert source.description == f"wds {tmp_path.name} [train], about 160 images"
+    pairs = list(source)
+    assert [target for _, target in pairs] == digits.target[:160].tolist()
+    assert pairs[7][0].mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(pairs[7][0])[..., 0], digits.images[7] * 15)
+    loaded = list(eval_loader(source, make_view("none", 32), batch_size=50, limit=120))
+    assert [len(y) for _, y in loaded] == [50, 50, 20]
+    assert torch.cat([y for _, y in loaded]).tolist() == digits.target[:120].tolist()
+
+
+def test_split_as_a_brace_pattern(source, tmp_path):
+    half = open_dataset("wds/digits", tmp_path, split="digits-{0000..0001}.tar|80")
+    assert len(half) == 80 and len(list(half)) == 80
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_stream(source, workers):
+    state = torch.get_rng_state()
+    total = 50  # 400 images: two and a half times the set
+    seen = batches(source, workers=workers, total=total)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(seen) == total
+    assert all(batch["views"].shape == (8, 2, 3, 32, 32) and batch["views"].dtype == torch.uint8 for batch in seen)
+    assert all(batch["target"].shape == (8,) and batch["corrupt"].numel() == 0 for batch in seen)
+    again = batches(source, workers=workers, total=total)
+    assert all(torch.equal(a["views"], b["views"]) for a, b in zip(seen, again, strict=True))
+    other = batches(source, workers=workers, total=2, seed=4)
+    assert not torch.equal(other[0]["views"], seen[0]["views"])
+    first = torch.cat([batch["target"] for batch in seen[:20]])  # one epoch: every image once
+    assert torch.equal(first.bincount(minlength=10), torch.tensor(np.bincount(load_digits().target[:160])))
+    assert first.tolist() != load_digits().target[:160].tolist()
+
+
+def test_processes_share_the_shards(source):
+    counts = [torch.cat([b["target"] for b in batches(source, rank=rank, world_size=2, total=10)]) for rank in (0, 1)]
+    expected = np.bincount(load_digits().target[:160], minlength=10)
+    assert torch.cat(counts).bincount(minlength=10).tolist() == expected.tolist()
+    assert counts[0].tolist() != counts[1].tolist()
+    with pytest.raises(BurnError, match=r"4 shard\(s\), fewer than the 5 processes"):
+        batches(source, world_size=5)
+
+
+def test_more_workers_than_shards(tmp_path):
+    write_shards(tmp_path, 1)
+    assert len(batches(open_dataset("wds/digits", tmp_path), workers=2)) == 8
+
+
+def test_unlabelled_shards(tmp_path):
+    write_shards(tmp_path, 2, labels=False)
+    source = open_dataset("wds/digits", tmp_path)
+    assert not source.labelled and "unlabelled" in source.description
+    assert [target for _, target in source] == [-1] * 80
+    for workers in (0, 2):
+        assert all((batch["target"] == -1).all() for batch in batches(source, workers=workers, total=12))
+
+
+def test_broken_images_are_left_out_by_timm_with_a_warning(tmp_path, caplog):
+    write_shards(tmp_path, 1, broken={3, 4})
+    source = open_dataset("wds/digits", tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert len(list(source)) == PER_SHARD - 2
+    assert caplog.text.count("Handling webdataset error") == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_wholly_unreadable_stream_is_one_line(tmp_path, workers):
+    write_shards(tmp_path, 2, broken=set(range(80)))
+    source = open_dataset("wds/digits", tmp_path)
+    for read in (lambda: batches(source, workers=workers), lambda: list(eval_loader(source, make_view("none", 32)))):
+        with pytest.raises(BurnError, match="no image could be read") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_bad_input_is_one_line(source, tmp_path):
+    (tmp_path / "broken.tar").write_bytes(b"x" * 2000)
+    for data_dir, split, told in [
+        (None, "train", "--data-dir"),
+        (tmp_path / "nowhere", "train", "no such folder"),
+        (tmp_path, "test", "test.*train"),
+        (tmp_path, "digits-{0000..0003}.tar", "images as"),
+        (tmp_path, "digits-{0003..0005}.tar|120", "no file digits-0004.tar"),
+        (tmp_path, "broken.tar|10", "broken.tar is not a readable tar"),
+    ]:
+        with pytest.raises(BurnError, match=told) as error:
+            open_dataset("wds/digits", data_dir, split=split)
+        assert "\n" not in str(error.value)
+
+
+def test_a_stream_has_no_end(source):
+    loader = make_train_loader(
+        source,
+        make_view("none", 8),
+        n_views=1,
+        batch_size=8,
+        seed=0,
+        rank=0,
+        world_size=1,
+        start_micro_step=5,
+        micro_steps_per_epoch=20,
+        total_micro_steps=10**9,
+        workers=0,
+    )
+    assert len(loader) == 10**9 - 5 and sum(1 for _ in itertools.islice(loader, 100)) == 100

@@ -1,0 +1,106 @@
+"""timm's own tests/test_models.py, from the sdist of the installed timm, on every model of burn_timm.
+
+The tests run in processes of their own, because that file sets global switches of TorchScript. `-rP` shows their
+output; the terminal summary tells how many passed.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import timm
+
+import burn_timm
+from burn_timm.models import MODEL_MODULES
+
+MODELS = timm.list_models(module=MODEL_MODULES)
+# What timm runs on every model with forward_intermediates; below this the run did not test what it should.
+REQUIRED = {
+    "test_model_forward", "test_model_backward", "test_model_default_cfgs", "test_model_forward_torchscript",
+    "test_model_forward_features", "test_model_forward_intermediates_features", "test_model_forward_intermediates",
+    "test_model_forward_fx", "test_model_backward_fx", "test_model_forward_fx_torchscript",
+}
+PROCESSES = 2  # one thread each; more of them would only fill the memory
+
+
+@pytest.fixture(scope="module")
+def timm_tests(request, tmp_path_factory):
+    """timm's tests/test_models.py, fetched once and kept in pytest's cache."""
+    cache = getattr(request.config, "cache", None)
+    folder = cache.mkdir("timm-tests") if cache else tmp_path_factory.mktemp("timm-tests")
+    path = folder / timm.__version__ / "test_models.py"
+    if not path.exists():
+        text = _fetch(tmp_path_factory.mktemp("sdist"))
+        path.parent.mkdir(exist_ok=True)
+        beside = path.with_suffix(".part")
+        beside.write_bytes(text)
+        beside.replace(path)
+    return path
+
+
+def _fetch(folder: Path) -> bytes:
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--retries", "1", "--no-deps"]
+    command += ["--no-binary", "timm", f"timm=={timm.__version__}", "-d", str(folder)]
+    pip = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if pip.returncode:
+        last = (pip.stderr.strip() or "no output").splitlines()[-1]
+        if "from versions: none" in pip.stderr:
+            pytest.skip(f"no package index is reachable, so timm's sdist with its tests cannot be had: {last}")
+        pytest.fail(f"pip could not fetch timm's sdist: {last}")
+    (archive,) = folder.glob("timm-*.tar.gz")
+    with tarfile.open(archive) as file:
+        return file.extractfile(f"timm-{timm.__version__}/tests/test_models.py").read()
+
+
+@pytest.fixture(scope="module")
+def results(timm_tests, tmp_path_factory, in_summary):
+    """{model: {(test, parameters): "passed", "skipped" or the failure's text}}."""
+    reports = tmp_path_factory.mktemp("reports")
+    here, package = Path(__file__).parent, Path(burn_timm.__file__).parents[1]
+    # Threads of several busy processes wait for each other, and on GitHub timm leaves some of its tests out.
+    environment = {key: value for key, value in os.environ.items() if key != "GITHUB_ACTIONS"}
+    environment["OMP_NUM_THREADS"] = "1"
+    environment["PYTHONPATH"] = os.pathsep.join([str(here), str(package), environment.get("PYTHONPATH", "")])
+    running = []
+    for number in range(PROCESSES):
+        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(timm_tests.parent), "-q"]
+        command += ["-p", "no:cacheprovider", "-p", "timm_plugin", "--strict-markers", "--tb=short", str(timm_tests)]
+        command += [f"--junitxml={reports / f'{number}.xml'}", "--models", *MODELS[number::PROCESSES]]
+        running.append(subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ))
+    outputs = [process.communicate()[0] for process in running]
+    print(*outputs, sep="\n")
+    codes = [process.returncode for process in running]
+    assert set(codes) <= {0, 1}, f"timm's tests did not run to their end: exit codes {codes}"
+
+    found = defaultdict(dict)
+    for report in sorted(reports.iterdir()):
+        for case in ElementTree.parse(report).iter("testcase"):
+            test, _, parameters = case.get("name").rstrip("]").partition("[")
+            named = [model for model in MODELS if model in parameters.replace(".", "-").split("-")]
+            assert len(named) == 1, f"{case.get('name')} names none of our models"
+            bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
+            outcome = "passed"
+            if bad:
+                outcome = "skipped" if bad[0].tag == "skipped" else f"{bad[0].get('message')}\n{bad[0].text}"
+            found[named[0]][test, parameters] = outcome
+    passed = sum(outcome == "passed" for tests in found.values() for outcome in tests.values())
+    total = sum(len(tests) for tests in found.values())
+    in_summary.append(
+        f"timm {timm.__version__} tests/test_models.py: {passed} of {total} pass, on {len(found)} models of burn_timm"
+    )
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_timms_own_tests_pass(model, results):
+    failed = {name: outcome for name, outcome in results[model].items() if outcome != "passed"}
+    assert not failed, "\n".join(f"{name}: {outcome}" for name, outcome in failed.items())
+    missing = REQUIRED - {test for test, _ in results[model]}
+    assert not missing, f"of timm's tests these did not run: {sorted(missing)}"

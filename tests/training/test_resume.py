@@ -1,0 +1,86 @@
+"""A run that is killed with SIGKILL and resumed ends in the same bits as one that is not."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .runs import command, environment, train
+
+LENGTH = ["--epochs", "2", "--max-steps", "30", "--checkpoint-steps", "4", "--log-interval", "1", "--drop", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    output = tmp_path_factory.mktemp("unbroken") / "run"
+    done = train(*LENGTH, "--output", str(output))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return output
+
+
+def kill_after(step: int, output, workers: int) -> None:
+    """Start or resume a run and SIGKILL it as soon as its log shows `step`."""
+    process = subprocess.Popen(
+        command(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers), env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )
+    log = output / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        lines = [line for line in (log.read_text() if log.exists() else "").splitlines() if line.endswith("}")]
+        if lines and json.loads(lines[-1])["step"] >= step:
+            break
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+# 1437 digits make 22 steps of 64 an epoch: 7 and 27 lie in the first and second epoch of stage 1, 47 in stage 2.
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_three_times_and_resumed_equals_unbroken(unbroken, tmp_path, workers):
+    output = tmp_path / "run"
+    for step in (7, 27, 47):
+        kill_after(step, output, workers)
+    done = train(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected, found = load_file(unbroken / "latent.safetensors"), load_file(output / "latent.safetensors")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+    packed = "export/model.safetensors"
+    assert (unbroken / packed).read_bytes() == (output / packed).read_bytes()
+    losses = [[json.loads(line)["loss"] for line in open(run / "log.jsonl")] for run in (unbroken, output)]
+    assert losses[0] == losses[1] and len(losses[0]) == 60
+
+
+def test_a_finished_run_resumes_to_its_own_export(unbroken):
+    before = (unbroken / "export/model.safetensors").read_bytes()
+    (unbroken / "export/model.safetensors").unlink()
+    assert train(*LENGTH, "--output", str(unbroken), "--resume", "auto").returncode == 0
+    assert (unbroken / "export/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("options, message", [
+    ([], "holds a run already"),
+    (["--resume", "auto", "--lr", "1e-2"], "--lr 0.0003 there, 0.01 here"),
+    (["--resume", "auto", "--teacher-kwargs", "drop_rate=0.1", "--teacher", "test_efficientnet"], "--teacher-kwargs"),
+    (["--resume", "auto", "--teacher", "test_efficientnet"], "another teacher"),
+    (["--resume", "missing.pt"], "no such file"),
+])
+def test_a_resume_that_does_not_fit_is_one_line(unbroken, options, message):
+    done = train(*LENGTH, "--output", str(unbroken), *options)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("train_burn.py: error")]
+    assert len(errors) == 1 and message in errors[0]
+
+
+def test_a_damaged_checkpoint_is_one_line_and_names_the_file(unbroken, tmp_path):
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((unbroken / "checkpoint.pt").read_bytes()[:5000])
+    done = train(*LENGTH, "--output", str(tmp_path / "new"), "--resume", str(damaged))
+    assert done.returncode == 2 and "damaged.pt: not a readable checkpoint" in done.stderr
