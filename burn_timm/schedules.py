@@ -22,7 +22,7 @@ def lambda_at(progress: float, start: float, end: float, schedule: str = "cosine
 
 
 def lr_at(step: int, total_steps: int, base_lr: float, warmup_steps: int = 0, schedule: str = "cosine") -> float:
-    """Learning rate of optimiser step `step` (from 0): linear warm-up to `base_lr`, then decay to 0 at `total_steps`."""
+    """Learning rate of optimiser step `step` (from 0): linear warm-up to `base_lr`, decay to 0 at `total_steps`."""
     if step < warmup_steps:
         return base_lr * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

@@ -4,8 +4,8 @@ Papers: `ReActNet: Towards Precise Binary Neural Network with Generalized Activa
     https://arxiv.org/abs/2003.03488 (ECCV 2020); `Unsupervised Representation Learning for Binary Networks by Joint
     Classifier Learning` (BURN) - https://arxiv.org/abs/2110.08851 (CVPR 2022), whose backbone is ReActNet-A.
 
-`reactnet_a` is the MobileNet-like ReActNet-A, `reactnet_18` the ResNet-18-like one (four one-convolution blocks a stage).
-`weight_bits` and `act_bits` choose the stage: 1/1 fully binary (stage 2), 32/1 binary activations only (stage 1), 32/32
+`reactnet_a` is the MobileNet-like ReActNet-A, `reactnet_18` the ResNet-18-like one (four one-convolution blocks a
+stage). `weight_bits` and `act_bits` choose the stage: 1/1 fully binary (stage 2), 32/1 binary activations only (stage 1), 32/32
 the real-valued twin (sign is the identity, no scale). Parameter names are the same in all three.
 
 Written from the papers' descriptions; Apache-2.0.
@@ -124,9 +124,11 @@ class ReActNet(nn.Module):
     ):
         super().__init__()
         if output_stride != 32:
-            raise ValueError(f"ReActNet has output_stride 32 only, not {output_stride}: its shortcuts cannot be dilated")
+            raise ValueError(f"ReActNet has output_stride 32 only, not {output_stride}: its shortcuts do not dilate")
+        if block not in ("pair", "single"):
+            raise ValueError(f"block must be 'pair' or 'single', not {block!r}")
         if act_bits == 32 and weight_bits == 1:
-            raise ValueError("weight_bits=1 goes with act_bits=1: the stages are 32/32, 32/1 and 1/1 (weights/activations)")
+            raise ValueError("weight_bits=1 needs act_bits=1: stages are 32/32, 32/1 and 1/1 (weights/activations)")
         dd = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -273,7 +275,7 @@ def _load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Restore a packed state dict to floats, checked whole, because timm may load what this returns with strict=False."""
+    """Restore a packed state dict to floats, checked whole: timm may load what this returns with strict=False."""
     if not is_packed(state_dict):
         return state_dict
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -281,7 +283,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) 
     for name in sorted(set(state_dict) ^ set(shapes)):
         if not name.startswith("head.fc."):
             found = "is not in the file" if name in shapes else "is in the file but not in the model"
-            raise PackedError(f"packed weights do not fit {type(model).__name__}: {name} {found}; is it another model's?")
+            raise PackedError(f"packed weights do not fit the model: {name} {found}; is the file another model's?")
     return state_dict
 
 

@@ -63,8 +63,10 @@ def binary_sign(x: torch.Tensor, grad: str = "approx") -> torch.Tensor:
     """sign(x) in {-1, +1}, same shape and dtype, with a surrogate gradient: `approx` or `clip`."""
     if torch.jit.is_scripting():
         # TorchScript knows no autograd.Function. s - s is exactly 0, so the value is the sign and the gradient is s's.
-        clipped = x.clamp(-1.0, 1.0)
-        surrogate = clipped * (2.0 - clipped.abs()) if grad == "approx" else clipped
+        # (Not x.clamp(-1, 1): its scripted gradient is 0 at exactly 1, the eager one is 1.)
+        surrogate = torch.where(x.abs() <= 1, x, 0.0)
+        if grad == "approx":
+            surrogate = surrogate * (2.0 - surrogate.abs())
         return torch.where(x >= 0, 1.0, -1.0).to(x.dtype) + (surrogate - surrogate.detach())
     else:
         return _ApproxSign.apply(x) if grad == "approx" else _ClipSign.apply(x)
@@ -75,8 +77,8 @@ def binary_weight(weight: torch.Tensor) -> torch.Tensor:
     """mean|w| * sign(w) per output channel, `[O, I, kH, kW]`, with the straight-through gradient."""
     scale = weight_scale(weight.detach()).to(weight.dtype).view(-1, 1, 1, 1)
     if torch.jit.is_scripting():
-        clipped = weight.clamp(-1.0, 1.0)
-        return torch.where(weight >= 0, scale, -scale) + (clipped - clipped.detach())
+        surrogate = torch.where(weight.abs() <= 1, weight, 0.0)
+        return torch.where(weight >= 0, scale, -scale) + (surrogate - surrogate.detach())
     else:
         return _BinaryWeight.apply(weight, scale)
 

@@ -89,5 +89,5 @@ def find_checkpoint(resume: str | None, output: Path) -> Path | None:
             raise BurnError(f"--resume {resume}: no such file")
         return Path(resume)
     if own.exists():
-        raise BurnError(f"--output {output}: holds a run already; add --resume auto to go on with it, or choose another")
+        raise BurnError(f"--output {output}: holds a run already; add --resume auto to go on, or choose another")
     return None

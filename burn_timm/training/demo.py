@@ -1,4 +1,4 @@
-"""The argument-free run: on scanned digits, a small teacher, both BURN stages on ReActNet-A, export, reload, a table."""
+"""The argument-free run: a small teacher on scanned digits, both BURN stages on ReActNet-A, export, reload, table."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The figures of summary.json: kNN of pixels, untrained student, teacher and trained student, where labels are at hand."""
+"""The figures of summary.json, where labels are at hand: kNN of pixels, untrained student, teacher, student."""
 
 import argparse
 import logging

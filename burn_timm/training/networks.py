@@ -82,7 +82,7 @@ def feature_dim(backbone: Backbone, img_size: int, option: str) -> int:
     try:
         features = backbone.eval()(torch.zeros(1, 3, img_size, img_size, dtype=torch.uint8, device=device))
     except (RuntimeError, AssertionError) as error:
-        raise BurnError(f"{option}: the network does not take images of {img_size} px ({_first_line(error)})") from error
+        raise BurnError(f"{option}: the network refuses images of {img_size} px ({_first_line(error)})") from error
     finally:
         backbone.train(training)
     if features.ndim != 2:

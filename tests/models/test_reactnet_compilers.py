@@ -1,0 +1,177 @@
+"""TorchScript, fx, torch.export, torch.compile, memory formats and autocast: the same function as the eager model."""
+
+import copy
+import io
+
+import pytest
+import timm
+import torch
+from timm.models import get_notrace_functions, get_notrace_modules
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from .oracle import randomise
+
+FAMILIES = pytest.mark.parametrize("name,kwargs", [
+    ("test_reactnet", {}), ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64)}),
+])
+STAGES = pytest.mark.parametrize("weight_bits,act_bits", [(32, 32), (32, 1), (1, 1)])
+GRADIENTS = pytest.mark.parametrize("act_grad", ["approx", "clip"])
+scripting = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+
+
+@pytest.fixture
+def images(digits):
+    """Four digits at 64 px, float64: there no value sits so close to a threshold that rounding could flip its sign."""
+    return digits[0][:4].double().repeat_interleave(2, 2).repeat_interleave(2, 3) / 255
+
+
+def _model(name="test_reactnet", **kwargs):
+    model = timm.create_model(name, num_classes=5, dtype=torch.float64, **kwargs)
+    randomise(model)
+    return model
+
+
+def _gradients(run, parameters, images):
+    for parameter in parameters:
+        parameter.grad = None
+    run(images).square().sum().backward()
+    return [parameter.grad for parameter in parameters]
+
+
+def _assert_trains_alike(model, other, images):
+    """Logits, gradients and BatchNorm statistics after one pass in train mode."""
+    expected = _gradients(model, list(model.parameters()), images)
+    found = _gradients(other, list(other.parameters()), images)
+    for (key, _), gradient, wanted in zip(model.named_parameters(), found, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-10, msg=lambda text, key=key: f"{key}: {text}")
+    for buffer, wanted in zip(other.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(buffer, wanted)
+
+
+@scripting
+@FAMILIES
+@STAGES
+@GRADIENTS
+def test_scripted(name, kwargs, weight_bits, act_bits, act_grad, images):
+    model = _model(name, weight_bits=weight_bits, act_bits=act_bits, act_grad=act_grad, **kwargs)
+    scripted = torch.jit.script(copy.deepcopy(model))
+    for _ in range(2):  # the profiling executor optimises from the second call on
+        _assert_trains_alike(model.train(), scripted.train(), images)
+    torch.testing.assert_close(scripted.eval()(images), model.eval()(images))
+
+
+@scripting
+def test_scripted_and_saved(images):
+    model = _model().eval()
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(model), buffer)
+    buffer.seek(0)
+    torch.testing.assert_close(torch.jit.load(buffer)(images), model(images))
+
+
+@scripting
+def test_traced(images):
+    model = _model().eval()
+    traced = torch.jit.trace(model, images, check_trace=False)
+    assert torch.equal(traced(images[:2, :, :50]), model(images[:2, :, :50]))
+
+
+@FAMILIES
+@STAGES
+@GRADIENTS
+def test_symbolic_trace(name, kwargs, weight_bits, act_bits, act_grad, images):
+    model = _model(name, weight_bits=weight_bits, act_bits=act_bits, act_grad=act_grad, **kwargs)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(model))
+    # One node for each sign, so that a compiler can recognise it.
+    signs = [node for node in traced.graph.nodes if getattr(node.target, "__name__", "") == "binary_sign"]
+    assert len(signs) == (0 if act_bits == 32 else sum(".sign" in key for key, _ in model.named_parameters()))
+    _assert_trains_alike(model.train(), traced.train(), images)
+    assert torch.equal(traced.eval()(images[:1]), model.eval()(images[:1]))
+
+
+def test_torchvision_feature_extraction(images):
+    model = _model().eval()
+    tracer = {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+    nodes = {"stages.0.0.act1": "inside", "stages.2": "third", "head": "logits"}
+    features = create_feature_extractor(model, nodes, tracer_kwargs=tracer)(images)
+    assert torch.equal(features["third"], model.forward_intermediates(images, indices=[2])[1][0])
+    assert torch.equal(features["logits"], model(images))
+    assert features["inside"].shape == (4, 8, 32, 32)
+
+
+@FAMILIES
+@STAGES
+def test_export(name, kwargs, weight_bits, act_bits, images):
+    model = _model(name, weight_bits=weight_bits, act_bits=act_bits, **kwargs).eval()
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False)
+    for other in (images, images[:3], images[:2, :, :50, :33]):
+        assert torch.equal(program.module()(other), model(other))
+
+
+def test_strict_export(images):
+    model = _model().eval()
+    assert torch.equal(torch.export.export(model, (images,), strict=True).module()(images), model(images))
+
+
+@GRADIENTS
+def test_dynamo_takes_the_whole_model_as_one_graph(act_grad, images):
+    model = _model(act_grad=act_grad)
+    compiled = copy.deepcopy(model)
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    _assert_trains_alike(model, compiled, images)
+
+
+@pytest.mark.slow
+@FAMILIES
+@GRADIENTS
+def test_compile(name, kwargs, act_grad, images):
+    model = _model(name, act_grad=act_grad, **kwargs)
+    compiled = copy.deepcopy(model)
+    compiled.compile(fullgraph=True)
+    _assert_trains_alike(model, compiled, images)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled.eval()(images), model.eval()(images))
+
+
+@FAMILIES
+def test_channels_last(name, kwargs, images):
+    model = _model(name, **kwargs)
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    inputs = images.contiguous(memory_format=torch.channels_last)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    _assert_trains_alike(model, other, images)
+    features = other.eval().forward_intermediates(inputs, intermediates_only=True)
+    for feature, wanted in zip(features, model.eval().forward_intermediates(images, intermediates_only=True), strict=True):
+        assert feature.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(feature, wanted)
+
+
+@FAMILIES
+@STAGES
+def test_bfloat16_autocast(name, kwargs, weight_bits, act_bits, images):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, weight_bits=weight_bits, act_bits=act_bits, **kwargs)
+    images = images.float()
+    expected = _gradients(model, list(model.parameters()), images)
+    wanted = model(images)
+    for parameter in model.parameters():
+        parameter.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images)
+    logits.float().square().sum().backward()
+    assert logits.dtype == torch.bfloat16
+    assert torch.cosine_similarity(logits.float(), wanted, dim=1).min() > 0.9
+    for (key, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+        assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), key
+    stem = torch.cosine_similarity(model.stem.conv.weight.grad.flatten(), expected[0].flatten(), dim=0)
+    assert stem > 0.5, stem
+
+
+def test_deepcopy_and_pickle(images):
+    model = _model().eval()
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for other in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+        assert torch.equal(other(images), model(images))
