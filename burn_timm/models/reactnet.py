@@ -5,13 +5,14 @@ Papers: `ReActNet: Towards Precise Binary Neural Network with Generalized Activa
     Classifier Learning` (BURN) - https://arxiv.org/abs/2110.08851 (CVPR 2022), whose backbone is ReActNet-A.
 
 `reactnet_a` is the MobileNet-like ReActNet-A, `reactnet_18` the ResNet-18-like one (four one-convolution blocks a
-stage). `weight_bits` and `act_bits` choose the stage: 1/1 fully binary (stage 2), 32/1 binary activations only (stage 1), 32/32
-the real-valued twin (sign is the identity, no scale). Parameter names are the same in all three.
+stage). `weight_bits` and `act_bits` choose the stage: 1/1 fully binary (stage 2), 32/1 binary activations only (stage
+1), 32/32 the real-valued twin (sign is the identity, no scale). Parameter names are the same in all three.
 
 Written from the papers' descriptions; Apache-2.0.
 """
 
 import logging
+import re
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models._features import feature_take_indices
 
 from ..nn import BinaryConv2d, RPReLU, RSign, Shift, binary_weight_names
-from ..packing import PackedError, is_packed, load_pre_hook, unpack_state_dict
+from ..packing import PackedError, is_packed, load_pre_hook, restore_weight, unpack_state_dict, verify
 
 __all__ = ["ReActNet"]
 
@@ -274,6 +275,26 @@ def _load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
         state_dict.update(head)
 
 
+def _load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
+    """Let timm's features_only wrappers take a packed backbone (`checkpoint_path`): checked whole, then their names."""
+    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    if not is_packed(inside):
+        return
+    own = module.state_dict()
+    verified = verify(inside)
+    for name in inside:
+        del state_dict[prefix + name]
+    for name, tensor in verified.items():
+        stem = name.removesuffix("_bits")
+        flat = re.sub(r"^stages\.(\d+)\.", r"stages_\1.", stem)  # FeatureListNet and FeatureDictNet flatten
+        # FeatureGetterNet holds the model as `model`, FeatureGraphNet as `graph_module`
+        for candidate in (stem, flat, f"model.{stem}", f"graph_module.{stem}"):
+            if candidate in own:  # what no wrapper has a place for is the head or a pruned stage
+                shape = own[candidate].shape
+                scale = verified.get(f"{stem}_scale")
+                state_dict[prefix + candidate] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
+
+
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Restore a packed state dict to floats, checked whole: timm may load what this returns with strict=False."""
     if not is_packed(state_dict):
@@ -310,7 +331,7 @@ default_cfgs = generate_default_cfgs({
 
 def _create_reactnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     stages = len(kwargs.get("depths", (1, 2, 2, 6, 2)))
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         ReActNet,
         variant,
         pretrained,
@@ -318,6 +339,9 @@ def _create_reactnet(variant: str, pretrained: bool = False, **kwargs: Any) -> n
         feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
         **kwargs,
     )
+    if not isinstance(model, ReActNet):
+        model.register_load_state_dict_pre_hook(_load_features_hook)
+    return model
 
 
 def _scaled(scale: float) -> dict[str, Any]:

@@ -99,6 +99,28 @@ def test_training_stream(source, workers):
     assert first.tolist() != load_digits().target[:160].tolist()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_view_of_a_stream_has_its_own_seed(source, workers):
+    def noise(image):
+        return torch.randint(0, 256, (3, 2, 2), dtype=torch.uint8)
+
+    loader = make_train_loader(
+        source,
+        noise,
+        n_views=2,
+        batch_size=8,
+        seed=0,
+        rank=0,
+        world_size=1,
+        start_micro_step=0,
+        micro_steps_per_epoch=20,
+        total_micro_steps=40,
+        workers=workers,
+    )
+    views = torch.cat([batch["views"] for batch in loader]).flatten(0, 1)
+    assert len({view.numpy().tobytes() for view in views}) == len(views) == 640
+
+
 def test_processes_share_the_shards(source):
     counts = [torch.cat([b["target"] for b in batches(source, rank=rank, world_size=2, total=10)]) for rank in (0, 1)]
     expected = np.bincount(load_digits().target[:160], minlength=10)

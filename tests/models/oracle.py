@@ -1,6 +1,6 @@
 """ReActNet-A and ReActNet-18 restated from the paper: plain functions on float64, slow, one thing at a time.
 
-Structure and strides come from the paper's description, only the tensors from a state dict. Nothing of burn_timm is used.
+Structure and strides come from the paper's description, the tensors from a state dict. Nothing of burn_timm is used.
 """
 
 import math
@@ -35,7 +35,8 @@ def reactnet_a(images, weights: Weights, weight_bits: int, act_bits: int, plan=N
     for stage, number, stride in plan or _plan_of(BLOCKS_A):
         at = f"stages.{stage}.{number}"
         residual = _average_pool(x) if stride == 2 else x
-        binary = _conv(_rsign(x, weights, f"{at}.sign1", act_bits), _scaled(weights, f"{at}.conv1", weight_bits), stride)
+        signs, kernel = _rsign(x, weights, f"{at}.sign1", act_bits), _scaled(weights, f"{at}.conv1", weight_bits)
+        binary = _conv(signs, kernel, stride)
         x = _rprelu(_bn(binary, weights, f"{at}.bn1") + residual, weights, f"{at}.act1")
 
         signs, kernel = _rsign(x, weights, f"{at}.sign2", act_bits), _scaled(weights, f"{at}.conv2", weight_bits)

@@ -11,9 +11,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from .oracle import randomise
 
-FAMILIES = pytest.mark.parametrize("name,kwargs", [
-    ("test_reactnet", {}), ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64)}),
-])
+NARROW_18 = ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64)})
+FAMILIES = pytest.mark.parametrize("name,kwargs", [("test_reactnet", {}), NARROW_18])
 STAGES = pytest.mark.parametrize("weight_bits,act_bits", [(32, 32), (32, 1), (1, 1)])
 GRADIENTS = pytest.mark.parametrize("act_grad", ["approx", "clip"])
 scripting = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
@@ -31,21 +30,21 @@ def _model(name="test_reactnet", **kwargs):
     return model
 
 
-def _gradients(run, parameters, images):
-    for parameter in parameters:
-        parameter.grad = None
-    run(images).square().sum().backward()
-    return [parameter.grad for parameter in parameters]
+def _gradients(model, images):
+    model.zero_grad()
+    model(images).square().sum().backward()
+    return {key: parameter.grad for key, parameter in model.named_parameters()}
 
 
 def _assert_trains_alike(model, other, images):
-    """Logits, gradients and BatchNorm statistics after one pass in train mode."""
-    expected = _gradients(model, list(model.parameters()), images)
-    found = _gradients(other, list(other.parameters()), images)
-    for (key, _), gradient, wanted in zip(model.named_parameters(), found, expected, strict=True):
-        torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-10, msg=lambda text, key=key: f"{key}: {text}")
-    for buffer, wanted in zip(other.buffers(), model.buffers(), strict=True):
-        torch.testing.assert_close(buffer, wanted)
+    """Gradients (of every parameter, so the logits agree, too) and BatchNorm statistics after a pass in train mode."""
+    expected, found = _gradients(model, images), _gradients(other, images)
+    assert found.keys() == expected.keys()
+    for key, wanted in expected.items():
+        torch.testing.assert_close(found[key], wanted, rtol=1e-8, atol=1e-10, msg=lambda text, key=key: f"{key} {text}")
+    statistics = dict(other.named_buffers())
+    for key, wanted in model.named_buffers():
+        torch.testing.assert_close(statistics[key], wanted)
 
 
 @scripting
@@ -99,8 +98,9 @@ def test_torchvision_feature_extraction(images):
     assert features["inside"].shape == (4, 8, 32, 32)
 
 
-@FAMILIES
-@STAGES
+@pytest.mark.parametrize("name,kwargs,weight_bits,act_bits", [
+    ("test_reactnet", {}, 32, 32), ("test_reactnet", {}, 32, 1), ("test_reactnet", {}, 1, 1), (*NARROW_18, 1, 1),
+])
 def test_export(name, kwargs, weight_bits, act_bits, images):
     model = _model(name, weight_bits=weight_bits, act_bits=act_bits, **kwargs).eval()
     auto = torch.export.Dim.AUTO
@@ -114,9 +114,8 @@ def test_strict_export(images):
     assert torch.equal(torch.export.export(model, (images,), strict=True).module()(images), model(images))
 
 
-@GRADIENTS
-def test_dynamo_takes_the_whole_model_as_one_graph(act_grad, images):
-    model = _model(act_grad=act_grad)
+def test_dynamo_takes_the_whole_model_as_one_graph(images):
+    model = _model()
     compiled = copy.deepcopy(model)
     compiled.compile(backend="aot_eager", fullgraph=True)
     _assert_trains_alike(model, compiled, images)
@@ -142,7 +141,8 @@ def test_channels_last(name, kwargs, images):
     assert inputs.is_contiguous(memory_format=torch.channels_last)
     _assert_trains_alike(model, other, images)
     features = other.eval().forward_intermediates(inputs, intermediates_only=True)
-    for feature, wanted in zip(features, model.eval().forward_intermediates(images, intermediates_only=True), strict=True):
+    expected = model.eval().forward_intermediates(images, intermediates_only=True)
+    for feature, wanted in zip(features, expected, strict=True):
         assert feature.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(feature, wanted)
 
@@ -150,22 +150,21 @@ def test_channels_last(name, kwargs, images):
 @FAMILIES
 @STAGES
 def test_bfloat16_autocast(name, kwargs, weight_bits, act_bits, images):
-    torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5, weight_bits=weight_bits, act_bits=act_bits, **kwargs)
     images = images.float()
-    expected = _gradients(model, list(model.parameters()), images)
-    wanted = model(images)
-    for parameter in model.parameters():
-        parameter.grad = None
+    wanted, (wanted_first,) = model.forward_intermediates(images, indices=[0])
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(images)
-    logits.float().square().sum().backward()
+        final, (first,) = model.forward_intermediates(images, indices=[0])
     assert logits.dtype == torch.bfloat16
-    assert torch.cosine_similarity(logits.float(), wanted, dim=1).min() > 0.9
-    for (key, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+    logits.float().square().sum().backward()
+    for key, parameter in model.named_parameters():
         assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), key
-    stem = torch.cosine_similarity(model.stem.conv.weight.grad.flatten(), expected[0].flatten(), dim=0)
-    assert stem > 0.5, stem
+    # With 1-bit activations rounding flips some signs: a few in the first stage, far too many to compare in the last.
+    alike = torch.cosine_similarity(first.float().flatten(), wanted_first.flatten(), dim=0)
+    assert alike > (0.99 if act_bits == 32 else 0.95)
+    if act_bits == 32:
+        assert torch.cosine_similarity(final.float().flatten(), wanted.flatten(), dim=0) > 0.99
 
 
 def test_deepcopy_and_pickle(images):

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+
 from .oracle import randomise, reactnet_18, reactnet_a
 
 STAGES = pytest.mark.parametrize("weight_bits,act_bits", [(32, 32), (32, 1), (1, 1)])
@@ -21,7 +22,9 @@ def _images(digits, size, count=2):
 
 
 @STAGES
-@pytest.mark.parametrize("name,size", [("reactnet_a", (64, 96)), ("reactnet_a_025", (64, 64)), ("reactnet_a_025", (65, 97))])
+@pytest.mark.parametrize("name,size", [
+    ("reactnet_a", (64, 96)), ("reactnet_a_025", (64, 64)), ("reactnet_a_025", (65, 97)),
+])
 def test_reactnet_a(name, size, weight_bits, act_bits, digits):
     model = _model(name, weight_bits=weight_bits, act_bits=act_bits)
     images = _images(digits, size)
@@ -82,12 +85,9 @@ def test_parameters_of_reactnet_a(name, stem):
 
 
 def test_parameters_of_the_paper():
-    count = {
-        classes: sum(p.numel() for p in timm.create_model("reactnet_a", num_classes=classes, device="meta").parameters())
-        for classes in (0, 1000)
-    }
-    assert round(count[0] / 1e6, 1) == 28.3
-    assert round(count[1000] / 1e6, 1) == 29.3
+    for classes, millions in ((0, 28.3), (1000, 29.3)):
+        model = timm.create_model("reactnet_a", num_classes=classes, device="meta")
+        assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
 
 
 def test_parameters_of_reactnet_18():

@@ -66,7 +66,7 @@ def test_every_layer_gets_the_bits_and_the_gradient(name, kwargs, weight_bits, a
 @pytest.mark.parametrize("kwargs,message", [
     ({"weight_bits": 2}, "weight_bits must be 1 or 32, not 2"),
     ({"act_bits": 4}, "act_bits must be 1 or 32, not 4"),
-    ({"weight_bits": 1, "act_bits": 32}, "weight_bits=1 goes with act_bits=1"),
+    ({"weight_bits": 1, "act_bits": 32}, "stages are 32/32, 32/1 and 1/1"),
     ({"act_grad": "ste"}, "act_grad must be one of approx, clip, not 'ste'"),
     ({"output_stride": 16}, "output_stride 32 only, not 16"),
     ({"block": "triple"}, "block must be 'pair' or 'single', not 'triple'"),
