@@ -71,7 +71,7 @@ def train(args: argparse.Namespace) -> dict:
     )
     val = open_val(args, source)
     teacher, teacher_identity = build_teacher(args)
-    view = make_view(args.view, view_size(args, teacher), args.hflip > 0)
+    view = make_view(args.view, view_size(args, teacher), args.hflip)
     accum, per_process = args.grad_accum_steps, args.batch_size
     total_batch = per_process * processes * accum
     steps_per_epoch = micro_steps_per_epoch(len(source), per_process, processes) // accum

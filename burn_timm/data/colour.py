@@ -1,8 +1,9 @@
 """Colour jitter on a float32 array [3, H, W] in [0, 1], in numpy. Every function changes `x` itself.
 
 The same operations as torchvision's ColorJitter on float tensors (the tests compare them). They are written again
-because jitter is most of a view's time: at 32 px these take half the time of torchvision on a Pillow image, at 224 px a
-third (Pillow's way to HSV and back is slow). numpy also stays on one thread: loader workers do not fight for cores.
+because jitter is most of a view's time: a whole `burn` view takes half the time of the same transforms of torchvision
+on a Pillow image at 32 px (0.22 against 0.44 ms of one core), and a third at 224 px (1.8 against 5.8 ms). numpy also
+stays on one thread: loader workers do not fight for cores.
 """
 
 import numpy as np
@@ -14,7 +15,10 @@ _NO_CHROMA = np.float32(1e-8)
 
 def grey(x: np.ndarray) -> np.ndarray:
     """Luma of `x` [3, H, W], a new array [H, W]."""
-    return np.tensordot(_LUMA, x, axes=1)
+    luma = x[0] * _LUMA[0]  # not a product of matrices: BLAS would start threads
+    luma += x[1] * _LUMA[1]
+    luma += x[2] * _LUMA[2]
+    return luma
 
 
 def brightness(x: np.ndarray, factor: float) -> None:

@@ -53,12 +53,12 @@ VIEWS: dict[str, ViewSettings | None] = {
 class RandomView:
     """PIL RGB image -> uint8 [3, S, S]: resized crop, jitter, grey, blur, flip, in this order."""
 
-    def __init__(self, settings: ViewSettings, img_size: int, flip: bool = True) -> None:
+    def __init__(self, settings: ViewSettings, img_size: int, flip_p: float | None = None) -> None:
         self.settings = settings
         self.crop = v2.RandomResizedCrop(
             img_size, settings.scale, settings.ratio, interpolation=v2.InterpolationMode.BICUBIC
         )
-        self.flip_p = settings.flip_p if flip else 0.0
+        self.flip_p = settings.flip_p if flip_p is None else flip_p
         self.blur_p = settings.blur_p if img_size >= _SMALLEST_BLURRED else 0.0
         self.most_sigma = min(_MOST_SIGMA, img_size / 60)
 
@@ -96,10 +96,11 @@ class RandomView:
         return np.ascontiguousarray(x.transpose(1, 2, 0), dtype=np.uint8)
 
 
-def make_view(name: str, img_size: int, flip: bool = True):
+def make_view(name: str, img_size: int, flip_p: float | None = None):
     """Return the view `name` of `VIEWS`: a picklable callable, PIL RGB image -> uint8 [3, img_size, img_size].
 
-    `flip=False` switches off the mirror image (digits, text). Raises BurnError for an unknown name or a size below 1.
+    `flip_p`: probability of the mirror image, None for the setting's own; 0 suits digits and text. Raises BurnError for an
+    unknown name or a size below 1.
     """
     if name not in VIEWS:
         raise BurnError(f"--views {name}: unknown; choose from {', '.join(VIEWS)}")
@@ -115,4 +116,4 @@ def make_view(name: str, img_size: int, flip: bool = True):
                 torch.Tensor.contiguous,
             ]
         )
-    return RandomView(settings, img_size, flip)
+    return RandomView(settings, img_size, flip_p)

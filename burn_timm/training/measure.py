@@ -51,7 +51,7 @@ def calibrate(model: torch.nn.Module, args: argparse.Namespace, source) -> None:
     batch_size = min(128, len(source))
     steps = min(max(1, CALIBRATION_IMAGES // batch_size), micro_steps_per_epoch(len(source), batch_size, 1))
     loader = make_train_loader(
-        source, make_view(args.view, args.img_size, args.hflip > 0), n_views=1, batch_size=batch_size,
+        source, make_view(args.view, args.img_size, args.hflip), n_views=1, batch_size=batch_size,
         seed=seed_for(args.seed, 0xCA11), rank=0, world_size=1, start_micro_step=0,
         micro_steps_per_epoch=steps, total_micro_steps=steps, workers=args.workers,
     )

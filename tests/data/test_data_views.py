@@ -92,7 +92,7 @@ def test_half_of_the_views_are_mirrored(name):
     views = draws(make_view(name, 32), image, 1000).astype(int)
     mirrored = (views[:, 0, 16, -1] < views[:, 0, 16, 0]).sum()
     assert within(mirrored, 1000, 0.5)
-    unflipped = draws(make_view(name, 32, flip=False), image, 200).astype(int)
+    unflipped = draws(make_view(name, 32, flip_p=0.0), image, 200).astype(int)
     assert (unflipped[:, 0, 16, -1] > unflipped[:, 0, 16, 0]).all()
 
 

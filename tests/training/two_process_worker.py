@@ -36,7 +36,7 @@ def main(name: str, batch_size: int, output: str) -> None:
     method, optimizer = accelerator.prepare(method, optimizer)
     source = open_dataset("digits")
     loader = make_train_loader(
-        source, make_view("light", 32, False), n_views=2, batch_size=batch_size, seed=1,
+        source, make_view("light", 32, 0.0), n_views=2, batch_size=batch_size, seed=1,
         rank=accelerator.process_index, world_size=accelerator.num_processes, start_micro_step=0,
         micro_steps_per_epoch=40, total_micro_steps=3, workers=0,
     )

@@ -1,0 +1,34 @@
+import logging
+
+import pytest
+import torch
+
+from burn_timm.errors import BurnError
+from burn_timm.training.guards import TargetMonitor, check_finite
+
+
+def test_a_loss_that_is_not_finite_names_step_terms_and_checkpoint():
+    values = {"loss": torch.tensor(float("nan")), "loss_kl": torch.tensor(float("inf")), "loss_fs": 0.5}
+    with pytest.raises(BurnError, match=r"step 17: .*loss_kl inf, loss_fs 0.5.*good checkpoint: run/checkpoint.pt"):
+        check_finite(values, 17, "run/checkpoint.pt")
+    check_finite({"loss": torch.tensor(1.0)}, 17, "none")
+
+
+def warnings(monitor, series, caplog):
+    with caplog.at_level(logging.WARNING):
+        for step, information in enumerate(series):
+            monitor.update(information, step, step / len(series))
+    return [record.message for record in caplog.records]
+
+
+def test_a_target_that_decays_is_warned_of_once(caplog):
+    messages = warnings(TargetMonitor(), [1.0, 0.8, 0.3, 0.02, 0.01, 0.3, 0.001], caplog)
+    assert len(messages) == 1 and messages[0].startswith("step 3: the target has decayed to a constant")
+
+
+def test_a_target_may_start_low_and_rise(caplog):
+    assert warnings(TargetMonitor(patience=0.2), [0.001, 0.03, 0.4, 0.8, 1.2, 1.3, 1.2, 1.2, 1.1], caplog) == []
+
+
+def test_a_target_that_never_rises_is_warned_of(caplog):
+    assert len(warnings(TargetMonitor(), [0.001] * 20, caplog)) == 1

@@ -1,0 +1,65 @@
+import pytest
+
+from burn_timm.errors import BurnError
+from burn_timm.training.options import build_parser, is_binary, parse_options
+
+TINY = ["--model", "test_reactnet", "--teacher", "test_resnet"]
+
+
+def test_stages_follow_the_model():
+    assert parse_options(TINY).stages == ["w32a1", "w1a1"]
+    assert parse_options(["--method", "simclr", "--model", "resnet18"]).stages == ["fp"]
+    assert is_binary("reactnet_a_burn") and is_binary("reactnet_18") and not is_binary("resnet18")
+
+
+def test_the_papers_choices_are_the_defaults():
+    args = parse_options(TINY)
+    assert args.method == "burn" and args.target_head == "joint" and args.fs_loss == "cosine"
+    assert args.lambda_schedule == "cosine" and args.fs_on == "feature" and args.views == "same"
+    assert args.kl_direction == "student-target" and args.information_weight == 0 and args.epochs == 200
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--model", "test_reactnet"], "needs --teacher"),
+    ([*TINY, "--stages", "fp"], "real-valued stage is w32a32"),
+    (["--model", "resnet18", "--teacher", "resnet50", "--stages", "w1a1"], "not a binary network"),
+    (["--method", "simclr", "--model", "resnet18", "--teacher", "resnet50"], "--teacher goes with --method burn"),
+    ([*TINY, "--epochs", "0"], "--epochs must be at least 1"),
+    ([*TINY, "--lambda-0", "1.5"], r"--lambda-0 must lie in \[0, 1\]"),
+    ([*TINY, "--temperature", "0"], "--temperature must be above 0"),
+    ([*TINY, "--fs-loss", "dot"], "--fs-loss"),
+    ([*TINY, "--nonsense"], "--nonsense"),
+    ([*TINY, "--recipe", "nonsense"], "no such recipe; shipped are .*cifar10_burn"),
+])
+def test_bad_options_are_one_line(argv, message):
+    with pytest.raises(BurnError, match=message) as error:
+        parse_options(argv)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_sets_defaults_and_the_command_line_wins(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("lr: 1e-2\nbatch-size: 64\nstages: [w1a1]\n")
+    args = parse_options([*TINY, "--recipe", str(recipe), "--batch-size", "32"])
+    assert args.lr == pytest.approx(1e-2) and args.batch_size == 32 and args.stages == ["w1a1"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("learning_rate: 1", "unknown option 'learning_rate'"), ("stages: [w2a2]", "stages must be one of"),
+    ("- a\n- b", "mapping"), ("a: [", "not valid YAML"),
+])
+def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path, text, message):
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text(text)
+    with pytest.raises(BurnError, match=f"bad.yaml: .*{message}"):
+        parse_options([*TINY, "--recipe", str(recipe)])
+
+
+def test_the_issues_flags_exist():
+    flags = {flag for action in build_parser()._actions for flag in action.option_strings}
+    named = """--model --teacher --teacher-checkpoint --method --dataset --data-dir --train-split --input-key
+    --target-key --epochs --max-steps --batch-size --grad-accum-steps --opt --lr --weight-decay --warmup-epochs
+    --clip-grad --img-size --stages --temperature --head-dim --lambda-0 --lambda-T --fs-loss --fs-on --views
+    --kl-direction --target-head --seed --workers --threads --output --resume --recipe --push-to-hub
+    --reset-target-head --no-teacher-pretrained""".split()
+    assert not set(named) - flags
