@@ -257,7 +257,7 @@ def _load_checkpoint(model_name: str, path: Path, num_classes: int | None, kwarg
                 raise BurnError(f"{path}: {error}") from error
         first = state_dict.get(f"{config.first_conv}.weight")
         if first is not None and first.ndim == 4:
-            overlay["input_size"] = (first.shape[1], *config.input_size[1:])
+            overlay["input_size"] = (first.shape[1], *model.pretrained_cfg["input_size"][1:])
     elif is_packed(state_dict):
         raise BurnError(f"{path}: packed 1-bit weights, but {model_name} is no model of burn_timm")
     names = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())

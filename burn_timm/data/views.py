@@ -99,7 +99,7 @@ class RandomView:
 def make_view(name: str, img_size: int, flip_p: float | None = None):
     """Return the view `name` of `VIEWS`: a picklable callable, PIL RGB image -> uint8 [3, img_size, img_size].
 
-    `flip_p`: probability of the mirror image, None for the setting's own; 0 suits digits and text. Raises BurnError for an
+    `flip_p` is the probability of the mirror image, None for the setting's own; 0 suits digits. Raises BurnError for an
     unknown name or a size below 1.
     """
     if name not in VIEWS:

@@ -123,8 +123,7 @@ def test_dynamo_takes_the_whole_model_as_one_graph(images):
 
 
 @pytest.mark.slow
-@FAMILIES
-@GRADIENTS
+@pytest.mark.parametrize("name,kwargs,act_grad", [("test_reactnet", {}, "clip"), (*NARROW_18, "approx")])
 def test_compile(name, kwargs, act_grad, images):
     model = _model(name, act_grad=act_grad, **kwargs)
     compiled = copy.deepcopy(model)
