@@ -237,9 +237,8 @@ def finish(args, output, trained, teacher, source, val, corrupt, total_batch, ac
 def choose_output(args: argparse.Namespace) -> Path:
     """--output, or a folder named by time and model, the same in every process."""
     PartialState()
-    what = "demo" if args.demo else args.model.replace("/", "_")
-    name = args.output or f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{what}"
-    return Path(broadcast_object_list([name])[0])
+    dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{args.model.replace('/', '_')}"
+    return Path(broadcast_object_list([args.output or ("output/demo" if args.demo else dated)])[0])
 
 
 def usable_cores() -> int:

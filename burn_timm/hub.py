@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from .errors import BurnError
 
@@ -55,7 +54,7 @@ def push_folder(folder: Path, repo: str, private: bool = False) -> str:
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload packed weights")
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's own errors, and those of whichever HTTP library it uses
         reason = str(error).strip().splitlines()[0]
         raise BurnError(f"--push-to-hub {repo}: {reason}; the export stays in {folder}, push it again later") from error
     _logger.info(f"pushed {folder} to {address}")

@@ -14,7 +14,8 @@ from ..evals.knn import knn_accuracy
 from .options import parse_options
 
 # Scanned digits are 8 x 8 pixels; at 32 px ReActNet-A ends in 1 x 1 feature maps and an epoch takes seconds.
-COMMON = ["--dataset", "digits", "--img-size", "32", "--hflip", "0", "--view", "light", "--workers", "1"]
+COMMON = ["--dataset", "digits", "--img-size", "32", "--hflip", "0", "--view", "light", "--workers", "1",
+          "--channels-last", "--resume", "auto"]
 
 
 def run_demo(args: argparse.Namespace, output: Path, train: Callable[[argparse.Namespace], dict]) -> dict:

@@ -67,15 +67,19 @@ def results(timm_tests, tmp_path_factory, in_summary):
     environment["OMP_NUM_THREADS"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join([str(here), str(package), environment.get("PYTHONPATH", "")])
     running = []
-    for number in range(PROCESSES):
-        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(timm_tests.parent), "-q"]
-        command += ["-p", "no:cacheprovider", "-p", "timm_plugin", "--strict-markers", "--tb=short", str(timm_tests)]
-        command += [f"--junitxml={reports / f'{number}.xml'}", "--models", *MODELS[number::PROCESSES]]
-        running.append(subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        ))
-    outputs = [process.communicate()[0] for process in running]
-    print(*outputs, sep="\n")
+    try:
+        for number in range(PROCESSES):
+            command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(timm_tests.parent), "-q"]
+            command += ["-p", "no:cacheprovider", "-p", "timm_plugin", "--strict-markers", "--tb=short"]
+            command += [str(timm_tests), f"--junitxml={reports / f'{number}.xml'}"]
+            command += ["--models", *MODELS[number::PROCESSES]]
+            running.append(subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            ))
+        print(*[process.communicate()[0] for process in running], sep="\n")
+    finally:
+        for process in running:
+            process.kill()
     codes = [process.returncode for process in running]
     assert set(codes) <= {0, 1}, f"timm's tests did not run to their end: exit codes {codes}"
 

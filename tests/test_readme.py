@@ -1,0 +1,46 @@
+"""The README's commands are real: options that exist, files that are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from burn_timm.training.options import parse_options
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text().replace("\\\n", " ")
+COMMANDS = [
+    command.strip()
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)
+    for line in block.splitlines()
+    for command in line.split("&&")
+    if command.strip()
+]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "train_burn.py" in c and len(c.split()) > 3])
+def test_training_commands_parse(command):
+    argv = shlex.split(command)
+    parse_options(argv[argv.index("train_burn.py") + 1 :])
+
+
+def test_every_command_starts_with_a_program_we_know():
+    known = ("python3 -m venv", ". .venv/bin/activate", "pip install -e", "accelerate launch train_burn.py",
+             "python -m pytest", "python eval_downstream.py", "burn-timm ")
+    assert len(COMMANDS) >= 12
+    assert [command for command in COMMANDS if not command.startswith(known)] == []
+
+
+def test_the_tree_names_what_exists():
+    tree = re.search(r"results:end -->\s*```\n(.*?)```", TEXT, re.S).group(1)
+    folder = ROOT
+    for line in tree.splitlines():
+        indent = len(line) - len(line.lstrip())
+        names = line.strip().split("  ")[0].split()
+        if indent == 0:
+            folder = ROOT / names[0] if names[0].endswith("/") else ROOT
+        base = folder if indent else ROOT
+        for name in names:
+            if "*" not in name and "." in name or name.endswith("/"):
+                assert (base / name).exists(), f"{base / name} is in the README's tree but not there"
