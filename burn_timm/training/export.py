@@ -30,7 +30,7 @@ def export(model: torch.nn.Module, args: argparse.Namespace, stage: str, output:
         model_args.update(weight_bits=bits[0], act_bits=bits[1], act_grad=args.act_grad)
     data_config = {"input_size": (3, args.img_size, args.img_size), "crop_pct": export_crop_pct(args.img_size)}
     with atomic_folder(output / "export") as folder:
-        save_config_for_hf(model, str(folder / "config.json"), model_args=model_args, data_config=data_config)
+        save_config_for_hf(model, folder / "config.json", model_args=model_args, data_config=data_config)
         weights = folder / "model.safetensors"
         if bits is not None and bits[0] == 1:
             save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
         model(torch.randn(8, 3, 48, 48))
     folder = tmp_path_factory.mktemp("packed")
     save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    save_config_for_hf(model, str(folder / "config.json"), model_args={"weight_bits": 1, "act_bits": 1})
+    save_config_for_hf(model, folder / "config.json", model_args={"weight_bits": 1, "act_bits": 1})
     return folder, model.eval()
 
 
