@@ -9,7 +9,8 @@ from burn_timm.hub import render_card
 
 DETAILS = {
     "model": "reactnet_a", "img_size": 224, "method": "burn", "teacher": "resnet50.a1_in1k",
-    "stages": ["w32a1", "w1a1"], "dataset": "photos [train], 10 images", "val_dataset": "photos [test], 5 images", "knn_student": 0.5,
+    "stages": ["w32a1", "w1a1"], "dataset": "photos [train], 10 images",
+    "val_dataset": "photos [test], 5 images", "knn_student": 0.5,
     "command": "train_burn.py --model reactnet_a", "commit": "abc", "versions": {"torch": "2.6"},
 }
 
