@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from burn_timm.checkpoints import load_model, weights_file
-from burn_timm.data import ImageSource, StreamSource, eval_loader, open_dataset
+from burn_timm.data import ImageSource, StreamSource, eval_loader, open_dataset, random_subset
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS
 from burn_timm.evals.features import (
@@ -234,23 +234,6 @@ def _open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
     return train, test, split
 
 
-class _Subset:
-    """Some images of a source, in the form an ImageSource reads from."""
-
-    def __init__(self, source: ImageSource, indices: list[int]):
-        self.source, self.indices = source, indices
-        self.class_names, self.num_classes = source.class_names, source.num_classes
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def read(self, index: int):
-        return self.source.load(self.indices[index])
-
-    def name(self, index: int) -> str:
-        return self.source.name(self.indices[index])
-
-
 def _subset(source: Source, count: int | None, seed: int, option: str) -> Source:
     """A seeded random subset in the source's own order (the first `count` of a folder would be one class)."""
     if count is None:
@@ -259,8 +242,7 @@ def _subset(source: Source, count: int | None, seed: int, option: str) -> Source
         raise BurnError(f"{option}: a stream (wds/...) gives no random subset; leave it out, or use folder or hfds")
     if count > len(source):
         raise BurnError(f"{option} {count}: there are only {len(source)} images")
-    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count]
-    return ImageSource(_Subset(source, chosen.sort().values.tolist()), "subset", cache=False)
+    return random_subset(source, count, seed)
 
 
 def _pixel_size(args: argparse.Namespace, source: Source) -> int:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
 from burn_timm import hub
@@ -24,7 +25,7 @@ from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.views import make_view
 from burn_timm.errors import BurnError
-from burn_timm.evals.results import git_commit, hardware, redact_command, redact_tree, versions
+from burn_timm.evals.results import git_commit, hardware, redact_tree, versions
 from burn_timm.files import atomic_write
 from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
@@ -49,18 +50,30 @@ def main(argv: list[str] | None = None) -> dict:
     try:
         args = parse_options(argv or ["--demo"])
         return run_demo(args, choose_output(args), train) if args.demo else train(args)
-    except BurnError as error:
+    except (BurnError, OSError) as error:
         print(f"train_burn.py: error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def train(args: argparse.Namespace) -> dict:
     """One run, all stages: train, export, measure. Returns the summary."""
     started = time.time()
     output = choose_output(args)
-    accelerator = Accelerator(log_with=None if args.log_with == "none" else args.log_with, project_dir=output)
+    try:
+        accelerator = Accelerator(
+            log_with=None if args.log_with == "none" else args.log_with, project_dir=output,
+            # Long, because the other processes wait while the main one measures.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(hours=12))],
+        )
+    except ValueError as error:
+        raise BurnError(f"--log-with {args.log_with}: {error}") from error
     device, processes, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
     torch.set_num_threads(args.threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    if args.sync_bn and device.type == "cpu":
+        raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
     output.mkdir(parents=True, exist_ok=True)
 
     # Data and teacher.
@@ -94,7 +107,7 @@ def train(args: argparse.Namespace) -> dict:
     first_step = resumed.stage * total_steps + resumed.step if resumed else 0
     checkpoint_path = output / "checkpoint.pt"
     if args.log_with != "none":
-        accelerator.init_trackers("tensorboard", config=flat(identity["options"]))
+        accelerator.init_trackers("burn_timm", config=flat(identity["options"]))
     log = RunLog(accelerator, output, len(args.stages) * total_steps, first_step, args.log_with != "none")
     if accelerator.is_main_process:
         where = f" from step {first_step}" if resumed else ""
@@ -103,6 +116,8 @@ def train(args: argparse.Namespace) -> dict:
             f"batch {per_process} per process x {processes} processes x {accum} accumulated = {total_batch}; {output}"
         )
 
+    monitor = TargetMonitor()
+    last_good = f"{found} (step {first_step})" if found else "none yet"
     carried = resumed.method if resumed else None
     for stage_index, stage in enumerate(args.stages):
         if resumed and stage_index < resumed.stage:
@@ -118,7 +133,9 @@ def train(args: argparse.Namespace) -> dict:
         if args.channels_last:
             method = method.to(memory_format=torch.channels_last)
         if args.sync_bn and processes > 1:
-            method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+            for name, child in method.named_children():
+                if name != "teacher":  # frozen: its statistics are constants
+                    setattr(method, name, convert_sync_batchnorm(child))
         plain = method
         optimizer = create_optimizer_v2(
             method, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum,
@@ -135,8 +152,6 @@ def train(args: argparse.Namespace) -> dict:
             micro_steps_per_epoch=steps_per_epoch * accum, total_micro_steps=total_steps * accum,
             workers=args.workers, pin_memory=device.type == "cuda",
         ))
-        monitor = TargetMonitor()
-        saved = step
         log.restart_clock()
 
         def save(stage: int, step: int, start_of_stage: bool = False) -> None:
@@ -162,7 +177,7 @@ def train(args: argparse.Namespace) -> dict:
                 with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():
                     with accelerator.autocast():
                         values = method({"views": batch["views"].to(device, non_blocking=True)}, progress)
-                    check_finite(values, stage_index * total_steps + step + 1, last_good(checkpoint_path, saved))
+                    check_finite(values, stage_index * total_steps + step + 1, last_good)
                     accelerator.backward(values["loss"] / accum)
                 outputs.append(values)
 
@@ -171,6 +186,9 @@ def train(args: argparse.Namespace) -> dict:
             norms = {}
             if logged:
                 norms = {f"grad_norm_{name}": grad_norm(module) for name, module in plain.gradient_groups().items()}
+            if accelerator.scaler is None:  # a gradient scaler skips such steps by itself
+                now = stage_index * total_steps + step + 1
+                check_finite({**outputs[-1], "grad_norm": grad_norm(plain)}, now, last_good)
             if args.clip_grad:
                 torch.nn.utils.clip_grad_norm_(plain.parameters(), args.clip_grad)
             optimizer.step()
@@ -183,15 +201,17 @@ def train(args: argparse.Namespace) -> dict:
                 line["stage"] = stage
                 line.update(average(outputs, accelerator))
                 line.update(norms, lr=lr, batch_size=per_process, total_batch_size=total_batch)
-                if "target_information" in line:
+                if "target_information" in line and accelerator.is_main_process:
                     monitor.update(line["target_information"], line["step"], progress)
                 log.write(line)
             due = step % steps_per_epoch == 0 or (args.checkpoint_steps and step % args.checkpoint_steps == 0)
             if due and step < total_steps:
                 save(stage_index, step)
-                saved = step
+                last_good = f"{checkpoint_path} (step {stage_index * total_steps + step})"
         carried = {name: tensor.cpu().clone() for name, tensor in plain.state_dict().items()}
         save(stage_index + 1, 0, start_of_stage=True)
+        last_good = f"{checkpoint_path} (step {(stage_index + 1) * total_steps})"
+        del batches  # and with it the loader's processes
         trained = plain.student()
         optimizer = None
         accelerator.free_memory()
@@ -206,26 +226,31 @@ def train(args: argparse.Namespace) -> dict:
     if accelerator.is_main_process:
         summary = finish(args, output, trained, teacher, source, val, corrupt, total_batch, accelerator, started)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training(): the demonstration trains twice in one process group
+        tracker.finish()
     return summary
 
 
 def finish(args, output, trained, teacher, source, val, corrupt, total_batch, accelerator, started) -> dict:
-    """Measure, export, picture, summary.json; on the main process."""
+    """Export, then measure and write the figures into card, picture and summary.json; on the main process."""
     stage = args.stages[-1]
-    summary = {
+    summary = redact_tree({
         "model": args.model, "stages": args.stages, "method": args.method, "teacher": args.teacher,
         "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
         "batch_size": args.batch_size, "total_batch_size": total_batch, "seed": args.seed,
         "corrupt_images": len(corrupt.state_dict()["indices"]),
         "val_dataset": val.description if val is not None else None,
-        **knn_figures(args, stage, source, val, trained, teacher, accelerator),
-        "command": redact_command(sys.argv), "commit": git_commit(), "hardware": hardware(), "versions": versions(),
-    }
-    summary.update(export(trained, args, stage, output, redact_tree(summary)))
-    summary["seconds"] = round(time.time() - started, 1)
+        "command": args.command, "settings": defining_options(args),
+        "commit": git_commit(), "hardware": hardware(), "versions": versions(),
+    })
+    summary.update(export(trained, args, stage, output, summary))  # first: whatever fails below, the weights are there
     draw_curves(output / "log.jsonl", output / "curves.png")
-    summary = redact_tree(summary)
+    try:
+        summary.update(knn_figures(args, stage, source, val, trained, teacher, accelerator))
+        export(trained, args, stage, output, summary)
+    except BurnError as error:
+        _logger.warning(f"no kNN figures: {error}")
+    summary["seconds"] = round(time.time() - started, 1)
     with atomic_write(output / "summary.json") as beside:
         beside.write_text(json.dumps(summary, indent=2) + "\n")
     if args.push_to_hub:
@@ -236,9 +261,10 @@ def finish(args, output, trained, teacher, source, val, corrupt, total_batch, ac
 
 def choose_output(args: argparse.Namespace) -> Path:
     """--output, or a folder named by time and model, the same in every process."""
-    PartialState()
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # before anything is broadcast
     dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{args.model.replace('/', '_')}"
-    return Path(broadcast_object_list([args.output or ("output/demo" if args.demo else dated)])[0])
+    demo = "output/demo" if args.epochs == 200 and not args.max_steps else "output/demo-short"
+    return Path(broadcast_object_list([args.output or (demo if args.demo else dated)])[0])
 
 
 def usable_cores() -> int:
@@ -250,10 +276,6 @@ def flat(options: dict) -> dict:
     return {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in options.items()}
 
 
-def last_good(path: Path, step: int) -> str:
-    return f"{path} (step {step} of its stage)" if path.exists() else "none yet"
-
-
 def grad_norm(module: torch.nn.Module) -> float:
     grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(grads).item() if grads else 0.0
@@ -263,8 +285,9 @@ def average(outputs: list[dict], accelerator: Accelerator) -> dict[str, float]:
     """Mean of each scalar over accumulated batches and processes."""
     names = list(outputs[0])
     rows = [[float(torch.as_tensor(values[name]).detach()) for name in names] for values in outputs]
-    means = torch.tensor(rows, dtype=torch.float64).mean(0).to(accelerator.device)
-    means = accelerator.reduce(means, reduction="mean")
+    means = torch.tensor(rows, dtype=torch.float64).mean(0)
+    if accelerator.num_processes > 1:
+        means = accelerator.reduce(means.to(accelerator.device), reduction="mean")
     return dict(zip(names, means.tolist(), strict=True))
 
 

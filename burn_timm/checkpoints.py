@@ -241,7 +241,7 @@ def _with_classes(model: torch.nn.Module, num_classes: int | None) -> torch.nn.M
 
 def _load_checkpoint(model_name: str, path: Path, num_classes: int | None, kwargs: dict[str, Any]) -> torch.nn.Module:
     state_dict, _ = read_state_dict(path)
-    architecture = _architecture(model_name)
+    architecture = architecture_of(model_name)
     config = timm.get_pretrained_cfg(architecture) or PretrainedCfg()
     # timm's loader (first in its order: a state dict) applies each model's own renaming. It drops the classifier, and
     # with it the strictness, where the counts differ: so the model is first built with as many classes as the file has.
@@ -283,7 +283,8 @@ def _load_checkpoint(model_name: str, path: Path, num_classes: int | None, kwarg
     return model
 
 
-def _architecture(model_name: str) -> str:
+def architecture_of(model_name: str) -> str:
+    """timm's name of the architecture behind a name with or without tag, `local-dir:` or `hf-hub:`."""
     scheme, _, location = model_name.rpartition(":")
     if not scheme:
         return model_name.partition(".")[0]

@@ -9,6 +9,11 @@ FS_LOSSES = ("cosine", "l1", "l2")
 KL_DIRECTIONS = ("student-target", "target-student")
 
 
+def _exact(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Half-precision inputs as float32: log-probabilities and entropies lose all their digits in bfloat16."""
+    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+
+
 def kl_divergence(
     target_logits: torch.Tensor,
     student_logits: torch.Tensor,
@@ -24,6 +29,7 @@ def kl_divergence(
     Returns:
         Scalar, in nats, mean over B. The gradient flows into both sides: g_theta is trained by it too.
     """
+    target_logits, student_logits = _exact(target_logits, student_logits)
     log_p1 = F.log_softmax(target_logits / temperature, dim=-1)
     log_p2 = F.log_softmax(student_logits / temperature, dim=-1)
     if direction == "student-target":
@@ -38,6 +44,7 @@ def feature_similarity(v1: torch.Tensor, v2: torch.Tensor, kind: str = "cosine")
 
     `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
     """
+    v1, v2 = _exact(v1, v2)
     if kind == "cosine":
         return (1 - F.cosine_similarity(v1, v2, dim=-1)).mean()
     if kind == "l1":
@@ -53,6 +60,7 @@ def target_entropies(logits: torch.Tensor, temperature: float = 1.0) -> tuple[to
     Their difference is the mutual information between image and target class: 0 for a target that says the same of
     every image, log K at most. The mean distribution and the mean entropy are over all processes.
     """
+    (logits,) = _exact(logits)
     log_p = F.log_softmax(logits / temperature, dim=-1)
     p = log_p.exp()
     mean_p = mean_over_processes(p.mean(0))
@@ -71,7 +79,7 @@ def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.1) -> tor
     Returns:
         Scalar: mean over the 2B local anchors. Averaged over processes it is the loss of the whole batch.
     """
-    z1, z2 = F.normalize(z1, dim=-1), F.normalize(z2, dim=-1)
+    z1, z2 = (F.normalize(z, dim=-1) for z in _exact(z1, z2))
     batch = z1.shape[0]
     all1, all2 = gather_over_processes(z1), gather_over_processes(z2)
     everything = torch.cat([all1, all2])
@@ -79,7 +87,8 @@ def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.1) -> tor
     own = torch.arange(batch, device=z1.device) + rank() * batch
     anchors = torch.cat([own, own + total])
     positives = torch.cat([own + total, own])
-    logits = torch.cat([z1, z2]) @ everything.T / temperature
+    with torch.autocast(z1.device.type, enabled=False):  # it would take the similarities in half precision
+        logits = torch.cat([z1, z2]) @ everything.T / temperature
     itself = torch.zeros_like(logits, dtype=torch.bool)
     itself[torch.arange(2 * batch, device=z1.device), anchors] = True
     logits = logits.masked_fill(itself, float("-inf"))

@@ -10,6 +10,7 @@ from burn_timm.data.loader import (
     micro_steps_per_epoch,
     seed_for,
 )
+from burn_timm.data.sources import random_subset
 from burn_timm.data.views import VIEWS, make_view
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "make_view",
     "micro_steps_per_epoch",
     "open_dataset",
+    "random_subset",
     "seed_for",
 ]

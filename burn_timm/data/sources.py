@@ -4,6 +4,7 @@ import os
 from typing import Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 
 from burn_timm.data.cache import PixelCache
@@ -139,6 +140,29 @@ class ArrayImages:
 
     def name(self, index: int) -> str:
         return f"row {index}"
+
+
+class Subset:
+    """Some images of a source."""
+
+    def __init__(self, source: ImageSource, indices: list[int]) -> None:
+        self.source, self.indices = source, indices
+        self.class_names, self.num_classes = source.class_names, source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        return self.source.load(self.indices[index])
+
+    def name(self, index: int) -> str:
+        return self.source.name(self.indices[index])
+
+
+def random_subset(source: ImageSource, count: int, seed: int) -> ImageSource:
+    """`count` images drawn with `seed`, in the source's own order (the first ones of a folder would be one class)."""
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count]
+    return ImageSource(Subset(source, chosen.sort().values.tolist()), f"{count} of {source.description}", cache=False)
 
 
 def public_path(path: str) -> str:

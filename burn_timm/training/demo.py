@@ -39,7 +39,7 @@ def run_demo(args: argparse.Namespace, output: Path, train: Callable[[argparse.N
 
 def _length(args: argparse.Namespace, epochs: int) -> list[str]:
     # --epochs of the short form caps both runs.
-    length = ["--epochs", str(epochs if args.epochs is None else min(args.epochs, epochs))]
+    length = ["--epochs", str(min(args.epochs, epochs))]
     return length + (["--max-steps", str(args.max_steps)] if args.max_steps else [])
 
 

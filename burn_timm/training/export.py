@@ -23,8 +23,9 @@ def export(model: torch.nn.Module, args: argparse.Namespace, stage: str, output:
         {"bytes_exported": ..., "bytes_fp32": ...}
     """
     model = model.eval()
+    name = model.pretrained_cfg["architecture"]
     bits = STAGES[stage]
-    state_dict = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    state_dict = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}
     model_args = dict(args.model_kwargs)
     if bits is not None:
         model_args.update(weight_bits=bits[0], act_bits=bits[1], act_grad=args.act_grad)
@@ -35,11 +36,11 @@ def export(model: torch.nn.Module, args: argparse.Namespace, stage: str, output:
         if bits is not None and bits[0] == 1:
             save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
         else:
-            save_latent(weights, state_dict, args.model, weight_bits=32)
+            save_latent(weights, state_dict, name, weight_bits=32)
         size = weights.stat().st_size
         (folder / "README.md").write_text(hub.render_card(details))
     if bits is not None:
-        save_latent(output / "latent.safetensors", state_dict, args.model, weight_bits=bits[0])
+        save_latent(output / "latent.safetensors", state_dict, name, weight_bits=bits[0])
     return {
         "bytes_exported": size,
         "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),

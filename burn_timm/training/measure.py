@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from ..data.datasets import open_dataset
 from ..data.loader import eval_loader, make_train_loader, micro_steps_per_epoch, seed_for
+from ..data.sources import random_subset
 from ..data.views import make_view
 from ..errors import BurnError
 from ..evals.features import calibrate_batchnorm, eval_transform, extract_features, pixel_features
@@ -21,6 +22,7 @@ from .networks import build_student
 _logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 4096
+BANK, QUERIES, PIXELS = 50_000, 10_000, 64  # bounds: at most so many images, and pixels on a side for raw pixels
 
 
 def open_val(args: argparse.Namespace, source):
@@ -29,12 +31,15 @@ def open_val(args: argparse.Namespace, source):
         return None
     for split in [args.val_split] if args.val_split else ["validation", "val", "test"]:
         try:
-            val = open_dataset(args.dataset, args.data_dir, split, args.input_key, args.target_key)
+            val = open_dataset(
+                args.dataset, args.data_dir, split, args.input_key, args.target_key, args.dataset_download,
+            )
         except BurnError:
             if args.val_split:
                 raise
             continue
-        return val if val.labelled and val.description != source.description else None
+        if val.labelled and val.description != source.description:
+            return val
     return None
 
 
@@ -61,32 +66,38 @@ def calibrate(model: torch.nn.Module, args: argparse.Namespace, source) -> None:
 
 
 def knn_figures(args, stage: str, source, val, student, teacher, accelerator: Accelerator) -> dict[str, float]:
-    """Fractions `knn_pixels`, `knn_untrained`, `knn_teacher` (if there is one), `knn_student`."""
+    """Fractions `knn_pixels`, `knn_untrained`, `knn_teacher` (if there is one), `knn_student`; top-1, k 20, T 0.07.
+
+    Larger sets are cut to a seeded subset of 50,000 training and 10,000 validation images, which `knn_images` states.
+    """
     if val is None:
         return {}
     device = accelerator.device
+    sets = [
+        random_subset(split, most, args.seed) if len(split) > most else split
+        for split, most in ((source, BANK), (val, QUERIES))
+    ]
     config = {**student.pretrained_cfg, "input_size": (3, args.img_size, args.img_size),
               "crop_pct": export_crop_pct(args.img_size)}
-    own = eval_transform(config)
-    figures = {}
+    figures = {"knn_images": [len(split) for split in sets]}
 
     def knn(name, features_of, transform):
-        sets = []
-        for split in (source, val):
+        features = []
+        for split in sets:
             bar = tqdm(total=len(split), desc=f"kNN {name}", unit="img", leave=False, dynamic_ncols=True)
-            sets.extend(features_of(eval_loader(split, transform, batch_size=256, workers=args.workers), bar.update))
+            features.extend(features_of(eval_loader(split, transform, 256, workers=args.workers), bar.update))
             bar.close()
-        figures[f"knn_{name}"] = round(knn_accuracy(*sets, k=min(20, len(sets[0]))), 5)
+        figures[f"knn_{name}"] = round(knn_accuracy(*features, k=min(20, len(features[0]))), 5)
 
     def of(model):
         return lambda loader, progress: extract_features(model, loader, device, progress)
 
-    knn("pixels", pixel_features, own)
-    knn("untrained", of(untrained(args, stage, source, device)), own)
+    knn("pixels", pixel_features, eval_transform(config, min(args.img_size, PIXELS)))
+    knn("untrained", of(untrained(args, stage, source, device)), eval_transform(config))
     if teacher is not None:
         side = teacher.size[0]
         # The teacher's own configuration, except where the run gave it another input size.
         own_size = tuple(resolve_model_data_config(teacher.model)["input_size"][-2:]) == tuple(teacher.size)
         knn("teacher", of(teacher.model), eval_transform(teacher.model, None if own_size else side))
-    knn("student", of(student), own)
+    knn("student", of(student), eval_transform(config))
     return figures

@@ -2,19 +2,19 @@
 
 import argparse
 import importlib.resources
+import shlex
 from pathlib import Path
 
-import timm
 import yaml
 from timm.utils import ParseKwargs
 
+from ..checkpoints import architecture_of, burn_models
 from ..data.views import VIEWS
 from ..errors import BurnError
 from ..heads import HEAD_TYPES
 from ..losses import FS_LOSSES, KL_DIRECTIONS
 from ..methods import METHODS
 from ..methods.burn import TARGET_HEADS
-from ..models import MODEL_MODULES
 from ..schedules import LAMBDA_SCHEDULES, LR_SCHEDULES
 
 # Stage name -> (weight_bits, act_bits); `fp` is any floating-point timm model as it is.
@@ -23,7 +23,14 @@ STAGES = {"w32a1": (32, 1), "w1a1": (1, 1), "w32a32": (32, 32), "fp": None}
 # Options that may differ between a run and its resumption: none of them changes what is computed.
 FREE_ON_RESUME = {
     "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
-    "data_dir", "demo", "val_split", "val_dataset", "teacher", "teacher_checkpoint", "teacher_pretrained", "stop_after",
+    "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command",
+}
+
+
+LEAST = {
+    "epochs": 1, "max_steps": 1, "batch_size": 2, "grad_accum_steps": 1, "img_size": 1, "log_interval": 1, "threads": 1,
+    "head_dim": 1, "teacher_img_size": 1, "workers": 0, "checkpoint_steps": 0, "lr": 0, "weight_decay": 0,
+    "warmup_epochs": 0, "clip_grad": 0, "information_weight": 0, "momentum": 0, "drop": 0,
 }
 
 
@@ -121,13 +128,13 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     if args.stages is None:
         args.stages = ["w32a1", "w1a1"] if is_binary(args.model) else ["fp"]
     _check(args)
+    args.command = shlex.join(["train_burn.py", *argv])
     return args
 
 
 def is_binary(model_name: str) -> bool:
-    """Whether a timm name is one of this package's networks."""
-    architecture = model_name.split(".")[0]
-    return any(architecture in timm.list_models(module=module) for module in MODEL_MODULES)
+    """Whether a timm name, hf-hub: or local-dir: is one of this package's networks."""
+    return architecture_of(model_name) in burn_models()
 
 
 def defining_options(args: argparse.Namespace) -> dict:
@@ -151,14 +158,34 @@ def _read_recipe(parser: argparse.ArgumentParser, recipe: str) -> dict:
         raise BurnError(f"{path.name}: expected a YAML mapping of option: value")
     values = {key.replace("-", "_"): value for key, value in values.items()}
     actions = {action.dest: action for action in parser._actions}
-    for key, value in values.items():
-        if key not in actions:
-            raise BurnError(f"{path.name}: unknown option {key!r}")
-        choices = actions[key].choices
-        for entry in value if isinstance(value, list) else [value]:
-            if choices is not None and entry not in choices:
-                raise BurnError(f"{path.name}: {key} must be one of {', '.join(choices)}, not {entry!r}")
-    return values
+    return {key: _recipe_value(path.name, key, value, actions) for key, value in values.items()}
+
+
+def _recipe_value(file: str, key: str, value, actions: dict):
+    """One value of a recipe under the same rules as on the command line."""
+    if key not in actions:
+        raise BurnError(f"{file}: unknown option {key!r}")
+    action = actions[key]
+    if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
+        if not isinstance(value, bool):
+            raise BurnError(f"{file}: {key} must be true or false, not {value!r}")
+        return value
+    if isinstance(action, ParseKwargs):
+        if not isinstance(value, dict):
+            raise BurnError(f"{file}: {key} must be a mapping, not {value!r}")
+        return value
+    entries = []
+    for entry in value if isinstance(value, list) else [value]:
+        try:
+            entry = str(entry) if action.type is None else action.type(str(entry))
+        except ValueError as error:
+            raise BurnError(f"{file}: {key}: {entry!r} is not {action.type.__name__}") from error
+        if action.choices is not None and entry not in action.choices:
+            raise BurnError(f"{file}: {key} must be one of {', '.join(action.choices)}, not {entry!r}")
+        entries.append(entry)
+    if isinstance(value, list) and action.nargs != "+":
+        raise BurnError(f"{file}: {key} takes one value, not a list")
+    return entries if action.nargs == "+" else entries[0]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -173,9 +200,12 @@ def _check(args: argparse.Namespace) -> None:
         raise BurnError("--method burn needs --teacher: any timm model name, hf-hub:... or local-dir:... of a backbone")
     if args.method != "burn" and args.teacher:
         raise BurnError(f"--teacher goes with --method burn; --method {args.method} has none")
-    for name in ("epochs", "batch_size", "grad_accum_steps", "img_size", "log_interval"):
-        if getattr(args, name) < 1:
-            raise BurnError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    if args.resume == "auto" and not args.output:
+        raise BurnError("--resume auto needs --output: the folder of the run to go on with")
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value < float("inf"):  # NaN fails too
+            raise BurnError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     for name in ("lambda_0", "lambda_T", "hflip"):
         if not 0 <= getattr(args, name) <= 1:
             raise BurnError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(args, name)}")

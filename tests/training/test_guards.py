@@ -11,7 +11,9 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_checkpoint():
     values = {"loss": torch.tensor(float("nan")), "loss_kl": torch.tensor(float("inf")), "loss_fs": 0.5}
     with pytest.raises(BurnError, match=r"step 17: .*loss_kl inf, loss_fs 0.5.*good checkpoint: run/checkpoint.pt"):
         check_finite(values, 17, "run/checkpoint.pt")
-    check_finite({"loss": torch.tensor(1.0)}, 17, "none")
+    with pytest.raises(BurnError, match="step 17: .*grad_norm inf"):
+        check_finite({"loss": torch.tensor(1.0), "grad_norm": float("inf")}, 17, "none")
+    check_finite({"loss": torch.tensor(1.0), "grad_norm": 3.0}, 17, "none")
 
 
 def warnings(monitor, series, caplog):

@@ -25,6 +25,9 @@ def test_the_papers_choices_are_the_defaults():
     (["--model", "resnet18", "--teacher", "resnet50", "--stages", "w1a1"], "not a binary network"),
     (["--method", "simclr", "--model", "resnet18", "--teacher", "resnet50"], "--teacher goes with --method burn"),
     ([*TINY, "--epochs", "0"], "--epochs must be at least 1"),
+    ([*TINY, "--max-steps", "-3"], "--max-steps must be at least 1"),
+    ([*TINY, "--lr", "nan"], "--lr must be at least 0"),
+    ([*TINY, "--resume", "auto"], "--resume auto needs --output"),
     ([*TINY, "--lambda-0", "1.5"], r"--lambda-0 must lie in \[0, 1\]"),
     ([*TINY, "--temperature", "0"], "--temperature must be above 0"),
     ([*TINY, "--fs-loss", "dot"], "--fs-loss"),
@@ -39,13 +42,14 @@ def test_bad_options_are_one_line(argv, message):
 
 def test_a_recipe_sets_defaults_and_the_command_line_wins(tmp_path):
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("lr: 1e-2\nbatch-size: 64\nstages: [w1a1]\n")
+    recipe.write_text("lr: 1e-2\nbatch-size: 64\nstages: w1a1\n")
     args = parse_options([*TINY, "--recipe", str(recipe), "--batch-size", "32"])
     assert args.lr == pytest.approx(1e-2) and args.batch_size == 32 and args.stages == ["w1a1"]
 
 
 @pytest.mark.parametrize("text, message", [
     ("learning_rate: 1", "unknown option 'learning_rate'"), ("stages: [w2a2]", "stages must be one of"),
+    ("epochs: 5.5", "epochs: .*not int"), ("lr: [1, 2]", "takes one value"), ("sync_bn: 3", "true or false"),
     ("- a\n- b", "mapping"), ("a: [", "not valid YAML"),
 ])
 def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path, text, message):

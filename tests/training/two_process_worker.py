@@ -1,4 +1,4 @@
-"""Run by test_two_processes.py under `accelerate launch`: three steps, losses and gradients to a file.
+"""Run by test_two_processes.py in one and in two processes: three steps, losses and gradients to a file.
 
 Float64 on the CPU, BatchNorm in eval mode: what remains between 1 x 32 and 2 x 16 images is whether the losses,
 negatives and mean class distributions are those of the whole batch.
@@ -49,7 +49,7 @@ def main(name: str, batch_size: int, output: str) -> None:
             for key, value in values.items()
         }
         gradients = {key: p.grad.clone() for key, p in plain.named_parameters() if p.grad is not None}
-        record.append({"scalars": scalars, "gradients": gradients})
+        record.append({"scalars": scalars, "gradients": gradients, "processes": accelerator.num_processes})
         optimizer.step()
         optimizer.zero_grad()
     if accelerator.is_main_process:
