@@ -234,6 +234,7 @@ def train(args: argparse.Namespace) -> dict:
 def finish(args, output, trained, teacher, source, val, corrupt, total_batch, accelerator, started) -> dict:
     """Export, then measure and write the figures into card, picture and summary.json; on the main process."""
     stage = args.stages[-1]
+    trained = trained.eval().to(memory_format=torch.contiguous_format)  # as anyone who loads the export has it
     summary = redact_tree({
         "model": args.model, "stages": args.stages, "method": args.method, "teacher": args.teacher,
         "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
