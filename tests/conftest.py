@@ -33,3 +33,12 @@ def burn_data():
     if not root:
         pytest.skip("BURN_DATA is not set")
     return root
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Counts that a reader of the log should see even where everything passes: what tests record as `summary`."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in getattr(report, "user_properties", []):
+                if name == "summary":
+                    terminalreporter.write_line(value)

@@ -58,7 +58,7 @@ def _fetch(folder: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def results(timm_tests, tmp_path_factory, in_summary):
+def results(timm_tests, tmp_path_factory):
     """{model: {(test, parameters): "passed", "skipped" or the failure's text}}."""
     reports = tmp_path_factory.mktemp("reports")
     here, package = Path(__file__).parent, Path(burn_timm.__file__).parents[1]
@@ -94,17 +94,15 @@ def results(timm_tests, tmp_path_factory, in_summary):
             if bad:
                 outcome = "skipped" if bad[0].tag == "skipped" else f"{bad[0].get('message')}\n{bad[0].text}"
             found[named[0]][test, parameters] = outcome
-    passed = sum(outcome == "passed" for tests in found.values() for outcome in tests.values())
-    total = sum(len(tests) for tests in found.values())
-    in_summary.append(
-        f"timm {timm.__version__} tests/test_models.py: {passed} of {total} pass, on {len(found)} models of burn_timm"
-    )
     return found
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_timms_own_tests_pass(model, results):
+def test_timms_own_tests_pass(model, results, record_property):
     failed = {name: outcome for name, outcome in results[model].items() if outcome != "passed"}
+    passed = len(results[model]) - len(failed)
+    count = f"{passed} of {len(results[model])} pass"
+    record_property("summary", f"timm {timm.__version__} tests/test_models.py on {model}: {count}")
     assert not failed, "\n".join(f"{name}: {outcome}" for name, outcome in failed.items())
     missing = REQUIRED - {test for test, _ in results[model]}
     assert not missing, f"of timm's tests these did not run: {sorted(missing)}"

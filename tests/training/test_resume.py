@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 
 from .runs import command, environment, train
 
-LENGTH = ["--val-split", "none", "--epochs", "2", "--max-steps", "30", "--checkpoint-steps", "4", "--log-interval", "1", "--drop", "0.1"]
+LENGTH = [
+    "--epochs", "2", "--max-steps", "30", "--checkpoint-steps", "4", "--log-interval", "1", "--drop", "0.1",
+    "--val-split", "none",
+]
 
 
 @pytest.fixture(scope="module")
