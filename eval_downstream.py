@@ -58,6 +58,7 @@ def _parser() -> _Parser:
     add("--input-key", metavar="COLUMN", help="hfds/wds: column of the image")
     add("--target-key", metavar="COLUMN", help="hfds/wds: column of the label")
     add("--img-size", type=int, metavar="PIXELS", help="default: the model's own input size")
+    add("--crop-pct", type=float, metavar="FRACTION", help="centre crop; default: the model's own (1 keeps all)")
     add("--batch-size", type=int, default=128, metavar="N", help="images per forward pass (default: %(default)s)")
     add("--workers", type=int, default=2, metavar="N", help="loader processes (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="torch CPU threads (default: torch's)")
@@ -200,6 +201,8 @@ def _check(args: argparse.Namespace) -> torch.device:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise BurnError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+    if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
+        raise BurnError(f"--crop-pct must lie in (0, 1], not {args.crop_pct}")
     if args.workers < 0:
         raise BurnError(f"--workers must be at least 0, not {args.workers}")
     if os.path.isdir(args.output):
@@ -262,6 +265,8 @@ def _fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
     """The model's data config at --img-size; a model with a fixed input size (ViT) is changed to it. One trial image
     finds out now, not after the data, whether the model takes that size and gives pooled features."""
     config = data_config(model, args.img_size)
+    if args.crop_pct is not None:
+        config["crop_pct"] = args.crop_pct
     size = config["input_size"][-1]
     try:
         if args.img_size is not None and hasattr(model, "set_input_size"):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, parse_flag_from_env
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
@@ -211,6 +211,7 @@ def train(args: argparse.Namespace) -> dict:
         carried = {name: tensor.cpu().clone() for name, tensor in plain.state_dict().items()}
         save(stage_index + 1, 0, start_of_stage=True)
         last_good = f"{checkpoint_path} (step {(stage_index + 1) * total_steps})"
+        corrupt.merge(gather_object(corrupt.indices))
         del batches  # and with it the loader's processes
         trained = plain.student()
         optimizer = None

@@ -41,6 +41,10 @@ class CorruptLog:
         if too_many(len(self._seen), self.total):
             raise BurnError(too_many_message(self.indices, self.total, source))
 
+    def merge(self, indices: Iterable[int]) -> None:
+        """Take in what other processes found; each of them has warned of its own."""
+        self._seen.update(indices)
+
     def state_dict(self) -> dict:
         """`{"total": int, "indices": list of int}`."""
         return {"total": self.total, "indices": self.indices}

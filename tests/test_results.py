@@ -1,0 +1,36 @@
+"""Published figures: complete, without paths of a machine, and equal to what the README prints."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted((ROOT / "results").rglob("*.json"))
+KEYS = {"task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions"}
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_is_complete_and_names_no_machine(path):
+    text = path.read_text()
+    content = json.loads(text)
+    assert KEYS <= content.keys() or {"settings", "command", "commit", "hardware"} <= content.keys()
+    assert not re.search(r'(?<![\w.$])/(?:home|root|tmp|work|mnt|data)/', text)
+
+
+
+def test_the_readmes_table_is_what_was_measured():
+    table = re.search(r"results:begin -->(.*?)<!-- results:end", (ROOT / "README.md").read_text(), re.S).group(1)
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|") and "`" in line]
+    assert len(rows) >= 4
+    for row in rows:
+        name = re.search(r"`(\w+)`", row[0]).group(1)
+        for column, task in ((-2, "knn"), (-1, "linear")):
+            files = sorted((ROOT / "results").glob(f"cifar10_{name}*_{task}.json"))
+            values = [100 * json.loads(file.read_text())["value"] for file in files]
+            expected = f"{statistics.mean(values):.1f}"
+            if len(values) > 1:
+                expected += f" ± {statistics.stdev(values):.1f}"
+            assert row[column].strip() == expected, f"{name} {task}"
