@@ -60,6 +60,11 @@ def main(argv: list[str] | None = None) -> dict:
 
 def train(args: argparse.Namespace) -> dict:
     """One run, all stages: train, export, measure. Returns the summary."""
+    with contextlib.ExitStack() as at_end:
+        return train_stages(args, at_end)
+
+
+def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict:
     started = time.time()
     output = choose_output(args)
     try:
@@ -109,6 +114,7 @@ def train(args: argparse.Namespace) -> dict:
     if args.log_with != "none":
         accelerator.init_trackers("burn_timm", config=flat(identity["options"]))
     log = RunLog(accelerator, output, len(args.stages) * total_steps, first_step, args.log_with != "none")
+    at_end.callback(log.close)  # an error message gets a line of its own, behind the progress bar
     if accelerator.is_main_process:
         where = f" from step {first_step}" if resumed else ""
         _logger.info(

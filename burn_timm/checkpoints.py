@@ -214,9 +214,7 @@ def load_model(
         checkpoint = location
     if pretrained is None:
         pretrained = scheme in ("local-dir", "hf-hub")
-    if not scheme and not timm.is_model(model_name):
-        near = difflib.get_close_matches(model_name.partition(".")[0], timm.list_models(), n=3)
-        raise BurnError(f"model {model_name}: timm knows no such name{'; is it ' + ' or '.join(near) if near else ''}?")
+    require_model(model_name)
     if checkpoint is not None:
         return _load_checkpoint(model_name, weights_file(checkpoint), num_classes, kwargs)
     if not pretrained:
@@ -224,6 +222,13 @@ def load_model(
         return _create(model_name, f"model {model_name}", False, **kwargs).eval()
     model = _create(model_name, f"model {model_name}: its pretrained weights cannot be loaded", True, **kwargs)
     return _with_classes(model, num_classes)  # features_only has no num_classes and stays as it is
+
+
+def require_model(model_name: str) -> None:
+    """Raise BurnError, with names that look alike, unless timm knows `model_name` or it names a folder or repository."""
+    if ":" not in model_name and not timm.is_model(model_name):
+        near = difflib.get_close_matches(model_name.partition(".")[0], timm.list_models(), n=3)
+        raise BurnError(f"model {model_name}: timm knows no such name{'; is it ' + ' or '.join(near) if near else ''}?")
 
 
 def _create(model_name: str, context: str, pretrained: bool, **kwargs: Any) -> torch.nn.Module:

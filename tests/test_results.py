@@ -20,7 +20,6 @@ def test_a_result_is_complete_and_names_no_machine(path):
     assert not re.search(r'(?<![\w.$])/(?:home|root|tmp|work|mnt|data)/', text)
 
 
-
 def test_the_readmes_table_is_what_was_measured():
     table = re.search(r"results:begin -->(.*?)<!-- results:end", (ROOT / "README.md").read_text(), re.S).group(1)
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|") and "`" in line]

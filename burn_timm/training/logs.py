@@ -62,7 +62,7 @@ class RunLog:
         self.images, self.started = 0, time.perf_counter()
 
     def close(self) -> None:
-        if self.main:
+        if self.main:  # both may be closed twice
             self.bar.close()
             self.file.close()
 

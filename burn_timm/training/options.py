@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from timm.utils import ParseKwargs
 
-from ..checkpoints import architecture_of, burn_models
+from ..checkpoints import architecture_of, burn_models, require_model
 from ..data.views import VIEWS
 from ..errors import BurnError
 from ..heads import HEAD_TYPES
@@ -125,7 +125,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     if recipe:
         parser.set_defaults(**_read_recipe(parser, recipe))
     args = parser.parse_args(argv)
-    if args.stages is None:
+    if args.stages is None and not args.demo:
         args.stages = ["w32a1", "w1a1"] if is_binary(args.model) else ["fp"]
     _check(args)
     args.command = shlex.join(["train_burn.py", *argv])
@@ -191,6 +191,7 @@ def _recipe_value(file: str, key: str, value, actions: dict):
 def _check(args: argparse.Namespace) -> None:
     if args.demo:
         return
+    require_model(args.model)
     binary = is_binary(args.model)
     if binary and "fp" in args.stages:
         raise BurnError(f"--stages fp is for floating-point models; for {args.model} the real-valued stage is w32a32")
