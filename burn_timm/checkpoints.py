@@ -225,7 +225,7 @@ def load_model(
 
 
 def require_model(model_name: str) -> None:
-    """Raise BurnError, with names that look alike, unless timm knows `model_name` or it names a folder or repository."""
+    """Raise BurnError, with names that look alike, unless timm knows `model_name` or it is a folder or repository."""
     if ":" not in model_name and not timm.is_model(model_name):
         near = difflib.get_close_matches(model_name.partition(".")[0], timm.list_models(), n=3)
         raise BurnError(f"model {model_name}: timm knows no such name{'; is it ' + ' or '.join(near) if near else ''}?")
