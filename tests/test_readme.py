@@ -33,7 +33,7 @@ def test_every_command_starts_with_a_program_we_know():
 
 
 def test_the_tree_names_what_exists():
-    tree = re.search(r"results:end -->\s*```\n(.*?)```", TEXT, re.S).group(1)
+    tree = re.search(r"results:end -->.*?```\n(.*?)```", TEXT, re.S).group(1)
     folder = ROOT
     for line in tree.splitlines():
         indent = len(line) - len(line.lstrip())

@@ -10,13 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "results").rglob("*.json"))
 KEYS = {"task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions"}
+TRAINING = {"model", "stages", "method", "dataset", "command", "commit", "hardware", "versions", "seconds"}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_is_complete_and_names_no_machine(path):
     text = path.read_text()
     content = json.loads(text)
-    assert KEYS <= content.keys() or {"settings", "command", "commit", "hardware"} <= content.keys()
+    assert KEYS <= content.keys() or TRAINING <= content.keys()
     assert not re.search(r'(?<![\w.$])/(?:home|root|tmp|work|mnt|data)/', text)
 
 
@@ -25,11 +26,11 @@ def test_the_readmes_table_is_what_was_measured():
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|") and "`" in line]
     assert len(rows) >= 4
     for row in rows:
-        name = re.search(r"`(\w+)`", row[0]).group(1)
+        name = re.findall(r"`(\w+)`", row[0])[-1]
         for column, task in ((-2, "knn"), (-1, "linear")):
             files = sorted((ROOT / "results").glob(f"cifar10_{name}*_{task}.json"))
             values = [100 * json.loads(file.read_text())["value"] for file in files]
-            expected = f"{statistics.mean(values):.1f}"
+            expected = f"{statistics.mean(values):.1f}" if values else "–"  # not measured
             if len(values) > 1:
                 expected += f" ± {statistics.stdev(values):.1f}"
             assert row[column].strip() == expected, f"{name} {task}"
