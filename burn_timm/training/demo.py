@@ -22,13 +22,13 @@ def run_demo(args: argparse.Namespace, output: Path, train: Callable[[argparse.N
     """Returns {"teacher": summary, "burn": summary, "knn_reloaded": fraction}."""
     teacher = [
         *COMMON, "--method", "simclr", "--model", "resnet10t", "--stages", "fp", "--model-kwargs",
-        "channels=(32, 64, 128, 256)", "--batch-size", "128", "--lr", "2e-3", "--warmup-epochs", "1",
-        "--output", f"{output}/teacher", *_length(args, 30),
+        "channels=(32, 64, 128, 256)", "stem_width=16", "--batch-size", "128", "--lr", "2e-3", "--warmup-epochs", "1",
+        "--output", f"{output}/teacher", *_length(args, 20),
     ]
     burn = [
         *COMMON, "--model", "reactnet_a", "--teacher", f"local-dir:{output}/teacher/export",
         "--stages", "w32a1", "w1a1", "--batch-size", "48", "--lr", "1e-3",
-        "--output", f"{output}/burn", *_length(args, 6),
+        "--output", f"{output}/burn", *_length(args, 5),
     ]
     result = {"teacher": train(parse_options(teacher)), "burn": train(parse_options(burn))}
     if result["burn"]:  # main process
