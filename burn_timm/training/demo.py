@@ -28,7 +28,7 @@ def run_demo(args: argparse.Namespace, output: Path, train: Callable[[argparse.N
     burn = [
         *COMMON, "--model", "reactnet_a", "--teacher", f"local-dir:{output}/teacher/export",
         "--stages", "w32a1", "w1a1", "--batch-size", "48", "--lr", "1e-3",
-        "--output", f"{output}/burn", *_length(args, 4),
+        "--output", f"{output}/burn", *_length(args, 3),
     ]
     result = {"teacher": train(parse_options(teacher)), "burn": train(parse_options(burn))}
     if result["burn"]:  # main process
