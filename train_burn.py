@@ -143,6 +143,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 if name != "teacher":  # frozen: its statistics are constants
                     setattr(method, name, convert_sync_batchnorm(child))
         plain = method
+        if args.compile:
+            plain.backbone.compile(dynamic=False)  # in place: parameter names, and what is exported, stay the same
         optimizer = create_optimizer_v2(
             method, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum,
         )

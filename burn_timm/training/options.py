@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--clip-grad", type=float, help="largest gradient norm")
     add("--drop", type=float, default=0.0, help="dropout rate of the trained network")
     add("--channels-last", action="store_true", help="memory layout of the networks")
+    add("--compile", action="store_true", help="torch.compile the trained network; needs a C++ compiler on a CPU")
     add("--sync-bn", action="store_true", help="BatchNorm statistics over all processes (GPUs only)")
     add("--seed", type=int, default=42)
 
