@@ -23,7 +23,7 @@ from timm.optim import create_optimizer_v2
 from burn_timm import hub
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
-from burn_timm.data.views import make_view
+from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
 from burn_timm.evals.results import git_commit, hardware, redact_tree, versions
 from burn_timm.files import atomic_write
@@ -87,9 +87,13 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     source = open_dataset(
         args.dataset, args.data_dir, args.train_split, args.input_key, args.target_key, args.dataset_download,
     )
+    if method_class.needs_labels and not source.labelled:
+        raise BurnError(f"--method {args.method} needs labels; {source.description}")
     val = open_val(args, source)
     teacher, teacher_identity = build_teacher(args)
-    view = make_view(args.view, view_size(args, teacher), args.hflip)
+    side = view_size(args, teacher)
+    view = make_views(args.view, side, args.hflip)
+    small_view = make_view(method_class.small_view, args.small_img_size or max(1, round(side * 3 / 7)), args.hflip)
     accum, per_process = args.grad_accum_steps, args.batch_size
     total_batch = per_process * processes * accum
     steps_per_epoch = micro_steps_per_epoch(len(source), per_process, processes) // accum
@@ -99,6 +103,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     if args.max_steps:
         total_steps = min(total_steps, args.max_steps)
     warmup_steps = round(args.warmup_epochs * steps_per_epoch)
+    stage_epochs = total_steps / steps_per_epoch
 
     # Where to begin.
     identity = {
@@ -128,7 +133,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     for stage_index, stage in enumerate(args.stages):
         if resumed and stage_index < resumed.stage:
             continue
-        method = build_method(args, stage, stage_index, teacher)
+        method = build_method(args, stage, stage_index, teacher, source.num_classes, stage_epochs)
         step = 0
         if carried is not None:
             if resumed and resumed.step:  # in the middle of this stage
@@ -155,7 +160,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 accelerator.scaler.load_state_dict(resumed.scaler)
         resumed = None
         batches = iter(make_train_loader(
-            source, view, n_views=plain.n_views, batch_size=per_process, seed=seed_for(args.seed, stage_index),
+            source, view, n_views=plain.n_views, small_view=small_view, n_small_views=plain.n_small_views,
+            batch_size=per_process, seed=seed_for(args.seed, stage_index),
             rank=rank, world_size=processes, start_micro_step=step * accum,
             micro_steps_per_epoch=steps_per_epoch * accum, total_micro_steps=total_steps * accum,
             workers=args.workers, pin_memory=device.type == "cuda",
@@ -181,10 +187,11 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             outputs = []
             for micro in range(accum):
                 batch = next(batches)
-                corrupt.add(batch["corrupt"], source)
+                corrupt.add(batch.pop("corrupt"), source)
+                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
                 with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():
                     with accelerator.autocast():
-                        values = method({"views": batch["views"].to(device, non_blocking=True)}, progress)
+                        values = method(batch, progress)
                     check_finite(values, stage_index * total_steps + step + 1, last_good)
                     accelerator.backward(values["loss"] / accum)
                 outputs.append(values)
@@ -201,6 +208,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 torch.nn.utils.clip_grad_norm_(plain.parameters(), args.clip_grad)
             optimizer.step()
             optimizer.zero_grad()
+            plain.after_step(progress)
             step += 1
             log.step(total_batch)
 
@@ -221,29 +229,30 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         last_good = f"{checkpoint_path} (step {(stage_index + 1) * total_steps})"
         corrupt.merge(gather_object(corrupt.indices))
         del batches  # and with it the loader's processes
-        trained = plain.student()
         optimizer = None
         accelerator.free_memory()
 
     if carried is not None and first_step == len(args.stages) * total_steps:  # resumed behind the last step
-        plain = build_method(args, args.stages[-1], len(args.stages) - 1, teacher)
+        last = len(args.stages) - 1
+        plain = build_method(args, args.stages[-1], last, teacher, source.num_classes, stage_epochs).to(device)
         plain.load_state_dict(carried)
-        trained = plain.student().to(device)
     log.close()
 
     summary = {}
     if accelerator.is_main_process:
-        summary = finish(args, output, trained, teacher, source, val, corrupt, total_batch, accelerator, started)
+        summary = finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, started)
     accelerator.wait_for_everyone()
     for tracker in accelerator.trackers:  # not end_training(): the demonstration trains twice in one process group
         tracker.finish()
     return summary
 
 
-def finish(args, output, trained, teacher, source, val, corrupt, total_batch, accelerator, started) -> dict:
+def finish(args, output, method, teacher, source, val, corrupt, total_batch, accelerator, started) -> dict:
     """Export, then measure and write the figures into card, picture and summary.json; on the main process."""
     stage = args.stages[-1]
-    trained = trained.eval().to(memory_format=torch.contiguous_format)  # as anyone who loads the export has it
+    # As anyone who loads the export has it.
+    trained = method.student().eval().to(memory_format=torch.contiguous_format)
+    classifier = method.classifier()
     summary = redact_tree({
         "model": args.model, "stages": args.stages, "method": args.method, "teacher": args.teacher,
         "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
@@ -253,11 +262,12 @@ def finish(args, output, trained, teacher, source, val, corrupt, total_batch, ac
         "command": args.command, "settings": defining_options(args),
         "commit": git_commit(), "hardware": hardware(), "versions": versions(),
     })
-    summary.update(export(trained, args, stage, output, summary))  # first: whatever fails below, the weights are there
+    # First: whatever fails below, the weights are there.
+    summary.update(export(trained, args, stage, output, summary, classifier))
     draw_curves(output / "log.jsonl", output / "curves.png")
     try:
         summary.update(knn_figures(args, stage, source, val, trained, teacher, accelerator))
-        export(trained, args, stage, output, summary)
+        export(trained, args, stage, output, summary, classifier)
     except BurnError as error:
         _logger.warning(f"no kNN figures: {error}")
     summary["seconds"] = round(time.time() - started, 1)

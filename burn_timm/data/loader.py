@@ -7,7 +7,7 @@ unbroken run would have got, with any number of workers.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 View = Callable[[Image.Image], torch.Tensor]
+Views = View | Sequence[View]  # one for all views, or one for each
 
 
 def seed_for(*parts: int) -> int:
@@ -61,16 +62,19 @@ def micro_steps_per_epoch(n: int, batch_size: int, world_size: int) -> int:
 class ViewDataset(Dataset):
     """`n_views` augmented views of each image of an `ImageSource`, indexed by (epoch, index).
 
-    An item is a dict: `views` uint8 [V, 3, H, W], `target` int, `corrupt` int64 [K] with the indices of all images that
-    could not be read on the way to this item (K is 0 almost always). A corrupt image is replaced by the next readable
+    An item is a dict: `views` uint8 [V, 3, H, W], with n_small_views also `small_views` uint8 [W, 3, h, w], `target`
+    int, `corrupt` int64 [K] with the indices of all images that could not be read on the way to this item (K is 0
+    almost always). A corrupt image is replaced by the next readable
     one; the views stay seeded by the requested index. The caller's random state is left as it was. Raises BurnError
     when more than 1 % of the images, one after the other, cannot be read.
     """
 
-    def __init__(self, source: ImageSource, view: View, n_views: int, seed: int) -> None:
+    def __init__(
+        self, source: ImageSource, view: Views, n_views: int, seed: int, small_view: View | None = None,
+        n_small_views: int = 0,
+    ) -> None:
         self.source = source
-        self.view = view
-        self.n_views = n_views
+        self.groups = _groups(view, n_views, small_view, n_small_views)
         self.seed = seed
 
     def __len__(self) -> int:
@@ -79,8 +83,8 @@ class ViewDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         image, target, corrupt = self._readable(index)
-        views = _seeded_views(self.view, image, self.n_views, seed_for(self.seed, epoch, index))
-        return {"views": views, "target": target, "corrupt": torch.tensor(corrupt, dtype=torch.int64)}
+        views = _seeded_views(self.groups, image, seed_for(self.seed, epoch, index))
+        return {**views, "target": target, "corrupt": torch.tensor(corrupt, dtype=torch.int64)}
 
     def _readable(self, index: int) -> tuple[Image.Image, int, list[int]]:
         corrupt: list[int] = []
@@ -99,9 +103,11 @@ class ViewDataset(Dataset):
 
 def make_train_loader(
     source: ImageSource | StreamSource,
-    view: View,
+    view: Views,
     *,
     n_views: int,
+    small_view: View | None = None,
+    n_small_views: int = 0,
     batch_size: int,
     seed: int,
     rank: int,
@@ -114,8 +120,9 @@ def make_train_loader(
 ) -> "TrainLoader":
     """Micro-batches `start_micro_step` to `total_micro_steps` - 1 of a run, for process `rank` of `world_size`.
 
-    Each is a dict: `views` uint8 [B, V, 3, H, W], `target` int64 [B], `corrupt` int64 [K], the indices of images that
-    could not be read (K may be 0; give it to `CorruptLog.add`). Micro-batch m of epoch e is
+    Each is a dict: `views` uint8 [B, V, 3, H, W], with n_small_views also `small_views` uint8 [B, W, 3, h, w], `target`
+    int64 [B], `corrupt` int64 [K], the indices of images that could not be read (K may be 0; give it to
+    `CorruptLog.add`). `view` makes all V views, or is a sequence of V, one for each. Micro-batch m of epoch e is
     `epoch_order(seed, e, n)[m * B * W : (m + 1) * B * W]`, of which process r takes its r-th slice of B: what W
     processes see together depends only on B * W. Workers live for the whole run, not for an epoch.
 
@@ -140,12 +147,13 @@ def make_train_loader(
         stream = source.training_dataset(
             batch_size=batch_size, seed=seed_for(seed), rank=rank, world_size=world_size, workers=workers
         )
-        dataset = _StreamViews(source, stream, view, n_views, seed_for(seed, start_micro_step, rank), epoch)
+        groups = _groups(view, n_views, small_view, n_small_views)
+        dataset = _StreamViews(source, stream, groups, seed_for(seed, start_micro_step, rank), epoch)
         return TrainLoader(DataLoader(dataset, batch_size=batch_size, num_workers=workers, **options), length)
     steps = _Steps(
         len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, start_micro_step, total_micro_steps
     )
-    dataset = ViewDataset(source, view, n_views, seed)
+    dataset = ViewDataset(source, view, n_views, seed, small_view, n_small_views)
     return TrainLoader(DataLoader(dataset, batch_sampler=steps, num_workers=workers, **options), length)
 
 
@@ -237,8 +245,10 @@ class _Steps(Sampler):
 class _StreamViews(IterableDataset):
     """Views of a stream without end; sample k of a worker is seeded by (seed, worker, k)."""
 
-    def __init__(self, source: StreamSource, stream, view: View, n_views: int, seed: int, first_epoch: int) -> None:
-        self.source, self.stream, self.view, self.n_views = source, stream, view, n_views
+    def __init__(
+        self, source: StreamSource, stream, groups: dict[str, list[View]], seed: int, first_epoch: int,
+    ) -> None:
+        self.source, self.stream, self.groups = source, stream, groups
         self.seed, self.first_epoch = seed, first_epoch
 
     def __iter__(self) -> Iterator[dict]:
@@ -251,8 +261,8 @@ class _StreamViews(IterableDataset):
             before = count
             self.stream.set_epoch(epoch)
             for image, target in self.source.read(self.stream):
-                views = _seeded_views(self.view, image, self.n_views, seed_for(self.seed, worker_id, count))
-                yield {"views": views, "target": target, "corrupt": torch.empty(0, dtype=torch.int64)}
+                views = _seeded_views(self.groups, image, seed_for(self.seed, worker_id, count))
+                yield {**views, "target": target, "corrupt": torch.empty(0, dtype=torch.int64)}
                 count += 1
             if count == before:
                 raise BurnError(f"{self.source.description}: no image could be read")
@@ -275,18 +285,29 @@ class _Transformed(Dataset):
         return self.transform(image), target
 
 
-def _seeded_views(view: View, image: Image.Image, n_views: int, seed: int) -> torch.Tensor:
-    """uint8 [V, 3, H, W] drawn from `seed`; torch's default CPU generator ends as it was, CUDA's is not touched."""
+def _groups(view: Views, n_views: int, small_view: View | None, n_small_views: int) -> dict[str, list[View]]:
+    """The views of an image, by the key of the batch in which they are stacked."""
+    views = [view] * n_views if callable(view) else list(view)
+    if len(views) != n_views:
+        raise ValueError(f"{len(views)} views given, {n_views} wanted")
+    groups = {"views": views}
+    if n_small_views:
+        groups["small_views"] = [small_view] * n_small_views
+    return groups
+
+
+def _seeded_views(groups: dict[str, list[View]], image: Image.Image, seed: int) -> dict[str, torch.Tensor]:
+    """uint8 [V, 3, H, W] of each group drawn from `seed`; torch's CPU generator ends as it was, CUDA's is untouched."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
-        return torch.stack([view(image) for _ in range(n_views)])
+        return {key: torch.stack([view(image) for view in views]) for key, views in groups.items()}
     finally:
         torch.default_generator.set_state(before)
 
 
 def _collate(items: list[dict]) -> dict[str, torch.Tensor]:
-    batch = default_collate([{"views": item["views"], "target": item["target"]} for item in items])
+    batch = default_collate([{key: value for key, value in item.items() if key != "corrupt"} for item in items])
     return {**batch, "corrupt": torch.cat([item["corrupt"] for item in items])}
 
 

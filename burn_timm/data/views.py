@@ -34,6 +34,7 @@ class ViewSettings:
     jitter_p: float = 0.0
     grey_p: float = 0.0
     blur_p: float = 0.0
+    solarize_p: float = 0.0
 
 
 VIEWS: dict[str, ViewSettings | None] = {
@@ -43,6 +44,16 @@ VIEWS: dict[str, ViewSettings | None] = {
     "moco": ViewSettings((0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.6, grey_p=0.2, blur_p=0.2),
     # SimCLR (arXiv 2002.05709, appendix A), colour strength 1.
     "simclr": ViewSettings((0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
+    # BYOL's two views (arXiv 2006.07733, table 6): one is always blurred, the other seldom, but solarised.
+    "byol1": ViewSettings((0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=1.0),
+    "byol2": ViewSettings(
+        (0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.1, solarize_p=0.2,
+    ),
+    # SwAV's multi-crop (arXiv 2006.09882, appendix): large and small crops, SimCLR's colours.
+    "swav": ViewSettings((0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
+    "swav_small": ViewSettings((0.05, 0.14), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
+    # ImageNet's usual supervised training.
+    "supervised": ViewSettings((0.08, 1.0)),
     # For digits and other tiny images, where a small crop leaves nothing to recognise.
     "light": ViewSettings((0.6, 1.0), ratio=(0.8, 1.25), jitter=(0.2, 0.2, 0.2, 0.0), jitter_p=0.8),
     # Resize and centre crop: no randomness.
@@ -51,7 +62,7 @@ VIEWS: dict[str, ViewSettings | None] = {
 
 
 class RandomView:
-    """PIL RGB image -> uint8 [3, S, S]: resized crop, jitter, grey, blur, flip, in this order."""
+    """PIL RGB image -> uint8 [3, S, S]: resized crop, jitter, grey, blur, solarise, flip, in this order."""
 
     def __init__(self, settings: ViewSettings, img_size: int, flip_p: float | None = None) -> None:
         self.settings = settings
@@ -67,6 +78,7 @@ class RandomView:
         pixels = np.asarray(self.crop(image))
         # One draw for all decisions, used or not: four coins, the strength of the blur, four strengths of jitter.
         flip, jitter, grey, blur, sigma, *strengths = torch.rand(9).tolist()
+        solarise = settings.solarize_p > 0 and float(torch.rand(())) < settings.solarize_p
         if jitter < settings.jitter_p:
             pixels = self._jitter(pixels, strengths)
         if grey < settings.grey_p:
@@ -74,6 +86,8 @@ class RandomView:
         if blur < self.blur_p:
             sigma = _LEAST_SIGMA + sigma * (self.most_sigma - _LEAST_SIGMA)
             pixels = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
+        if solarise:
+            pixels = np.where(pixels < 128, pixels, 255 - pixels)
         if flip < self.flip_p:
             pixels = pixels[:, ::-1]
         return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
@@ -117,3 +131,10 @@ def make_view(name: str, img_size: int, flip_p: float | None = None):
             ]
         )
     return RandomView(settings, img_size, flip_p)
+
+
+def make_views(names: str | tuple[str, ...], img_size: int, flip_p: float | None = None):
+    """The views of one image: `make_view` of the one name for all, or a tuple with the view of each name."""
+    if isinstance(names, str):
+        return make_view(names, img_size, flip_p)
+    return tuple(make_view(name, img_size, flip_p) for name in names)

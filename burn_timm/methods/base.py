@@ -11,16 +11,31 @@ from ..nn import Backbone
 class Method(nn.Module):
     """Loss and trained parts of one training method.
 
-    `forward(batch, progress)` takes `batch["views"]`, uint8 `[B, V, 3, H, W]`, with V = `n_views`, and progress in
-    [0, 1] within the stage, on which every schedule depends as a pure function. It returns a dict of scalars:
-    `loss`, with gradient, and what is to be logged, without.
+    `forward(batch, progress)` takes `batch["views"]`, uint8 `[B, V, 3, H, W]`, with V = `n_views`, `batch["target"]`,
+    int64 `[B]` (-1 where there is no label), with W = `n_small_views` > 0 also `batch["small_views"]`, uint8
+    `[B, W, 3, h, w]`, and progress in [0, 1] within the stage, on which every schedule depends as a pure function. It
+    returns a dict of scalars: `loss`, with gradient, and what is to be logged, without.
 
     `backbone` is the network that is trained for export. The state dict leaves out the frozen `teacher` and is
-    enough to resume exactly.
+    enough to resume exactly: queues and momentum targets are in it.
+
+    Class attributes say what the training script has to supply:
+        options: names of the constructor's keyword arguments besides `backbone`. Each is an option of train_burn.py
+            (left out where that is not given, so that the constructor's default holds) or one of `teacher`,
+            `teacher_dim`, `student_dim`, `num_classes`, `epochs` (of the stage, a float).
+        teacher_output: None, or what the frozen teacher gives by default: pooled `features` or `logits`.
+        needs_labels: whether `batch["target"]` must hold labels.
+        default_view: name in `data.views.VIEWS` of all views, or a tuple with one name for each.
+        small_view: name of the small views' setting.
     """
 
+    options: tuple[str, ...] = ("student_dim",)
+    teacher_output: str | None = None
+    needs_labels = False
     n_views = 1
-    default_view = "burn"
+    default_view: str | tuple[str, ...] = "burn"
+    n_small_views = 0
+    small_view = "swav_small"
 
     def __init__(self, backbone: Backbone, teacher: nn.Module | None = None):
         super().__init__()
@@ -31,6 +46,13 @@ class Method(nn.Module):
     def student(self) -> nn.Module:
         """The module to export."""
         return self.backbone.model
+
+    def classifier(self) -> nn.Linear | None:
+        """A classifier on the student's features that is exported with it, where the method trains one on labels."""
+        return None
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step with the progress of its forward pass; momentum targets move here."""
 
     def gradient_groups(self) -> dict[str, nn.Module]:
         """Modules whose gradient norm is logged as `grad_norm_<name>`."""

@@ -39,6 +39,11 @@ class BURN(Method):
         information_weight: w in loss - w * (H(mean p1) - mean H(p1)); 0 is the paper.
     """
 
+    options = (
+        "teacher", "student_dim", "teacher_dim", "head_dim", "head_type", "temperature", "lambda_0", "lambda_T",
+        "lambda_schedule", "fs_loss", "fs_on", "views", "kl_direction", "target_head", "information_weight",
+    )
+    teacher_output = "features"
     default_view = "burn"
 
     def __init__(

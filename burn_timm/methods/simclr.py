@@ -20,6 +20,7 @@ class SimCLR(Method):
         temperature: Of NT-Xent.
     """
 
+    options = ("student_dim", "head_dim", "temperature")
     n_views = 2
     default_view = "simclr"
 

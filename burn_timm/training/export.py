@@ -1,6 +1,7 @@
 """The end of a run: a folder that timm loads, and the real-valued weights beside it."""
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
@@ -14,14 +15,22 @@ from ..packing import pack_state_dict, save_packed
 from .options import STAGES
 
 
-def export(model: torch.nn.Module, args: argparse.Namespace, stage: str, output: Path, details: dict) -> dict:
+def export(
+    model: torch.nn.Module, args: argparse.Namespace, stage: str, output: Path, details: dict,
+    classifier: torch.nn.Linear | None = None,
+) -> dict:
     """Write `output/export` (config.json, model.safetensors, README.md) and, for binary networks, latent.safetensors.
 
-    1-bit weights are packed; those of other stages are real-valued and stored as they are.
+    1-bit weights are packed; those of other stages are real-valued and stored as they are. `model` has no classifier;
+    `classifier` is the one to export with it, if there is one.
 
     Returns:
         {"bytes_exported": ..., "bytes_fp32": ...}
     """
+    if classifier is not None:
+        model = copy.deepcopy(model)
+        model.reset_classifier(classifier.out_features)
+        model.get_classifier().load_state_dict(classifier.state_dict())
     model = model.eval()
     name = model.pretrained_cfg["architecture"]
     bits = STAGES[stage]

@@ -53,10 +53,11 @@ def untrained(args: argparse.Namespace, stage: str, source, device: torch.device
 def calibrate(model: torch.nn.Module, args: argparse.Namespace, source) -> None:
     """Set BatchNorm statistics to their average over the same training views in every run of the same seed."""
     config = resolve_model_data_config(model)
+    name = args.view if isinstance(args.view, str) else args.view[0]
     batch_size = min(128, len(source))
     steps = min(max(1, CALIBRATION_IMAGES // batch_size), micro_steps_per_epoch(len(source), batch_size, 1))
     loader = make_train_loader(
-        source, make_view(args.view, args.img_size, args.hflip), n_views=1, batch_size=batch_size,
+        source, make_view(name, args.img_size, args.hflip), n_views=1, batch_size=batch_size,
         seed=seed_for(args.seed, 0xCA11), rank=0, world_size=1, start_micro_step=0,
         micro_steps_per_epoch=steps, total_micro_steps=steps, workers=args.workers,
     )

@@ -40,16 +40,17 @@ def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | Non
         return None, None
     torch.manual_seed(seed_for(args.seed, 0x7EAC))
     pretrained = args.teacher_pretrained and not args.teacher_checkpoint
+    kwargs = dict(args.teacher_kwargs)
+    if teacher_output(args) == "features":
+        kwargs["num_classes"] = 0
     try:
-        model = load_model(
-            args.teacher, args.teacher_checkpoint or None, num_classes=0, pretrained=pretrained, **args.teacher_kwargs,
-        )
+        model = load_model(args.teacher, args.teacher_checkpoint or None, pretrained=pretrained, **kwargs)
     except BurnError as error:
         hint = "; give --teacher-checkpoint FILE, or --no-teacher-pretrained for a random teacher" if pretrained else ""
         raise BurnError(f"--teacher {args.teacher}: {error}{hint}") from error
     config = resolve_model_data_config(model)
     size = (args.teacher_img_size,) * 2 if args.teacher_img_size else config["input_size"][-2:]
-    identity = {"name": args.teacher, "sha256": state_hash(model), "size": list(size)}
+    identity = {"name": args.teacher, "sha256": state_hash(model), "size": list(size), "output": teacher_output(args)}
     return Backbone(model, config["mean"], config["std"], tuple(size)), identity
 
 
@@ -58,20 +59,32 @@ def view_size(args: argparse.Namespace, teacher: Backbone | None) -> int:
     return max(args.img_size, *(teacher.size if teacher is not None else ()), args.img_size)
 
 
-def build_method(args: argparse.Namespace, stage: str, stage_index: int, teacher: Backbone | None) -> Method:
-    """The method of one stage with fresh weights, a function of (seed, stage_index) alone."""
+def teacher_output(args: argparse.Namespace) -> str | None:
+    """--teacher-output, or what the method takes from its teacher by default."""
+    return args.teacher_output or METHODS[args.method].teacher_output
+
+
+def build_method(
+    args: argparse.Namespace, stage: str, stage_index: int, teacher: Backbone | None, num_classes: int | None,
+    epochs: float,
+) -> Method:
+    """The method of one stage with fresh weights, a function of (seed, stage_index) alone.
+
+    Args:
+        num_classes: Of the training images, None where they have no labels.
+        epochs: Length of the stage, which schedules that are given in epochs need.
+    """
     model = build_student(args, stage, seed_for(args.seed, stage_index))
     config = resolve_model_data_config(model)
     backbone = Backbone(model, config["mean"], config["std"], (args.img_size, args.img_size))
-    kwargs = {"temperature": args.temperature, "student_dim": feature_dim(backbone, args.img_size, "--model")}
-    if args.head_dim is not None:
-        kwargs["head_dim"] = args.head_dim
-    if args.method == "burn":
-        names = ("head_type", "lambda_0", "lambda_T", "lambda_schedule", "fs_loss", "fs_on", "views", "kl_direction",
-                 "target_head", "information_weight")
-        kwargs.update({name: getattr(args, name) for name in names})
-        kwargs.update(teacher=teacher, teacher_dim=feature_dim(teacher, args.img_size, "--teacher"))
-    return METHODS[args.method](backbone, **kwargs)
+    values = {
+        **vars(args), "student_dim": feature_dim(backbone, args.img_size, "--model"), "teacher": teacher,
+        "num_classes": num_classes, "epochs": epochs,
+    }
+    if teacher is not None:
+        values["teacher_dim"] = feature_dim(teacher, args.img_size, "--teacher")
+    options = METHODS[args.method].options
+    return METHODS[args.method](backbone, **{name: values[name] for name in options if values[name] is not None})
 
 
 @torch.no_grad()

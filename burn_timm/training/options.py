@@ -30,7 +30,9 @@ FREE_ON_RESUME = {
 LEAST = {
     "epochs": 1, "max_steps": 1, "batch_size": 2, "grad_accum_steps": 1, "img_size": 1, "log_interval": 1, "threads": 1,
     "head_dim": 1, "teacher_img_size": 1, "workers": 0, "checkpoint_steps": 0, "lr": 0, "weight_decay": 0,
-    "warmup_epochs": 0, "clip_grad": 0, "information_weight": 0, "momentum": 0, "drop": 0,
+    "warmup_epochs": 0, "clip_grad": 0, "hidden_dim": 1, "queue_size": 1, "prototypes": 2, "sinkhorn_iterations": 1,
+    "queue_start_epoch": 0, "freeze_prototypes_epochs": 0, "contrastive_weight": 0, "jigsaw_weight": 0,
+    "small_views": 0, "small_img_size": 1, "information_weight": 0, "momentum": 0, "drop": 0,
 }
 
 
@@ -55,11 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--act-grad", default="approx", choices=("approx", "clip"), help="gradient of the activations' sign")
     add("--initial-checkpoint", default="", help="weights that the network starts from")
 
-    add = parser.add_argument_group("teacher (h_zeta), for --method burn").add_argument
+    add = parser.add_argument_group("teacher (h_zeta), for the methods that have one").add_argument
     add("--teacher", help="any timm name, CNN or ViT, hf-hub:... or local-dir:...")
     add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, help="key=value arguments of the teacher")
     add("--teacher-checkpoint", default="", help="file with the teacher's weights")
     add("--teacher-pretrained", default=True, action=argparse.BooleanOptionalAction, help="load pretrained weights")
+    add("--teacher-output", choices=("features", "logits"), help="what is taken from it; default: the method's own")
     add("--teacher-img-size", type=int, help="side in pixels of the teacher's input; default: its own configuration")
 
     add = parser.add_argument_group("data").add_argument
@@ -93,10 +96,26 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sync-bn", action="store_true", help="BatchNorm statistics over all processes (GPUs only)")
     add("--seed", type=int, default=42)
 
+    add = parser.add_argument_group("heads and losses; default: the method's own").add_argument
+    add("--head-dim", type=int, help="outputs of the heads (2000 for burn)")
+    add("--temperature", type=float, help="of the softmaxes, or of the contrastive loss (0.2 for burn)")
+    add("--hidden-dim", type=int, help="width of the heads' hidden layers")
+    add("--head-layers", type=int, choices=(2, 3), help="layers of the projection head (simclr; version 2 has 3)")
+    add("--queue-size", type=int, help="images in the queue (mocov2, s2bnn, swav), over all processes")
+    add("--target-momentum", type=float, help="of the momentum target (mocov2, s2bnn; byol: at the start)")
+    add("--prototypes", type=int, help="number of prototypes (swav)")
+    add("--sinkhorn-epsilon", type=float, help="entropy regularisation of the assignment (swav)")
+    add("--sinkhorn-iterations", type=int, help="(swav)")
+    add("--queue-start-epoch", type=float, help="epoch of the stage from which the queue is used (swav)")
+    add("--freeze-prototypes-epochs", type=float, help="so long do the prototypes stay as they start (swav)")
+    add("--contrastive-weight", type=float, help="of the contrastive loss beside distillation (s2bnn); 0: none")
+    add("--jigsaw-weight", type=float, help="of the jigsaw branch (infomin); 0: none")
+    add("--label-smoothing", type=float, help="(supervised)")
+    add("--small-views", type=int, help="small views of each image (multi-crop)")
+    add("--small-img-size", type=int, help="their side in pixels; default: 3/7 of --img-size, as 96 is of 224")
+
     add = parser.add_argument_group("BURN").add_argument
-    add("--head-dim", type=int, help="outputs of the heads; default: 2000 for burn, 128 for simclr")
     add("--head-type", default="mlp", choices=HEAD_TYPES, help="form of g_theta and l_phi")
-    add("--temperature", type=float, default=0.2, help="of the softmaxes, or of the contrastive loss")
     add("--lambda-0", type=float, default=0.9, help="first weight of the feature similarity loss")
     add("--lambda-T", type=float, default=0.7, dest="lambda_T", help="last weight of it")
     add("--lambda-schedule", default="cosine", choices=LAMBDA_SCHEDULES)
@@ -198,18 +217,24 @@ def _check(args: argparse.Namespace) -> None:
         raise BurnError(f"--stages fp is for floating-point models; for {args.model} the real-valued stage is w32a32")
     if not binary and args.stages != ["fp"]:
         raise BurnError(f"--stages {' '.join(args.stages)}: {args.model} is not a binary network, use --stages fp")
-    if args.method == "burn" and not args.teacher:
-        raise BurnError("--method burn needs --teacher: any timm model name, hf-hub:... or local-dir:... of a backbone")
-    if args.method != "burn" and args.teacher:
-        raise BurnError(f"--teacher goes with --method burn; --method {args.method} has none")
+    taught = [name for name, method in METHODS.items() if method.teacher_output]
+    if args.method in taught and not args.teacher:
+        raise BurnError(
+            f"--method {args.method} needs --teacher: any timm model name, hf-hub:... or local-dir:... of a backbone"
+        )
+    if args.method not in taught and args.teacher:
+        raise BurnError(f"--teacher goes with --method {', '.join(taught)}; --method {args.method} has none")
     if args.resume == "auto" and not args.output:
         raise BurnError("--resume auto needs --output: the folder of the run to go on with")
     for name, least in LEAST.items():
         value = getattr(args, name)
         if value is not None and not least <= value < float("inf"):  # NaN fails too
             raise BurnError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    for name in ("lambda_0", "lambda_T", "hflip"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise BurnError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(args, name)}")
-    if args.temperature <= 0:
-        raise BurnError(f"--temperature must be above 0, not {args.temperature}")
+    for name in ("lambda_0", "lambda_T", "hflip", "target_momentum", "label_smoothing"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            raise BurnError(f"--{name.replace('_', '-')} must lie in [0, 1], not {value}")
+    for name in ("temperature", "sinkhorn_epsilon"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise BurnError(f"--{name.replace('_', '-')} must be above 0, not {value}")
