@@ -32,7 +32,7 @@ from burn_timm.schedules import lr_at
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import export
-from burn_timm.training.guards import TargetMonitor, check_finite
+from burn_timm.training.guards import TargetMonitor, check_compiler, check_finite
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
@@ -108,6 +108,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     # Where to begin.
     identity = {
         "options": defining_options(args), "teacher": teacher_identity, "images": len(source), "processes": processes,
+        "mixed_precision": accelerator.mixed_precision, "device": device.type,
     }
     found = find_checkpoint(args.resume, output)
     resumed = load_checkpoint(found, identity) if found else None
@@ -149,6 +150,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                     setattr(method, name, convert_sync_batchnorm(child))
         plain = method
         if args.compile:
+            check_compiler(device)
             plain.backbone.compile(dynamic=False)  # in place: parameter names, and what is exported, stay the same
         optimizer = create_optimizer_v2(
             method, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum,
@@ -257,6 +259,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "model": args.model, "stages": args.stages, "method": args.method, "teacher": args.teacher,
         "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
         "batch_size": args.batch_size, "total_batch_size": total_batch, "seed": args.seed,
+        "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
         "corrupt_images": len(corrupt.state_dict()["indices"]),
         "val_dataset": val.description if val is not None else None,
         "command": args.command, "settings": defining_options(args),

@@ -39,7 +39,8 @@ def load_checkpoint(path: Path, identity: dict) -> Checkpoint:
     """Read a checkpoint and compare the run it belongs to with this one.
 
     Args:
-        identity: {"options": ..., "teacher": ..., "images": ..., "processes": ...} of this run.
+        identity: {"options": ..., "teacher": ..., "images": ..., "processes": ..., "mixed_precision": ...,
+            "device": ...} of this run.
 
     Raises:
         BurnError: The file is damaged, of another version, or of a run with other options, data or teacher.
@@ -69,9 +70,10 @@ def load_checkpoint(path: Path, identity: dict) -> Checkpoint:
             f"{path}: trained under another teacher: {their.get('name')} {str(their.get('sha256'))[:12]} there, "
             f"{ours.get('name')} {str(ours.get('sha256'))[:12]} here"
         )
-    for name in ("images", "processes"):
-        if theirs[name] != identity[name]:
-            raise BurnError(f"{path}: belongs to a run with {theirs[name]} {name}, here are {identity[name]}")
+    for name in ("images", "processes", "mixed_precision", "device"):
+        if theirs.get(name) != identity[name]:
+            what = name.replace("_", " ")
+            raise BurnError(f"{path}: belongs to a run with {what} {theirs.get(name)}, here it is {identity[name]}")
     return checkpoint
 
 

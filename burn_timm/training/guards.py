@@ -1,7 +1,10 @@
 """What stops a run, or warns, when training has gone wrong."""
 
+import importlib.util
 import logging
 import math
+import os
+import shutil
 
 import torch
 
@@ -19,6 +22,15 @@ def check_finite(values: dict, step: int, checkpoint: str) -> None:
             f"step {step}: loss or gradient is not finite ({terms}); last good checkpoint: {checkpoint}. "
             "Lower --lr or set --clip-grad"
         )
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise BurnError if torch.compile lacks what it needs here: a C++ compiler for a CPU, Triton for a GPU."""
+    if device.type == "cpu":
+        if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl")):
+            raise BurnError("--compile needs a C++ compiler on a CPU; install g++ or leave --compile out")
+    elif importlib.util.find_spec("triton") is None:
+        raise BurnError("--compile needs Triton on a GPU; pip install triton, or leave --compile out")
 
 
 class TargetMonitor:
