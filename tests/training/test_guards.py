@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from burn_timm.errors import BurnError
-from burn_timm.training.guards import TargetMonitor, check_finite
+from burn_timm.training.guards import TargetMonitor, check_compiler, check_finite
 
 
 def test_a_loss_that_is_not_finite_names_step_terms_and_checkpoint():
@@ -34,3 +34,14 @@ def test_a_target_may_start_low_and_rise(caplog):
 
 def test_a_target_that_never_rises_is_warned_of(caplog):
     assert len(warnings(TargetMonitor(), [0.001] * 20, caplog)) == 1
+
+
+def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BurnError, match=r"--compile needs a C\+\+ compiler"):
+        check_compiler(torch.device("cpu"))
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    check_compiler(torch.device("cpu"))

@@ -82,6 +82,39 @@ def test_a_resume_that_does_not_fit_is_one_line(unbroken, options, message):
     assert len(errors) == 1 and message in errors[0]
 
 
+def test_a_resume_in_another_precision_is_refused(unbroken):
+    environment_ = {**environment(), "ACCELERATE_MIXED_PRECISION": "bf16"}
+    options = command(*LENGTH, "--output", str(unbroken), "--resume", "auto")
+    done = subprocess.run(options, capture_output=True, text=True, env=environment_)
+    assert done.returncode == 2
+    assert "a run with mixed precision no, here it is bf16" in done.stderr
+
+
+@pytest.mark.slow  # the compiler takes most of a minute for each of the four stages
+def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(tmp_path):
+    runs = {"eager": [], "unbroken": ["--compile"], "resumed": ["--compile", "--resume", "auto"]}
+    length = ["--max-steps", "6", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none"]
+    for name, options in runs.items():
+        if name == "resumed":
+            process = subprocess.Popen(
+                command(*length, *options, "--output", str(tmp_path / name)), env=environment(),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )
+            log = tmp_path / name / "log.jsonl"
+            while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 3):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        done = train(*length, *options, "--output", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr[-2000:]
+    packed = "export/model.safetensors"
+    assert (tmp_path / "unbroken" / packed).read_bytes() == (tmp_path / "resumed" / packed).read_bytes()
+    eager, compiled = (
+        [json.loads(line)["loss"] for line in open(tmp_path / name / "log.jsonl")] for name in ("eager", "unbroken")
+    )
+    assert compiled == pytest.approx(eager, rel=2e-2)  # a rounding may flip a sign, and then more
+
+
 def test_a_damaged_checkpoint_is_one_line_and_names_the_file(unbroken, tmp_path):
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes((unbroken / "checkpoint.pt").read_bytes()[:5000])
