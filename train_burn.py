@@ -152,9 +152,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         if args.compile:
             check_compiler(device)
             plain.backbone.compile(dynamic=False)  # in place: parameter names, and what is exported, stay the same
-        optimizer = create_optimizer_v2(
-            method, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum,
-        )
+        decay = args.weight_decay[stage_index if len(args.weight_decay) > 1 else 0]
+        optimizer = create_optimizer_v2(method, opt=args.opt, lr=args.lr, weight_decay=decay, momentum=args.momentum)
         method, optimizer = accelerator.prepare(method.to(device).train(), optimizer)
         if step:
             optimizer.load_state_dict(resumed.optimizer)

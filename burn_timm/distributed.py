@@ -8,8 +8,16 @@ import torch
 import torch.distributed as dist
 
 
-def _world_size() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(x: torch.Tensor) -> torch.Tensor:
+    """The sum of `x` over processes, same shape, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
 
 
 def mean_over_processes(x: torch.Tensor) -> torch.Tensor:
@@ -18,12 +26,9 @@ def mean_over_processes(x: torch.Tensor) -> torch.Tensor:
     The value is global, the gradient flows into the local `x` with weight 1: averaging it over processes afterwards
     supplies the 1 / world size.
     """
-    world_size = _world_size()
-    if world_size == 1:
+    if world_size() == 1:
         return x
-    mean = x.detach().clone()
-    dist.all_reduce(mean)
-    return mean / world_size + (x - x.detach())
+    return sum_over_processes(x) / world_size() + (x - x.detach())
 
 
 class _Gather(torch.autograd.Function):
@@ -42,8 +47,8 @@ class _Gather(torch.autograd.Function):
 
 def gather_over_processes(x: torch.Tensor) -> torch.Tensor:
     """`[B, D]` of every process as `[B * world size, D]`, in rank order, differentiable into every process's part."""
-    return x if _world_size() == 1 else _Gather.apply(x)
+    return x if world_size() == 1 else _Gather.apply(x)
 
 
 def rank() -> int:
-    return dist.get_rank() if _world_size() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0

@@ -17,6 +17,15 @@ def classifier_head(in_dim: int, out_dim: int, kind: str = "mlp", hidden_dim: in
     raise ValueError(f"kind must be one of {', '.join(HEAD_TYPES)}, not {kind!r}")
 
 
+def deep_projection_head(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """SimCLR v2's three layers, each with BatchNorm, ReLU between them: `[B, in_dim] -> [B, out_dim]`."""
+    return nn.Sequential(
+        nn.Linear(in_dim, hidden_dim, bias=False), nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, hidden_dim, bias=False), nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, out_dim, bias=False), nn.BatchNorm1d(out_dim, affine=False),
+    )
+
+
 def projection_head(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     """Linear, BatchNorm, ReLU, Linear: `[B, in_dim] -> [B, out_dim]`."""
     return nn.Sequential(

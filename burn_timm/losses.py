@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .distributed import gather_over_processes, mean_over_processes, rank
+from .distributed import gather_over_processes, mean_over_processes, rank, sum_over_processes
 
 FS_LOSSES = ("cosine", "l1", "l2")
 KL_DIRECTIONS = ("student-target", "target-student")
@@ -12,6 +12,11 @@ KL_DIRECTIONS = ("student-target", "target-student")
 def _exact(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Half-precision inputs as float32: log-probabilities and entropies lose all their digits in bfloat16."""
     return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+
+
+def unit_vectors(x: torch.Tensor) -> torch.Tensor:
+    """Rows of `[..., D]` at length 1, in float32 where `x` is in half precision."""
+    return F.normalize(_exact(x)[0], dim=-1)
 
 
 def kl_divergence(
@@ -79,7 +84,7 @@ def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.1) -> tor
     Returns:
         Scalar: mean over the 2B local anchors. Averaged over processes it is the loss of the whole batch.
     """
-    z1, z2 = (F.normalize(z, dim=-1) for z in _exact(z1, z2))
+    z1, z2 = unit_vectors(z1), unit_vectors(z2)
     batch = z1.shape[0]
     all1, all2 = gather_over_processes(z1), gather_over_processes(z2)
     everything = torch.cat([all1, all2])
@@ -93,3 +98,51 @@ def nt_xent(z1: torch.Tensor, z2: torch.Tensor, temperature: float = 0.1) -> tor
     itself[torch.arange(2 * batch, device=z1.device), anchors] = True
     logits = logits.masked_fill(itself, float("-inf"))
     return F.cross_entropy(logits, positives)
+
+
+def info_nce(queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
+    """InfoNCE with a queue of negatives (MoCo, He et al., CVPR 2020, Eq. 1).
+
+    Args:
+        queries, keys: `[B, D]`, row by row of the same images, L2-normalised.
+        queue: Keys of other images `[K, D]`, L2-normalised.
+
+    Returns:
+        Scalar, mean over B. The gradient flows into the queries alone.
+    """
+    queries, keys, queue = _exact(queries, keys.detach(), queue.detach())
+    with torch.autocast(queries.device.type, enabled=False):  # it would take the similarities in half precision
+        positive = (queries * keys).sum(-1, keepdim=True)
+        logits = torch.cat([positive, queries @ queue.T.to(queries.dtype)], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+def soft_cross_entropy(
+    target_logits: torch.Tensor, student_logits: torch.Tensor, temperature: float = 1.0,
+) -> torch.Tensor:
+    """- sum_k p_k log s_k, p and s the softmax of `[B, K]` logits at `temperature`; scalar, mean over B.
+
+    The loss of ReActNet (Liu et al., ECCV 2020, Eq. 7) and of S2-BNN's distillation. No gradient for the target.
+    """
+    target_logits, student_logits = _exact(target_logits.detach(), student_logits)
+    p = F.softmax(target_logits / temperature, dim=-1)
+    return -(p * F.log_softmax(student_logits / temperature, dim=-1)).sum(-1).mean()
+
+
+@torch.no_grad()
+def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05, iterations: int = 3) -> torch.Tensor:
+    """Soft assignment of images to prototypes, each prototype with the same share (SwAV, Caron et al., 2020, Eq. 3-5).
+
+    Args:
+        scores: Cosine similarities `[N, K]`; N may differ between processes, the shares are over all of them.
+
+    Returns:
+        `[N, K]`, float64; every row sums to 1.
+    """
+    q = ((scores.double() - 1) / epsilon).exp()  # cosines are at most 1: nothing overflows
+    total = sum_over_processes(torch.tensor(float(len(q)), dtype=torch.float64, device=q.device))
+    q = q / sum_over_processes(q.sum())
+    for _ in range(iterations):
+        q = q / sum_over_processes(q.sum(0, keepdim=True)) / q.shape[1]
+        q = q / q.sum(1, keepdim=True) / total
+    return q * total

@@ -35,6 +35,7 @@ class ViewSettings:
     grey_p: float = 0.0
     blur_p: float = 0.0
     solarize_p: float = 0.0
+    rand_augment: int = 0  # operations of RandAugment (arXiv 1909.13719), at torchvision's magnitude 9 of 30
 
 
 VIEWS: dict[str, ViewSettings | None] = {
@@ -42,6 +43,8 @@ VIEWS: dict[str, ViewSettings | None] = {
     "burn": ViewSettings((0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.6, grey_p=0.2, blur_p=0.2),
     # S2-BNN's tuned MoCo v2 (arXiv 2102.08946).
     "moco": ViewSettings((0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.6, grey_p=0.2, blur_p=0.2),
+    # MoCo v2's own (arXiv 2003.04297).
+    "moco_original": ViewSettings((0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
     # SimCLR (arXiv 2002.05709, appendix A), colour strength 1.
     "simclr": ViewSettings((0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
     # BYOL's two views (arXiv 2006.07733, table 6): one is always blurred, the other seldom, but solarised.
@@ -52,6 +55,10 @@ VIEWS: dict[str, ViewSettings | None] = {
     # SwAV's multi-crop (arXiv 2006.09882, appendix): large and small crops, SimCLR's colours.
     "swav": ViewSettings((0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
     "swav_small": ViewSettings((0.05, 0.14), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
+    # InfoMin (arXiv 2005.10243, appendix): MoCo v2's crops, SimCLR's colours, RandAugment with two operations.
+    "infomin": ViewSettings(
+        (0.2, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5, rand_augment=2,
+    ),
     # ImageNet's usual supervised training.
     "supervised": ViewSettings((0.08, 1.0)),
     # For digits and other tiny images, where a small crop leaves nothing to recognise.
@@ -62,20 +69,24 @@ VIEWS: dict[str, ViewSettings | None] = {
 
 
 class RandomView:
-    """PIL RGB image -> uint8 [3, S, S]: resized crop, jitter, grey, blur, solarise, flip, in this order."""
+    """PIL RGB image -> uint8 [3, S, S]: resized crop, RandAugment, jitter, grey, blur, solarise, flip."""
 
     def __init__(self, settings: ViewSettings, img_size: int, flip_p: float | None = None) -> None:
         self.settings = settings
         self.crop = v2.RandomResizedCrop(
             img_size, settings.scale, settings.ratio, interpolation=v2.InterpolationMode.BICUBIC
         )
+        self.rand_augment = v2.RandAugment(settings.rand_augment) if settings.rand_augment else None
         self.flip_p = settings.flip_p if flip_p is None else flip_p
         self.blur_p = settings.blur_p if img_size >= _SMALLEST_BLURRED else 0.0
         self.most_sigma = min(_MOST_SIGMA, img_size / 60)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         settings = self.settings
-        pixels = np.asarray(self.crop(image))
+        image = self.crop(image)
+        if self.rand_augment is not None:
+            image = self.rand_augment(image)
+        pixels = np.asarray(image)
         # One draw for all decisions, used or not: four coins, the strength of the blur, four strengths of jitter.
         flip, jitter, grey, blur, sigma, *strengths = torch.rand(9).tolist()
         solarise = settings.solarize_p > 0 and float(torch.rand(())) < settings.solarize_p

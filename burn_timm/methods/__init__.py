@@ -1,6 +1,22 @@
 """Training methods, one a file, all under the contract of `base.Method`."""
 
 from .burn import BURN
+from .byol import BYOL
+from .infomin import InfoMin
+from .moco import MoCo
+from .s2bnn import S2BNN
 from .simclr import SimCLR
+from .supervised import Supervised, SupervisedKL
+from .swav import SwAV
 
-METHODS = {"burn": BURN, "simclr": SimCLR}
+METHODS = {
+    "burn": BURN,
+    "s2bnn": S2BNN,
+    "byol": BYOL,
+    "swav": SwAV,
+    "mocov2": MoCo,
+    "simclr": SimCLR,
+    "infomin": InfoMin,
+    "supervised": Supervised,
+    "supervised_kl": SupervisedKL,
+}

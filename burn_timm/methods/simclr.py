@@ -1,12 +1,14 @@
 """SimCLR (Chen et al., ICML 2020): two views of an image agree, those of all other images of the batch disagree.
 
+Version 2 (Chen et al., NeurIPS 2020) has a projection head of three layers.
+
 In BURN's setting it makes the floating-point teacher where no pretrained one can be had.
 """
 
 import torch
 import torch.nn as nn
 
-from ..heads import projection_head
+from ..heads import deep_projection_head, projection_head
 from ..losses import nt_xent
 from ..nn import Backbone
 from .base import Method, stack_views
@@ -16,17 +18,21 @@ class SimCLR(Method):
     """
     Args:
         backbone: uint8 images to features `[B, student_dim]`.
-        head_dim: Size of the projection z on which the loss acts; the hidden layer is as wide as the features.
+        head_dim: Size of the projection z on which the loss acts; hidden layers are as wide as the features.
+        head_layers: 2, or 3 for version 2.
         temperature: Of NT-Xent.
     """
 
-    options = ("student_dim", "head_dim", "temperature")
+    options = ("student_dim", "head_dim", "head_layers", "temperature")
     n_views = 2
     default_view = "simclr"
 
-    def __init__(self, backbone: Backbone, student_dim: int, head_dim: int = 128, temperature: float = 0.2):
+    def __init__(
+        self, backbone: Backbone, student_dim: int, head_dim: int = 128, temperature: float = 0.2, head_layers: int = 2,
+    ):
         super().__init__(backbone)
-        self.student_head = projection_head(student_dim, student_dim, head_dim)
+        head = deep_projection_head if head_layers == 3 else projection_head
+        self.student_head = head(student_dim, student_dim, head_dim)
         self.temperature = temperature
 
     def gradient_groups(self) -> dict[str, nn.Module]:

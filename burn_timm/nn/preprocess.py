@@ -21,9 +21,10 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, resize: bool = True) -> torch.Tensor:
+        """`resize=False` takes the images at their own size, as small views and patches are meant."""
         x = images.to(self.mean.dtype) / 255
-        if self.size is not None and x.shape[-2:] != self.size:
+        if resize and self.size is not None and x.shape[-2:] != self.size:
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True).clamp(0, 1)
         return self.model((x - self.mean) / self.std)
 

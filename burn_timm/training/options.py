@@ -85,14 +85,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--grad-accum-steps", type=int, default=1)
     add("--opt", default="adam", help="any timm optimiser")
     add("--lr", type=float, default=3e-4, help="peak learning rate")
-    add("--weight-decay", type=float, default=0.0)
+    add("--weight-decay", type=float, nargs="+", default=[0.0], help="one for all stages, or one for each")
     add("--momentum", type=float, default=0.9, help="of optimisers that have one")
     add("--sched", default="cosine", choices=LR_SCHEDULES)
     add("--warmup-epochs", type=float, default=0.0)
     add("--clip-grad", type=float, help="largest gradient norm")
     add("--drop", type=float, default=0.0, help="dropout rate of the trained network")
     add("--channels-last", action="store_true", help="memory layout of the networks")
-    add("--compile", action="store_true", help="torch.compile the trained network; needs a C++ compiler on a CPU")
+    add(
+        "--compile", default=False, action=argparse.BooleanOptionalAction,
+        help="torch.compile the trained network; needs a C++ compiler on a CPU",
+    )
     add("--sync-bn", action="store_true", help="BatchNorm statistics over all processes (GPUs only)")
     add("--seed", type=int, default=42)
 
@@ -227,9 +230,12 @@ def _check(args: argparse.Namespace) -> None:
     if args.resume == "auto" and not args.output:
         raise BurnError("--resume auto needs --output: the folder of the run to go on with")
     for name, least in LEAST.items():
-        value = getattr(args, name)
-        if value is not None and not least <= value < float("inf"):  # NaN fails too
-            raise BurnError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        values = getattr(args, name)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and not least <= value < float("inf"):  # NaN fails too
+                raise BurnError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if len(args.weight_decay) not in (1, len(args.stages)):
+        raise BurnError(f"--weight-decay takes one value, or one for each of the {len(args.stages)} stages")
     for name in ("lambda_0", "lambda_T", "hflip", "target_momentum", "label_smoothing"):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:

@@ -23,7 +23,7 @@ def test_the_papers_choices_are_the_defaults():
     (["--model", "test_reactnet"], "needs --teacher"),
     ([*TINY, "--stages", "fp"], "real-valued stage is w32a32"),
     (["--model", "resnet18", "--teacher", "resnet50", "--stages", "w1a1"], "not a binary network"),
-    (["--method", "simclr", "--model", "resnet18", "--teacher", "resnet50"], "--teacher goes with --method burn"),
+    (["--method", "simclr", "--model", "resnet18", "--teacher", "resnet50"], "--teacher goes with --method burn, s2"),
     ([*TINY, "--epochs", "0"], "--epochs must be at least 1"),
     ([*TINY, "--max-steps", "-3"], "--max-steps must be at least 1"),
     ([*TINY, "--lr", "nan"], "--lr must be at least 0"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from burn_timm.methods import METHODS
+
 from .runs import ROOT, SHORT, environment
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
@@ -22,21 +24,29 @@ def launch(processes: int, *command: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run(processes: int, method: str, output: Path) -> list[dict]:
-    launch(processes, str(WORKER), method, str(32 // processes), str(output))
-    record = torch.load(output, weights_only=True)
-    assert [step["processes"] for step in record] == [processes] * 3
-    return record
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Three steps of every method in one process and in two; starting them takes longer than the steps."""
+    folder = tmp_path_factory.mktemp("records")
+    result = []
+    for processes in (1, 2):
+        output = folder / f"{processes}.pt"
+        launch(processes, str(WORKER), str(32 // processes), str(output))
+        result.append(torch.load(output, weights_only=True))
+    return result
 
 
-@pytest.mark.parametrize("method", ["burn", "simclr"])
-def test_losses_and_gradients_of_three_steps_agree(method, tmp_path):
-    one, two = run(1, method, tmp_path / "one.pt"), run(2, method, tmp_path / "two.pt")
-    assert len(one) == len(two) == 3
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_gradients_of_three_steps_agree(method, records):
+    one, two = (record[method] for record in records)
+    assert [step["processes"] for step in one] == [1] * 3 and [step["processes"] for step in two] == [2] * 3
     for a, b in zip(one, two, strict=True):
         assert a["scalars"].keys() == b["scalars"].keys()
         for name in a["scalars"]:
             torch.testing.assert_close(a["scalars"][name], b["scalars"][name], atol=1e-8, rtol=0, msg=name)
+        assert a["queues"].keys() == b["queues"].keys()
+        for name in a["queues"]:
+            torch.testing.assert_close(a["queues"][name], b["queues"][name], atol=1e-8, rtol=0, msg=name)
         assert a["gradients"].keys() == b["gradients"].keys() and len(a["gradients"]) > 20
         for name in a["gradients"]:
             torch.testing.assert_close(a["gradients"][name], b["gradients"][name], atol=1e-8, rtol=0, msg=name)

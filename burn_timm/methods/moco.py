@@ -1,0 +1,112 @@
+"""MoCo v2 (He et al., CVPR 2020; Chen et al., 2020): a query finds its image's key among those of a queue.
+
+    f_q -> backbone, student_head        f_k -> keys.backbone, keys.head, moved by momentum m after every step
+
+The tuned settings for binary networks are S2-BNN's (Shen et al., CVPR 2021): recipe `mocov2_imagenet`; the original
+ones: `mocov2_original_imagenet`. In several processes the keys are computed in a common random order ("shuffling BN"),
+so that the batch statistics do not give away which key belongs to which query.
+"""
+
+import torch
+import torch.nn as nn
+
+from ..distributed import gather_over_processes, rank, world_size
+from ..heads import projection_head
+from ..losses import info_nce, unit_vectors
+from ..nn import Backbone, MomentumCopy
+from .base import Method
+
+
+class MomentumKeys(nn.Module):
+    """The momentum encoder of keys and the queue of the newest `size` ones, the same in every process.
+
+    Args:
+        backbone, head: The trained networks that are followed; head gives `[B, dim]`.
+        dim, size: Of a key, and their number in the queue; it starts with random directions.
+        momentum: m.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, dim: int, size: int, momentum: float):
+        super().__init__()
+        self.backbone = MomentumCopy(backbone)
+        self.head = MomentumCopy(head)
+        self.momentum = momentum
+        self.register_buffer("queue", unit_vectors(torch.randn(size, dim)))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # keys that were ever put in
+
+    def generator(self) -> torch.Generator:
+        """Of this step, the same in every process and in a resumed run."""
+        return torch.Generator().manual_seed(int(self.seen))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images `[B, 3, H, W]` to L2-normalised keys `[B, dim]`, without gradient."""
+        with torch.no_grad():
+            if world_size() == 1 or not self.training:
+                return unit_vectors(self.head(self.backbone(images)))
+            everything = gather_over_processes(images)
+            order = torch.randperm(len(everything), generator=self.generator()).to(images.device)
+            mine = order.chunk(world_size())[rank()]
+            shuffled = unit_vectors(self.head(self.backbone(everything[mine])))
+            keys = torch.empty(len(everything), shuffled.shape[1], dtype=shuffled.dtype, device=shuffled.device)
+            keys[order] = gather_over_processes(shuffled)
+            return keys.chunk(world_size())[rank()]
+
+    def negatives(self) -> torch.Tensor:
+        """The queue as it is now, `[size, dim]`: a copy, because backward needs it after `enqueue` has changed it."""
+        return self.queue.clone()
+
+    @torch.no_grad()
+    def enqueue(self, keys: torch.Tensor) -> None:
+        """Put the keys `[B, dim]` of all processes in the place of the oldest ones."""
+        keys = gather_over_processes(keys)[-len(self.queue):]
+        places = (self.seen + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[places] = keys.to(self.queue.dtype)
+        self.seen += len(keys)
+
+    def update(self, backbone: nn.Module, head: nn.Module) -> None:
+        self.backbone.update(backbone, self.momentum)
+        self.head.update(head, self.momentum)
+
+
+class MoCo(Method):
+    """
+    Args:
+        backbone: uint8 images to features `[B, student_dim]`.
+        head_dim: Size of queries and keys; the hidden layer is as wide as the features.
+        temperature: Of InfoNCE.
+        queue_size: K, number of negatives.
+        target_momentum: m of the key encoder.
+    """
+
+    options = ("student_dim", "head_dim", "temperature", "queue_size", "target_momentum")
+    n_views = 2
+    default_view = "moco"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        student_dim: int,
+        head_dim: int = 128,
+        temperature: float = 0.2,
+        queue_size: int = 65536,
+        target_momentum: float = 0.999,
+    ):
+        super().__init__(backbone)
+        self.student_head = projection_head(student_dim, student_dim, head_dim)
+        self.keys = MomentumKeys(backbone, self.student_head, head_dim, queue_size, target_momentum)
+        self.temperature = temperature
+
+    def gradient_groups(self) -> dict[str, nn.Module]:
+        return {"student": self.backbone, "student_head": self.student_head}
+
+    def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
+        views = batch["views"]
+        queries = unit_vectors(self.student_head(self.backbone(views[:, 0])))
+        keys = self.keys(views[:, 1])
+        loss = info_nce(queries, keys, self.keys.negatives(), self.temperature)
+        if self.training:
+            self.keys.enqueue(keys)
+        return {"loss": loss}
+
+    def after_step(self, progress: float) -> None:
+        self.keys.update(self.backbone, self.student_head)

@@ -1,0 +1,108 @@
+"""What holds for every method: who is trained, who is not, and that the state dict is enough to go on."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn as nn
+
+from burn_timm.methods import METHODS
+
+from .cases import NAMES, OPTIONS, batch_of, make
+
+MOMENTUM = ("keys.backbone", "keys.head", "target_backbone", "target_head")  # BYOL's target_head, not BURN's
+
+
+def train(method, digits, steps, first=0):
+    """`steps` steps of SGD with batches that depend on the step's number alone."""
+    trained = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.05)
+    losses = []
+    for step in range(first, first + steps):
+        values = method(batch_of(method, digits, start=40 * step), step / 8)
+        values["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(step / 8)
+        losses.append(values["loss"].item())
+    return losses
+
+
+def test_every_method_has_a_case():
+    assert {NAMES.get(case, case) for case in OPTIONS} == set(METHODS)
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_one_step_moves_what_is_trained_and_leaves_the_teacher_bit_identical(case, digits):
+    method = make(case).train()
+    everything = copy.deepcopy(nn.Module.state_dict(method))
+    teacher = copy.deepcopy(method.teacher.state_dict()) if method.teacher is not None else {}
+    before = {name: tensor.detach().clone() for name, tensor in method.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    values = method(batch_of(method, digits), 0.25)
+    values["loss"].backward()
+    optimizer.step()
+    assert all(torch.as_tensor(value).numel() == 1 for value in values.values())
+    assert not any(torch.is_tensor(v) and v.requires_grad for name, v in values.items() if name != "loss")
+    for name, tensor in method.named_parameters():
+        moved = not torch.equal(tensor, before[name])
+        assert moved == tensor.requires_grad, f"{name} {'moved' if moved else 'stands still'}"
+    if method.teacher is not None:
+        assert len(teacher) > 10
+        for name, tensor in method.teacher.state_dict().items():  # buffers too
+            assert torch.equal(tensor, teacher[name]), name
+        assert not any(name.startswith("teacher.") for name in method.state_dict())
+    method.after_step(0.25)
+    for name, tensor in method.named_parameters():  # a momentum target moves now, and only now
+        if not tensor.requires_grad and not name.startswith("teacher."):
+            assert name.startswith(MOMENTUM) and not torch.equal(tensor, everything[name]), name
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_a_state_dict_is_enough_to_go_on_bit_for_bit(case, digits):
+    torch.manual_seed(1)
+    unbroken = make(case).train()
+    torch.manual_seed(1)
+    first = make(case).train()
+    losses = train(unbroken, digits, 6)
+    assert train(first, digits, 3) == losses[:3]
+    torch.manual_seed(2)
+    second = make(case).train()
+    if second.teacher is not None:  # not in the state dict: its identity is checked by the training script
+        second.teacher.load_state_dict(first.teacher.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert train(second, digits, 3, first=3) == losses[3:]
+    for name, tensor in unbroken.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_half_precision_gives_nearly_the_same_loss(case, digits):
+    method = make(case).eval()  # batch statistics of eight images amplify any rounding
+    batch = batch_of(method, digits)
+    exact = method(batch, 0.25)["loss"].item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(batch, 0.25)["loss"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact, rel=0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("case", ["mocov2", "s2bnn_contrastive", "infomin"])
+def test_the_queue_holds_the_newest_keys(case, digits):
+    method = make(case).train()
+    start = method.keys.queue.clone()
+    assert torch.allclose(start.norm(dim=-1), torch.ones(20))
+    batch = batch_of(method, digits)
+    copied = copy.deepcopy(method.keys)
+    expected = copied(batch["views"][:, 1])
+    method(batch, 0.0)
+    assert torch.equal(method.keys.queue[:8], expected) and torch.equal(method.keys.queue[8:], start[8:])
+    for step in range(1, 3):  # 24 keys in all: the first four places are taken a second time
+        method(batch_of(method, digits, start=100 * step), 0.0)
+    assert int(method.keys.seen) == 24
+    assert not torch.equal(method.keys.queue[:4], expected[:4])
+    assert torch.equal(method.keys.queue[4:8], expected[4:8])
+    method.eval()
+    before = method.keys.queue.clone()
+    method(batch, 0.0)
+    assert torch.equal(method.keys.queue, before)  # evaluation leaves no trace

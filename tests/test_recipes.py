@@ -1,0 +1,78 @@
+"""Every shipped recipe: a header that says what to expect, and a dry run on images in ImageNet's layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import yaml
+from PIL import Image
+
+import train_burn
+from burn_timm.methods import METHODS
+
+RECIPES = sorted((Path(__file__).parents[1] / "burn_timm" / "recipes").glob("*.yaml"))
+SYNSETS = ("n01440764", "n01443537")
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """train/ and val/ with a folder for each synset, as ImageNet lies on most disks."""
+    root = tmp_path_factory.mktemp("imagenet")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for synset in SYNSETS:
+            folder = root / split / synset
+            folder.mkdir(parents=True)
+            for number in range(8):
+                pixels = rng.integers(0, 256, (40, 52, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{synset}_{number}.JPEG")
+    return root
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_header_says_what_it_is_how_to_run_it_and_what_to_expect(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(header)
+    assert f"--recipe {path.stem} " in text and "accelerate launch" in text
+    if path.stem.endswith("_imagenet"):
+        assert "Expected" in text and "Hardware, hours" in text and "GPUs" in text
+    else:
+        assert "CPU" in text and "Not a\n# setting of any paper" in text or "Not a setting of" in text
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_dry_run(path, imagenet, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    settings = yaml.safe_load(path.read_text())
+    binary = settings["stages"] != ["fp"]
+    options = [
+        "--recipe", path.stem, "--dataset", "folder", "--data-dir", str(imagenet), "--val-split", "none",
+        "--model", "test_reactnet" if binary else "test_resnet", "--img-size", "32", "--batch-size", "8",
+        "--epochs", "1", "--max-steps", "1", "--warmup-epochs", "0", "--workers", "0", "--threads", "1",
+        "--log-with", "none", "--no-compile", "--output", str(tmp_path / "run"),
+    ]
+    if not binary:
+        options += ["--model-kwargs"]  # the recipe's are another model's
+    if METHODS[settings["method"]].teacher_output:
+        options += ["--teacher", "test_resnet", "--no-teacher-pretrained", "--teacher-img-size", "32"]
+    if settings.get("queue_size", 0) > 64:
+        options += ["--queue-size", "64"]
+    if settings.get("small_views"):
+        options += ["--small-img-size", "16"]
+    summary = train_burn.main(options)
+    assert summary["method"] == settings["method"]
+    for name in ("lr", "opt", "view", "temperature", "hidden_dim", "kl_direction", "target_head"):
+        if name in settings:
+            assert summary["settings"][name] == settings[name]
+    if "weight_decay" in settings:
+        decay = settings["weight_decay"]
+        assert summary["settings"]["weight_decay"] == (decay if isinstance(decay, list) else [decay])
+    model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+    assert sum(p.numel() for p in model.parameters()) > 1000
+
+
+def test_each_method_has_a_published_and_a_small_recipe():
+    methods = {suffix: {yaml.safe_load(path.read_text())["method"] for path in RECIPES if path.stem.endswith(suffix)}
+               for suffix in ("_imagenet", "_small")}
+    assert methods["_imagenet"] == methods["_small"] == set(METHODS)
