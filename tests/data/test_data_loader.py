@@ -111,6 +111,21 @@ def test_batches_against_a_slow_loop(digits):
     assert batches[0]["target"].dtype == batches[0]["corrupt"].dtype == torch.int64
 
 
+def test_a_view_for_each_and_small_views(digits):
+    options = dict(batch_size=4, seed=5, rank=0, world_size=1, start_micro_step=0, micro_steps_per_epoch=9,
+                   total_micro_steps=1, workers=0)
+    views = (make_view("none", 32), make_view("none", 32))
+    small = make_view("swav_small", 12)
+    (batch,) = make_train_loader(digits, views, n_views=2, small_view=small, n_small_views=3, **options)
+    assert batch["views"].shape == (4, 2, 3, 32, 32) and batch["small_views"].shape == (4, 3, 3, 12, 12)
+    assert torch.equal(batch["views"][:, 0], batch["views"][:, 1])
+    assert not torch.equal(batch["small_views"][:, 0], batch["small_views"][:, 1])
+    (batch,) = make_train_loader(digits, (make_view("none", 32), make_view("burn", 32)), n_views=2, **options)
+    assert "small_views" not in batch and not torch.equal(batch["views"][:, 0], batch["views"][:, 1])
+    with pytest.raises(ValueError, match="2 views given, 1 wanted"):
+        make_train_loader(digits, views, n_views=1, **options)
+
+
 def test_workers_and_cold_starts_change_nothing():
     digits = open_dataset("digits", split="test")
     per_epoch = len(digits) // 40
