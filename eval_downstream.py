@@ -77,6 +77,12 @@ def _parser() -> _Parser:
     linear.add_argument("--epochs", type=int, default=100, help="(default: %(default)s)")
     lrs = EVALS["linear"].protocol()["lrs"]
     linear.add_argument("--lrs", type=float, nargs="+", default=lrs, metavar="LR", help="the sweep (default: decades)")
+    svm = tasks.add_parser("svm", parents=[common], help=EVALS["svm"].description)
+    published = EVALS["svm"].protocol()
+    svm.add_argument("--shots", type=int, nargs="*", default=published["shots"], metavar="K", help="low-shot sizes")
+    svm.add_argument("--draws", type=int, default=5, help="of each size (default: %(default)s)")
+    svm.add_argument("--costs", type=float, nargs="+", default=published["costs"], metavar="C", help="(default: 19)")
+    svm.add_argument("--no-full", action="store_true", help="leave out the SVMs on all images")
     return parser
 
 
@@ -109,6 +115,10 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     options = {
         "knn": lambda: {"k": args.k, "temperature": args.temperature},
         "linear": lambda: {"epochs": args.epochs, "lrs": tuple(args.lrs), "seed": args.seed},
+        "svm": lambda: {
+            "shots": tuple(args.shots), "draws": args.draws, "costs": tuple(args.costs), "full": not args.no_full,
+            "seed": args.seed,
+        },
     }[args.task]()
 
     full_train, full_test, test_split = _open_splits(args)

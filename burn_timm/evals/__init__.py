@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import knn, linear
+from . import knn, linear, svm
 
 
 class Eval(NamedTuple):
@@ -25,4 +25,5 @@ class Eval(NamedTuple):
 EVALS: dict[str, Eval] = {
     "knn": Eval(knn.run, knn.check, knn.protocol, knn.DESCRIPTION),
     "linear": Eval(linear.run, linear.check, linear.protocol, linear.DESCRIPTION),
+    "svm": Eval(svm.run, svm.check, svm.protocol, svm.DESCRIPTION),
 }
