@@ -143,7 +143,7 @@ def refused(capsys, *argv):
 
 
 @pytest.mark.parametrize(("argv", "message"), [
-    (["svm"], "invalid choice"),
+    (["abacus"], "invalid choice"),
     ([], "required"),
     (["knn", *RESNET, "--epochs", "3"], "unrecognized arguments"),
     (["knn", *DIGITS], "--model is missing"),

@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("heads and losses; default: the method's own").add_argument
     add("--head-dim", type=int, help="outputs of the heads (2000 for burn)")
-    add("--temperature", type=float, help="of the softmaxes, or of the contrastive loss (0.2 for burn)")
+    add("--temperature", type=float, help="of the softmaxes, or of the contrastive loss (1.0 for burn)")
     add("--hidden-dim", type=int, help="width of the heads' hidden layers")
     add("--head-layers", type=int, choices=(2, 3), help="layers of the projection head (simclr; version 2 has 3)")
     add("--queue-size", type=int, help="images in the queue (mocov2, s2bnn, swav), over all processes")
