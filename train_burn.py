@@ -25,7 +25,7 @@ from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
-from burn_timm.evals.results import git_commit, hardware, redact_tree, versions
+from burn_timm.evals.results import git_commit, hardware, peak_memory, redact_tree, versions
 from burn_timm.files import atomic_write
 from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
@@ -263,6 +263,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "val_dataset": val.description if val is not None else None,
         "command": args.command, "settings": defining_options(args),
         "commit": git_commit(), "hardware": hardware(), "versions": versions(),
+        "train_seconds": round(time.time() - started, 1), "peak_memory_bytes": peak_memory(accelerator.device),
     })
     # First: whatever fails below, the weights are there.
     summary.update(export(trained, args, stage, output, summary, classifier))

@@ -116,6 +116,18 @@ def hardware() -> dict:
     }
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes in use so far: allocated by torch on a GPU, resident of this process on a CPU (None on Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
