@@ -263,7 +263,8 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "val_dataset": val.description if val is not None else None,
         "command": args.command, "settings": defining_options(args),
         "commit": git_commit(), "hardware": hardware(), "versions": versions(),
-        "train_seconds": round(time.time() - started, 1), "peak_memory_bytes": peak_memory(accelerator.device),
+        "train_seconds": round(time.time() - started, 1), "cpu_seconds": round(time.process_time(), 1),
+        "peak_memory_bytes": peak_memory(accelerator.device),
     })
     # First: whatever fails below, the weights are there.
     summary.update(export(trained, args, stage, output, summary, classifier))
