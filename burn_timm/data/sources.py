@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from burn_timm.data.cache import PixelCache
+from burn_timm.errors import BurnError
 
 
 class Images(Protocol):
@@ -64,6 +65,27 @@ class ImageSource:
         """The file name (or row) of image `index` with the dataset's, for messages."""
         return f"{self._images.name(index)} (image {index} of {self._title})"
 
+    def file_name(self, index: int) -> str:
+        """The file name (or row) of image `index` alone."""
+        return self._images.name(index)
+
+    def labels(self) -> np.ndarray:
+        """The class of every image, int64 [N], from the dataset's own list where it has one, else by reading each.
+
+        Raises BurnError for an image that cannot be read where reading is needed.
+        """
+        read_labels = getattr(self._images, "labels", None)
+        known = read_labels() if read_labels is not None else None
+        if known is not None:
+            return np.asarray(known, dtype=np.int64)
+        labels = np.empty(len(self), dtype=np.int64)
+        for index in range(len(self)):
+            try:
+                labels[index] = self.load(index)[1]
+            except Exception as error:
+                raise BurnError(f"{self.name(index)}: cannot be read, and its class is needed ({error})") from error
+        return labels
+
     def _make_cache(self) -> PixelCache | None:
         """A cache if the first, middle and last image are of one size and so many of that size fit."""
         sizes = set()
@@ -96,6 +118,15 @@ class TimmImages:
             image = Image.open(stream).convert("RGB")
         return image, -1 if self.num_classes is None or target is None else int(target)
 
+    def labels(self) -> list[int] | None:
+        samples = getattr(self.reader, "samples", None)  # of folders and tars: (file, class)
+        if isinstance(samples, list):
+            return [sample[1] for sample in samples]
+        dataset, column = getattr(self.reader, "dataset", None), getattr(self.reader, "label_key", None)
+        if hasattr(dataset, "select_columns") and column:  # hfds
+            return [-1 if label is None else label for label in dataset.select_columns(column)[:][column]]
+        return None
+
     def name(self, index: int) -> str:
         try:
             return str(self.reader.filename(index) or f"row {index}")
@@ -118,6 +149,13 @@ class TorchImages:
         image, target = self.dataset[index]
         return image.convert("RGB"), -1 if self.num_classes is None else int(target)
 
+    def labels(self) -> list[int] | None:
+        for name in ("targets", "labels", "_labels", "_targets"):  # torchvision has no one name
+            known = getattr(self.dataset, name, None)
+            if known is not None and len(known) == len(self):
+                return [int(label) for label in known]
+        return None
+
     def name(self, index: int) -> str:
         samples = getattr(self.dataset, "samples", None)  # ImageFolder, ImageNet: (path, class)
         return os.path.basename(samples[index][0]) if samples else f"row {index}"
@@ -138,6 +176,9 @@ class ArrayImages:
     def read(self, index: int) -> tuple[Image.Image, int]:
         return Image.fromarray(self.pixels[index]).convert("RGB"), int(self.targets[index])
 
+    def labels(self) -> np.ndarray:
+        return self.targets
+
     def name(self, index: int) -> str:
         return f"row {index}"
 
@@ -155,8 +196,11 @@ class Subset:
     def read(self, index: int) -> tuple[Image.Image, int]:
         return self.source.load(self.indices[index])
 
+    def labels(self) -> np.ndarray:
+        return self.source.labels()[self.indices]
+
     def name(self, index: int) -> str:
-        return self.source.name(self.indices[index])
+        return self.source.file_name(self.indices[index])
 
 
 def random_subset(source: ImageSource, count: int, seed: int) -> ImageSource:

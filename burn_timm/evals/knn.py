@@ -4,6 +4,8 @@ Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discriminat
 (https://arxiv.org/abs/1805.01978), section 3.4. Nothing is trained.
 """
 
+import argparse
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +39,15 @@ def check(train_count: int, k: int = 20, temperature: float = 0.07) -> None:
         raise BurnError(f"k must be between 1 and the number of training images, {train_count}, not {k}")
     if not 0 < temperature < float("inf"):
         raise BurnError(f"temperature must be positive, not {temperature}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--k", type=int, default=20, help="neighbours (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.07, help="of the vote (default: %(default)s)")
+
+
+def options(args: argparse.Namespace) -> dict:
+    return {"k": args.k, "temperature": args.temperature}
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ follows, for any single-label set: the cost of each class is chosen by cross-val
 negative images a class are drawn five times.
 """
 
+import argparse
 import warnings
 
 import numpy as np
@@ -54,6 +55,20 @@ def check(
         raise BurnError(f"--shots and --draws must be positive, not {list(shots)} and {draws}")
     if not costs or not all(0 < cost < float("inf") for cost in costs):
         raise BurnError(f"--costs must be one or more positive numbers, not {list(costs)}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shots", type=int, nargs="*", default=SHOTS, metavar="K", help="low-shot sizes")
+    parser.add_argument("--draws", type=int, default=5, help="of each size (default: %(default)s)")
+    parser.add_argument("--costs", type=float, nargs="+", default=COSTS, metavar="C", help="(default: 19)")
+    parser.add_argument("--no-full", action="store_true", help="leave out the SVMs on all images")
+
+
+def options(args: argparse.Namespace) -> dict:
+    return {
+        "shots": tuple(args.shots), "draws": args.draws, "costs": tuple(args.costs), "full": not args.no_full,
+        "seed": args.seed,
+    }
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:

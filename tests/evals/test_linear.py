@@ -7,7 +7,8 @@ from torch import nn
 
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS
-from burn_timm.evals.linear import _fit, _logits, linear_probe
+from burn_timm.evals.linear import linear_probe
+from burn_timm.evals.probes import fit, make_bank, step_rates
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +23,49 @@ def noise(n=120, d=6, classes=4, seed=0):
     return torch.randn(n, d, generator=generator), torch.randint(0, classes, (n,), generator=generator)
 
 
-def test_every_head_equals_torch_sgd():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.02])
+@pytest.mark.parametrize("probe", ["linear", "mlp"])
+def test_every_head_equals_torch_sgd(probe, weight_decay):
     x, y = noise()
     lrs, epochs, batch_size = [0.01, 0.3], 10, 32
-    weight, bias = _fit(x, y, lrs, 4, epochs, batch_size, torch.Generator().manual_seed(5))
-    probe, _ = noise(seed=9)
-    ours = _logits(probe, weight, bias)
-    for logits, lr in zip(ours, lrs, strict=True):
+
+    def batches(generator):
+        for index in torch.randperm(len(x), generator=generator).split(batch_size):
+            yield x[index], y[index]
+
+    bank = make_bank(probe, 6, 4, len(lrs), weight_decay=weight_decay, device=torch.device("cpu"), seed=7)
+    generator = torch.Generator().manual_seed(5)
+    fit(bank, (batches(generator) for _ in range(epochs)), step_rates(lrs, epochs, (0.6, 0.8)))
+    test, _ = noise(seed=9)
+    for logits, lr in zip(bank.logits(test), lrs, strict=True):
         generator = torch.Generator().manual_seed(5)
-        head = nn.Linear(6, 4)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=0.9, weight_decay=0)
+        torch.manual_seed(7)
+        if probe == "mlp":
+            head = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4))
+        else:
+            head = nn.Linear(6, 4)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8], gamma=0.1)
         for _ in range(epochs):
-            for index in torch.randperm(len(x), generator=generator).split(batch_size):
+            for features, labels in batches(generator):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(head(x[index]), y[index]).backward()
+                nn.functional.cross_entropy(head(features), labels).backward()
                 optimizer.step()
             scheduler.step()
-        assert head.weight.abs().max() > 0.05
-        torch.testing.assert_close(logits, head(probe), rtol=1e-4, atol=1e-5)
+        assert max(p.abs().max() for p in head.parameters()) > 0.05
+        torch.testing.assert_close(logits, head(test), rtol=1e-4, atol=1e-5)
+
+
+def test_a_hidden_layer_learns_what_no_linear_classifier_can():
+    x, _ = noise(n=600, d=2)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    settings = {"epochs": 30, "lrs": (0.3, 1.0), "seed": 1}
+    wide = torch.cat([x, x, x, x], 1)
+    values = {probe: linear_probe(wide[:500], y[:500], wide[500:], y[500:], probe=probe, **settings)["value"]
+              for probe in ("linear", "mlp")}
+    assert values["linear"] < 0.7 < 0.9 < values["mlp"]
 
 
 def test_digits_pixels_agree_with_logistic_regression(digits):
@@ -105,6 +128,8 @@ def test_few_classes_have_no_errors_among_the_top_five():
     ({"lrs": ()}, "lrs must be"),
     ({"lrs": (0.1, -1.0)}, "lrs must be"),
     ({"epochs": 0}, "epochs and batch_size must be positive"),
+    ({"weight_decay": -1.0}, "--weight-decay must be at least 0"),
+    ({"milestones": (1.5,)}, "shares of the epochs"),
 ])
 def test_errors(settings, message):
     x, y = noise()

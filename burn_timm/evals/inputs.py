@@ -1,0 +1,131 @@
+"""What every evaluation starts from: options checked, both splits opened, the model fitted to the input size."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..checkpoints import weights_file
+from ..data import ImageSource, StreamSource, open_dataset
+from ..data.sources import random_subset
+from ..errors import BurnError
+from .features import data_config, eval_mode
+
+TEST_SPLITS = ("validation", "test", "val")
+Source = ImageSource | StreamSource
+
+
+def check_options(args: argparse.Namespace) -> torch.device:
+    """Refuse options that contradict each other before anything is read; the device."""
+    if args.pixels:
+        for option in ("model", "checkpoint", "pretrained", "calibrate_bn"):
+            if getattr(args, option):
+                raise BurnError(f"--pixels evaluates no model: leave out --{option.replace('_', '-')}")
+    elif not args.model:
+        raise BurnError("--model is missing: a timm model name, hf-hub:... or local-dir:... (or --pixels)")
+    if args.checkpoint and args.pretrained:
+        raise BurnError("--checkpoint and --pretrained both name weights: give one of them")
+    for option in ("batch_size", "threads", "img_size", "calibrate_bn", "limit_train", "limit_test"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise BurnError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+    if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
+        raise BurnError(f"--crop-pct must lie in (0, 1], not {args.crop_pct}")
+    if args.workers < 0:
+        raise BurnError(f"--workers must be at least 0, not {args.workers}")
+    if os.path.isdir(args.output):
+        raise BurnError(f"--output {args.output} is a folder; name a file in it, such as result.json")
+    try:
+        Path(args.output).absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BurnError(f"--output {args.output}: its folder cannot be made ({error.strerror})") from error
+    try:
+        device = torch.device(args.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BurnError(f"--device {args.device} is not usable here: expected cpu, cuda or cuda:N") from error
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    return device
+
+
+def open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
+    """The training source, the test source and the name of its split."""
+    keys = {"input_key": args.input_key, "target_key": args.target_key}
+    train = open_dataset(args.dataset, args.data_dir, args.train_split, **keys)
+    candidates = [args.val_split] if args.val_split else [s for s in TEST_SPLITS if s != args.train_split]
+    for split in candidates:
+        try:
+            test = open_dataset(args.dataset, args.data_dir, split, **keys)
+            break
+        except BurnError as error:
+            if args.val_split or split == candidates[-1]:
+                raise BurnError(f"no test split: {error} (name one with --val-split)") from error
+    for option, name, source in (("--train-split", args.train_split, train), ("--val-split", split, test)):
+        if not source.labelled:
+            raise BurnError(f"{option} {name} of {args.dataset} has no labels; the evaluations need a labelled split")
+    return train, test, split
+
+
+def subset(source: Source, count: int | None, seed: int, option: str) -> Source:
+    """A seeded random subset in the source's own order (the first `count` of a folder would be one class)."""
+    if count is None:
+        return source
+    if source.streaming:
+        raise BurnError(f"{option}: a stream (wds/...) gives no random subset; leave it out, or use folder or hfds")
+    if count > len(source):
+        raise BurnError(f"{option} {count}: there are only {len(source)} images")
+    return random_subset(source, count, seed)
+
+
+def pixel_size(args: argparse.Namespace, source: Source) -> int:
+    """--img-size, or the size of the images themselves where they are small."""
+    if args.img_size is not None:
+        return args.img_size
+    try:
+        side = None if source.streaming else min(source.load(0)[0].size)
+    except (OSError, ValueError, SyntaxError):  # an unreadable image is the loader's to report
+        side = None
+    if side is None or side > 64:
+        raise BurnError("--pixels needs --img-size, except for small images (up to 64 pixels); 32 or 64 is usual")
+    return side
+
+
+def fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
+    """The model's data config at --img-size; a model with a fixed input size (ViT) is changed to it. One trial image
+    finds out now, not after the data, whether the model takes that size and gives pooled features."""
+    config = data_config(model, args.img_size)
+    if args.crop_pct is not None:
+        config["crop_pct"] = args.crop_pct
+    size = config["input_size"][-1]
+    try:
+        if args.img_size is not None and hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=size)
+        parameter = next(model.parameters())
+        with eval_mode(model), torch.no_grad():
+            model(torch.zeros(1, *config["input_size"], device=parameter.device, dtype=parameter.dtype))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise BurnError(f"--model {args.model} fails on {size}x{size} images ({reason}); change --img-size") from error
+    return config
+
+
+def checkpoint_file(args: argparse.Namespace) -> Path | None:
+    """The local file the weights came from, if they came from one."""
+    scheme, _, folder = args.model.partition(":")
+    path = args.checkpoint or (folder if scheme == "local-dir" else None)
+    return weights_file(path) if path else None
+
+
+def weights_in_words(args: argparse.Namespace, model: nn.Module, checkpoint: Path | None) -> str:
+    """Where the weights came from, in words."""
+    if checkpoint is not None:
+        return f"checkpoint {checkpoint.absolute()}"
+    if not args.pretrained and not args.model.startswith("hf-hub:"):
+        return f"random, seed {args.seed}"
+    config = getattr(model, "pretrained_cfg", None) or {}
+    source = next((config[key] for key in ("file", "hf_hub_id", "url") if config.get(key)), args.model)
+    tag = f", tag {config['tag']}" if config.get("tag") else ""
+    return f"pretrained, {source}{tag}"

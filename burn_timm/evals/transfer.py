@@ -1,0 +1,31 @@
+"""Transfer (Table 4 of the BURN paper): the backbone stays as it is, a classifier learns another set.
+
+The classifier is that of `linear`, with the settings that are published for a set as its defaults: Places205's
+(`PRESETS`) are Goyal et al.'s (ICCV 2019); for CIFAR-10 and -100, CUB-200-2011 and Birdsnap, of which the paper says
+only that the backbone is frozen, they are those of `linear`, with a sweep. `--classifier lbfgs` is the other usage:
+logistic regression with 45 penalties. Images of any size are brought to the model's own, such as CIFAR's to 224.
+"""
+
+import argparse
+import re
+
+from . import linear
+
+DESCRIPTION = "a classifier on frozen features of another set (cub, birdsnap, places205, torch/cifar10, ...): top-1"
+
+run, check, protocol, add_options = linear.run, linear.check, linear.protocol, linear.add_options
+
+PRESETS: dict[str, dict] = {
+    "places205": {
+        "augment": True, "epochs": 14, "lrs": (0.01,), "milestones": (4 / 14, 8 / 14, 12 / 14), "weight_decay": 5e-4,
+    },
+}
+
+
+def preset(dataset: str) -> dict:
+    """The published settings of a dataset by its name on the command line, `{}` where there are none of its own."""
+    return PRESETS.get(re.sub(r"[^a-z0-9]", "", dataset.rsplit("/", 1)[-1].lower()), {})
+
+
+def options(args: argparse.Namespace) -> dict:
+    return linear.options(args, **preset(args.dataset))
