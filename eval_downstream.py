@@ -18,7 +18,7 @@ from tqdm import tqdm
 from burn_timm.checkpoints import load_model
 from burn_timm.data import eval_loader
 from burn_timm.errors import BurnError
-from burn_timm.evals import EVALS, finetune
+from burn_timm.evals import EVALS, finetune, svm
 from burn_timm.evals.augmented import augmented_probe, held_out
 from burn_timm.evals.features import calibrate_batchnorm, data_config, eval_transform, extract_features, pixel_features
 from burn_timm.evals.inputs import (
@@ -107,6 +107,8 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     full_train, full_test, test_split = open_splits(args)
     train = subset(full_train, args.limit_train, args.seed, "--limit-train")
     test = subset(full_test, args.limit_test, args.seed, "--limit-test")
+    if args.task == "svm":
+        options["multi_label"] = train.multi_label
     task.check(len(train), **options)
 
     model, checkpoint = None, None
@@ -125,7 +127,9 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
             "weights": weights_in_words(args, model, checkpoint),
             "parameters": sum(p.numel() for p in model.parameters()),
         }
-    transform = eval_transform(config)
+    transform, shown = eval_transform(config), {**config, "input_size": list(config["input_size"])}
+    if args.task == "svm" and (train.multi_label if args.squash is None else args.squash):
+        transform, shown = svm.voc07_transform(config), svm.voc07_transform_protocol(config)
 
     def loader(source: Source):
         return eval_loader(source, transform, args.batch_size, args.workers)
@@ -141,7 +145,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     protocol = {
         **task.protocol(**options),
         **features_protocol,
-        "transform": {**config, "input_size": list(config["input_size"])},
+        "transform": shown,
         "device": str(device),
         "seed": args.seed,
     }
@@ -155,6 +159,9 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
                 features[name] = pixel_features(loader(source), bar.update)
             else:
                 features[name] = extract_features(model, loader(source), device, bar.update)
+            if source.multi_label:  # the loader gives rows of the matrix, so that a broken image may be left out
+                rows = features[name][1]
+                features[name] = features[name][0], torch.from_numpy(source.label_matrix)[rows].long()
     protocol["feature_dim"] = features["train"][0].shape[1]
     _print_protocol(protocol)
 
@@ -167,7 +174,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     else:
         where = device if device.type == "cuda" else "cpu"  # other accelerators lack float64
         outcome = task.run(*(tensor.to(where) for name in ("train", "test") for tensor in features[name]), **options)
-        images, classes = len(features["train"][0]), int(features["train"][1].max()) + 1
+        images, classes = len(features["train"][0]), int(features["train"][1].max()) + 1  # of one label an image
     dataset = _dataset(args, full_train, full_test, test_split, images, len(features["test"][0]))
     dataset["classes"] = dataset["classes"] or classes  # a stream does not know
     return _write(args, command, started, outcome, protocol, dataset, checkpoint)

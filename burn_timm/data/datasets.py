@@ -5,10 +5,13 @@ import re
 
 from timm.data import create_dataset
 
+from burn_timm.data.birds import open_birdsnap, open_cub
 from burn_timm.data.digits import open_digits
 from burn_timm.data.hfds import open_hfds
+from burn_timm.data.places import open_places205
 from burn_timm.data.sources import ImageSource, TimmImages, TorchImages, public_path
 from burn_timm.data.stream import StreamSource, open_wds
+from burn_timm.data.voc import open_voc07
 from burn_timm.errors import BurnError
 
 __all__ = ["ImageSource", "StreamSource", "open_dataset"]
@@ -20,7 +23,10 @@ _SPLIT_SYNONYMS = (  # timm looks for a split folder under these names
     ("test",),
 )
 _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
-_SCHEMES = "digits, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME"
+_PUBLISHED = {"cub": open_cub, "birdsnap": open_birdsnap, "places205": open_places205, "voc07": open_voc07}
+_SCHEMES = (
+    f"digits, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME, {', '.join(_PUBLISHED)}"
+)
 
 
 def open_dataset(
@@ -40,6 +46,10 @@ def open_dataset(
     - `wds/NAME`: WebDataset shards in `data_dir` -> `StreamSource`. Labels are optional.
     - `torch/NAME`: torchvision's datasets in `data_dir`, fetched if `download`.
     - `digits`: the handwritten digits inside scikit-learn.
+    - `cub`, `birdsnap`, `places205`, `voc07`: sets that neither timm nor torchvision reads, from the files as they were
+      published, in `data_dir`. Their splits are `train` and `test` (places205: `val`); voc07 has several classes in an
+      image (see `ImageSource.label_matrix`) and the splits `train`, `val`, `trainval` and `test`: its published SVMs
+      train on `trainval`. The description has the count; where it is not the published one, a warning says so.
 
     Raises BurnError, in one line, for a wrong name, folder, split or column, and for a missing package.
     """
@@ -49,6 +59,10 @@ def open_dataset(
     scheme = scheme.lower()
     if scheme == "digits" and not rest:
         return open_digits(split)
+    if scheme in _PUBLISHED and not rest:
+        if input_key or target_key:
+            raise BurnError(f"--dataset {name}: --input-key and --target-key do not apply; its files say what is what")
+        return _PUBLISHED[scheme](data_dir, split)
     if scheme == "hfds" and rest:
         return open_hfds(rest, data_dir, split, input_key, target_key)
     if scheme == "wds":

@@ -12,7 +12,10 @@ from burn_timm.errors import BurnError
 
 
 class Images(Protocol):
-    """What an `ImageSource` reads from; `class_names` and `num_classes` are None where there are no labels."""
+    """What an `ImageSource` reads from; `class_names` and `num_classes` are None where there are no labels.
+
+    One that also has a `label_matrix` (see `ImageSource`) reads the image's own index in place of a class.
+    """
 
     class_names: list[str] | None
     num_classes: int | None
@@ -28,8 +31,14 @@ class Images(Protocol):
 class ImageSource:
     """A dataset of images with random access, picklable for loader workers.
 
-    Attributes: `num_classes` (int, or None if unlabelled), `class_names` (list of str, or None), `labelled`,
-    `streaming` (False), `description` (name, split and count, without paths of this machine).
+    Attributes: `num_classes` (int, or None if unlabelled), `class_names` (list of str, or None), `labelled` (every
+    image has one class), `streaming` (False), `description` (name, split and count, without paths of this machine),
+    `multi_label`, `label_matrix`.
+
+    Where an image may show several classes (VOC2007), `multi_label` is true and `label_matrix` is int8 numpy [N, C]: 1
+    for a class that is there, -1 for one that is not, 0 for one that is "difficult"; None for all other sets. There is
+    then no class of an image: `labelled` is false, and the target that `load` and the loaders give is the image's row,
+    so that `label_matrix[targets]` are the labels of a batch, in whatever order and with whatever left out.
 
     Decoded images of one small size that fit in 512 MB together (such as CIFAR) are kept in memory after they were
     first read; `cache=False` switches this off.
@@ -41,8 +50,11 @@ class ImageSource:
         self._images = images
         self.class_names = images.class_names
         self.num_classes = images.num_classes
-        self.labelled = images.num_classes is not None
-        classes = f", {self.num_classes} classes" if self.labelled else ", unlabelled"
+        self.label_matrix = getattr(images, "label_matrix", None)
+        self.multi_label = self.label_matrix is not None
+        self.labelled = images.num_classes is not None and not self.multi_label
+        classes = ", unlabelled" if images.num_classes is None else f", {self.num_classes} classes"
+        classes += ", multi-label" if self.multi_label else ""
         self.description = f"{title}, {len(images):,} images{classes}"
         self._title = title
         self._cache = self._make_cache() if cache else None
@@ -51,7 +63,8 @@ class ImageSource:
         return len(self._images)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """Image `index` as PIL RGB and its class (-1 if it has none). Raises what the decoder raises."""
+        """Image `index` as PIL RGB and its class: -1 if it has none, `index` if it has several (the row of
+        `label_matrix`). Raises what the decoder raises."""
         if self._cache is None:
             return self._images.read(index)
         kept = self._cache.get(index)
@@ -189,12 +202,14 @@ class Subset:
     def __init__(self, source: ImageSource, indices: list[int]) -> None:
         self.source, self.indices = source, indices
         self.class_names, self.num_classes = source.class_names, source.num_classes
+        self.label_matrix = source.label_matrix[indices] if source.multi_label else None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        return self.source.load(self.indices[index])
+        image, target = self.source.load(self.indices[index])
+        return image, target if self.label_matrix is None else index
 
     def labels(self) -> np.ndarray:
         return self.source.labels()[self.indices]

@@ -19,12 +19,15 @@ class StreamSource:
     one. timm leaves out an image that cannot be read, with a warning in its log: those are not counted by `CorruptLog`.
 
     Attributes: `streaming` (True), `labelled`, `num_classes` and `class_names` (None: a stream does not tell),
-    `description`, `shards` (their number). `len()` is the number of images the shards' index, or the split, claims.
+    `multi_label` (False) and `label_matrix` (None), `description`, `shards` (their number). `len()` is the number of
+    images the shards' index, or the split, claims.
     """
 
     streaming = True
     num_classes = None
     class_names = None
+    multi_label = False
+    label_matrix = None
 
     def __init__(self, root: str, split: str, input_key: str | None = None, target_key: str | None = None) -> None:
         self._arguments = dict(root=root, split=split, input_key=input_key, target_key=target_key)

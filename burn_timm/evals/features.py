@@ -156,18 +156,29 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     return len(norms)
 
 
-def check_features(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor) -> None:
+def check_features(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, multi_label: bool = False,
+) -> None:
     """Refuse what no protocol can score: shapes that do not fit, unlabelled images, features that are not finite.
+
+    Args:
+        multi_label: the labels are matrices [N, C] of 1, 0 ("difficult") and -1, not classes [N].
 
     Raises:
         BurnError: naming the set and what is wrong with it.
     """
+    expected = "[N, C]" if multi_label else "[N]"
     for name, x, y in (("training", train_features, train_labels), ("test", test_features, test_labels)):
-        if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or len(x) == 0:
+        if x.ndim != 2 or y.ndim != 1 + multi_label or len(x) != len(y) or len(x) == 0:
             raise BurnError(
-                f"{name} set: expected features [N, D] and labels [N], got {tuple(x.shape)} and {tuple(y.shape)}"
+                f"{name} set: expected features [N, D] and labels {expected}, got {tuple(x.shape)} and {tuple(y.shape)}"
             )
-        if y.min() < 0:
+        if multi_label:
+            if y.shape[1] != train_labels.shape[1]:
+                raise BurnError(f"labels differ in classes: {train_labels.shape[1]} (training), {y.shape[1]} (test)")
+            if not torch.isin(y, torch.tensor([1, 0, -1], dtype=y.dtype, device=y.device)).all():
+                raise BurnError(f"{name} set: a matrix of labels holds 1, 0 and -1 only; this one holds other values")
+        elif y.min() < 0:
             unlabelled = int((y < 0).sum())
             raise BurnError(f"{name} set: {unlabelled} of {len(y)} images have no label; choose a labelled split")
         if not torch.isfinite(x).all():

@@ -64,7 +64,10 @@ def open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
             if args.val_split or split == candidates[-1]:
                 raise BurnError(f"no test split: {error} (name one with --val-split)") from error
     for option, name, source in (("--train-split", args.train_split, train), ("--val-split", split, test)):
-        if not source.labelled:
+        if source.multi_label:
+            if args.task != "svm":
+                raise BurnError(f"{option} {name} of {args.dataset} has several labels an image: svm is for such sets")
+        elif not source.labelled:
             raise BurnError(f"{option} {name} of {args.dataset} has no labels; the evaluations need a labelled split")
     return train, test, split
 

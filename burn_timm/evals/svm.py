@@ -1,18 +1,26 @@
 """Linear SVMs on frozen features, one for each class against the rest: all images, and a few of them.
 
 The protocol for VOC07 of Goyal et al. (ICCV 2019, https://arxiv.org/abs/1905.01235), which Table 3 of the BURN paper
-follows, for any single-label set: the cost of each class is chosen by cross-validation; low-shot, k positive and 19 k
-negative images a class are drawn five times.
+follows, for VOC07 and for any other set: the cost of each class is chosen by cross-validation; low-shot, k positive and
+19 k negative images a class are drawn five times.
+
+Labels are classes [N], or a matrix [N, C] where an image may show several: 1, -1, and 0 for a class whose objects in
+the image are all "difficult". As in the authors' scripts, such an image is a negative one when a class is trained on
+all images, is drawn neither as positive nor as negative, and is left out when that class is tested. So VOC07 is
+`--dataset voc07 --train-split trainval` with `voc07_transform`.
 """
 
 import argparse
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
 from ..errors import BurnError
@@ -28,12 +36,18 @@ FOLDS = 3
 
 def protocol(
     shots: tuple[int, ...] = SHOTS, draws: int = 5, costs: tuple[float, ...] = COSTS, full: bool = True, seed: int = 0,
+    multi_label: bool = False,
 ) -> dict:
     """The resolved settings, for the result file."""
+    difficult = {
+        "labels": "several classes an image; classes without a positive image in either set are left out",
+        "difficult": "negative when trained on all images; never drawn in low-shot; left out of the test of that class",
+    }
     return {
         "method": "LinearSVC (liblinear), one against rest, squared hinge, L2, at most 2,000 iterations",
         "class_weight": {"positive": 2, "negative": 1},
         "features": "L2-normalised",
+        **(difficult if multi_label else {}),
         "costs": sorted(costs),
         "full": f"cost of each class by {FOLDS}-fold cross-validation (average precision)" if full else "left out",
         "shots": sorted(shots),
@@ -46,7 +60,7 @@ def protocol(
 
 def check(
     train_count: int, shots: tuple[int, ...] = SHOTS, draws: int = 5, costs: tuple[float, ...] = COSTS,
-    full: bool = True, seed: int = 0,
+    full: bool = True, seed: int = 0, multi_label: bool = False,
 ) -> None:
     """Refuse settings that cannot be followed. Raises BurnError."""
     if not full and not shots:
@@ -62,12 +76,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=5, help="of each size (default: %(default)s)")
     parser.add_argument("--costs", type=float, nargs="+", default=COSTS, metavar="C", help="(default: 19)")
     parser.add_argument("--no-full", action="store_true", help="leave out the SVMs on all images")
+    parser.add_argument(
+        "--squash", action=argparse.BooleanOptionalAction, default=None,
+        help="the published transform: the whole image squashed into the square (default: for voc07 only)",
+    )
 
 
 def options(args: argparse.Namespace) -> dict:
     return {
         "shots": tuple(args.shots), "draws": args.draws, "costs": tuple(args.costs), "full": not args.no_full,
         "seed": args.seed,
+def voc07_transform(config: dict) -> Callable:
+    """The published transform for VOC07's SVMs (PIL image -> float32 [3, S, S]): `Resize(256)`, the shorter side, then
+    `Resize((224, 224))`, which squashes the whole image into the square; bilinear; nothing is cropped away.
+
+    So it stands in the VOC07 configurations of OpenSelfSup and VISSL (256, then [224, 224]).
+
+    Args:
+        config: timm's data config, as `features.data_config` gives it. Its `input_size` is S (at other sizes than 224
+            the first step is in proportion, 256 S / 224), its `mean` and `std` (ImageNet's, as published) normalise;
+            `interpolation`, `crop_pct` and `crop_mode` are not followed.
+    """
+    side = config["input_size"][-1]
+    return transforms.Compose([
+        transforms.Resize(round(side * 256 / 224), InterpolationMode.BILINEAR),
+        transforms.Resize((side, side), InterpolationMode.BILINEAR),
+        transforms.ToTensor(),
+        transforms.Normalize(config["mean"], config["std"]),
+    ])
+
+
+def voc07_transform_protocol(config: dict) -> dict:
+    """What `voc07_transform(config)` does, for the result file."""
+    side = config["input_size"][-1]
+    return {
+        "resize_shorter_side": round(side * 256 / 224), "squash_to": [side, side], "interpolation": "bilinear",
+        "mean": list(config["mean"]), "std": list(config["std"]),
     }
 
 
@@ -85,8 +129,12 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def draw(labels: np.ndarray, target: int, k: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Indices of k images of class `target` and 19 k others, sorted; None where the set has too few."""
-    positive, negative = np.flatnonzero(labels == target), np.flatnonzero(labels != target)
+    """Indices of k images of class `target` and 19 k others, sorted; None where the set has too few.
+
+    `labels` is int [N], or [N, C] of 1, 0 and -1: an image whose label for `target` is 0 is neither of both.
+    """
+    marks = _marks(labels, target)
+    positive, negative = np.flatnonzero(marks == 1), np.flatnonzero(marks == -1)
     if len(positive) < k or len(negative) < NEGATIVES * k:
         return None
     chosen = [rng.choice(positive, k, replace=False), rng.choice(negative, NEGATIVES * k, replace=False)]
@@ -104,24 +152,28 @@ def run(
     costs: tuple[float, ...] = COSTS,
     full: bool = True,
     seed: int = 0,
+    multi_label: bool = False,
 ) -> dict:
     """Mean average precision over the classes of the training set that the test set has.
 
     Args:
         train_features, test_features: float [N, D], [M, D]; need not be normalised.
-        train_labels, test_labels: int64 [N], [M], >= 0.
+        train_labels, test_labels: int64 [N], [M], >= 0; with `multi_label`, any integer type [N, C], [M, C], of 1, 0
+            ("difficult") and -1.
 
     Returns:
         `value`: the full figure, without it the one of the largest k that the set can supply; `full` (or None) and
-        `low_shot`: {k: {"mean", "std" (over draws, n - 1), "draws", "cost"}, or "n/a" where images are too few}.
+        `low_shot`: {k: {"mean", "std" (over draws, n - 1), "draws", "cost"}, or "n/a" where images are too few}. With
+        `multi_label` also `classes`: the columns that the figures are the mean over.
 
     Raises:
         BurnError: the sets do not fit each other, or no figure can be computed.
     """
-    check_features(train_features, train_labels, test_features, test_labels)
+    check_features(train_features, train_labels, test_features, test_labels, multi_label)
     x, z = (np.ascontiguousarray(_normalise(part.double().cpu().numpy())) for part in (train_features, test_features))
     y, t = train_labels.cpu().numpy(), test_labels.cpu().numpy()
-    classes = [c for c in np.unique(y).tolist() if (t == c).any()]
+    known = range(y.shape[1]) if multi_label else np.unique(y).tolist()
+    classes = [c for c in known if all((_marks(labels, c) == 1).any() for labels in (y, t))]
     if len(classes) < 2:
         raise BurnError("the SVMs need at least two classes that training and test images share")
     costs, shots = sorted(costs), sorted(shots)
@@ -132,21 +184,28 @@ def run(
     figures = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
     if whole is None and not figures:
         raise BurnError(f"no class has the {shots[0]} positive and {NEGATIVES * shots[0]} negative images of --shots")
-    return {"value": whole if whole is not None else figures[-1], "full": whole, "low_shot": low_shot}
+    outcome = {"value": whole if whole is not None else figures[-1], "full": whole, "low_shot": low_shot}
+    return {**outcome, "classes": classes} if multi_label else outcome
+
+
+def _marks(labels: np.ndarray, c: int) -> np.ndarray:
+    """int [N]: 1 where an image is of class c, -1 where it is not, 0 where it is neither ("difficult")."""
+    return labels[:, c] if labels.ndim == 2 else np.where(labels == c, 1, -1)
 
 
 def _full(x, y, z, t, classes, costs, seed) -> float:
     figures = []
     for c in tqdm(classes, desc="SVM, all images", unit=" classes", disable=None):
-        positive = y == c
-        if positive.sum() < FOLDS:
-            raise BurnError(f"class {c} has {positive.sum()} training images, {FOLDS} are needed; add --no-full")
+        positive = _marks(y, c) == 1
+        for count, kind in ((positive.sum(), ""), ((~positive).sum(), "other ")):
+            if count < FOLDS:
+                raise BurnError(f"class {c} has {count} {kind}training images, {FOLDS} are needed; add --no-full")
         scores = [
             cross_val_score(_svm(cost, seed), x, positive, cv=FOLDS, scoring="average_precision").mean()
             for cost in costs
         ]
         best = costs[int(np.argmax(scores))] if len(costs) > 1 else costs[0]
-        figures.append(average_precision(_svm(best, seed).fit(x, positive).decision_function(z), t == c))
+        figures.append(_tested(_svm(best, seed).fit(x, positive), z, _marks(t, c)))
     return float(np.mean(figures))
 
 
@@ -160,14 +219,20 @@ def _low_shot(x, y, z, t, classes, k, draws, costs, seed) -> dict | str:
             if chosen is None:
                 return "n/a"
             for column, cost in enumerate(costs):
-                fitted = _svm(cost, seed).fit(x[chosen], y[chosen] == c)
-                table[number, column] += average_precision(fitted.decision_function(z), t == c) / len(classes)
+                fitted = _svm(cost, seed).fit(x[chosen], _marks(y[chosen], c) == 1)
+                table[number, column] += _tested(fitted, z, _marks(t, c)) / len(classes)
     best = int(np.argmax(table.mean(0)))
     values = table[:, best]
     return {
         "mean": float(values.mean()), "std": float(values.std(ddof=1)) if draws > 1 else 0.0,
         "draws": values.tolist(), "cost": costs[best],
     }
+
+
+def _tested(fitted: LinearSVC, z: np.ndarray, marks: np.ndarray) -> float:
+    """Average precision over the images that are not "difficult"."""
+    clear = marks != 0
+    return average_precision(fitted.decision_function(z)[clear], marks[clear] == 1)
 
 
 def _svm(cost: float, seed: int) -> LinearSVC:

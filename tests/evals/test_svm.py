@@ -1,12 +1,41 @@
+import warnings
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
+from burn_timm.data import eval_loader, open_dataset, random_subset
+from burn_timm.data.voc import read_lists
 from burn_timm.errors import BurnError
-from burn_timm.evals.svm import COSTS, SHOTS, average_precision, draw, run
+from burn_timm.evals.features import data_config, eval_transform, extract_features, pixel_features
+from burn_timm.evals.svm import (
+    COSTS,
+    SHOTS,
+    average_precision,
+    draw,
+    protocol,
+    run,
+    voc07_transform,
+    voc07_transform_protocol,
+)
+
+# Digits as an image with several labels: whether it is even, greater than 5 (5 itself: difficult), has a loop (2 and 4
+# are written with and without one: difficult), is greater than 9.
+MARKS = np.array([
+    [1, -1, 1, -1, 1, -1, 1, -1, 1, -1],
+    [-1, -1, -1, -1, -1, 0, 1, 1, 1, 1],
+    [1, -1, 0, -1, 0, -1, 1, -1, 1, 1],
+    [-1] * 10,
+]).T.astype(np.int8)
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +44,13 @@ def sets():
     data = load_digits()
     x, y = torch.from_numpy(data.data).float(), torch.from_numpy(data.target)
     return x[:800], y[:800], x[800:1200], y[800:1200]
+
+
+@pytest.fixture(scope="module")
+def several(sets):
+    """The digits with the labels of MARKS: (training [300], test [200])."""
+    marks = torch.from_numpy(MARKS)
+    return sets[0][:300], marks[sets[1][:300]], sets[2][:200], marks[sets[3][:200]]
 
 
 def slow_average_precision(scores, positive):
@@ -83,6 +119,165 @@ def test_low_shot_equals_a_plain_scikit_learn_script(sets):
     assert found["value"] == entry["mean"] and found["full"] is None
 
 
+def plain_svm(cost, seed):
+    return LinearSVC(
+        C=cost, class_weight={1: 2, -1: 1}, penalty="l2", loss="squared_hinge", tol=1e-4, dual=True, max_iter=2000,
+        random_state=seed,
+    )
+
+
+def plain_low_shot(train_x, train_marks, test_x, test_marks, k, costs, seed, draws=5):
+    """{"draws", "cost"} by scikit-learn alone: `*_marks` hold, for each class, +1, 0 or -1 for each image.
+
+    A draw: from the generator seeded by (seed, k, number of the draw), class after class, k positive images and then
+    19 k negative ones, without replacement; the training set is in the order of the images.
+    """
+    x, z = normalize(np.asarray(train_x, np.float64)), normalize(np.asarray(test_x, np.float64))
+    table = np.zeros((draws, len(costs)))
+    for number in range(draws):
+        rng = np.random.default_rng([seed, k, number])
+        of_class = np.zeros((len(costs), len(train_marks)))
+        for c, (marks, truth) in enumerate(zip(train_marks, test_marks, strict=True)):
+            ups = rng.choice([i for i, mark in enumerate(marks) if mark > 0], k, replace=False)
+            downs = rng.choice([i for i, mark in enumerate(marks) if mark < 0], 19 * k, replace=False)
+            chosen = sorted([*ups.tolist(), *downs.tolist()])
+            tested = [i for i, mark in enumerate(truth) if mark != 0]
+            for row, cost in enumerate(costs):
+                svm = plain_svm(cost, seed).fit(x[chosen], [int(marks[i]) for i in chosen])
+                scores = svm.decision_function(z[tested]).tolist()
+                of_class[row, c] = slow_average_precision(scores, [truth[i] > 0 for i in tested])
+        table[number] = of_class.mean(1)
+    best = max(range(len(costs)), key=lambda row: table[:, row].mean())
+    return {"draws": table[:, best].tolist(), "cost": costs[best]}
+
+
+def same_low_shot(entry, plain):
+    assert entry["cost"] == plain["cost"] and len(entry["draws"]) == 5
+    assert entry["draws"] == pytest.approx(plain["draws"], rel=1e-9)
+    assert entry["mean"] == pytest.approx(np.mean(plain["draws"]), rel=1e-9)
+    assert entry["std"] == pytest.approx(np.std(plain["draws"], ddof=1), rel=1e-6)
+
+
+def test_low_shot_on_features_of_real_photos_equals_a_plain_scikit_learn_script(burn_data):
+    """All five draws, on pooled features of CIFAR-10 photos from a binary network."""
+    pytest.importorskip("datasets")
+    torch.manual_seed(0)
+    model = timm.create_model("test_reactnet", num_classes=0)
+    photos = random_subset(open_dataset(f"hfds/{burn_data}/cifar10", split="test"), 700, seed=0)
+    features, labels = extract_features(model, eval_loader(photos, eval_transform(model, 32), batch_size=100))
+    assert features.shape == (700, model.num_features) and sorted(set(labels.tolist())) == list(range(10))
+    parts = features[:500], labels[:500], features[500:], labels[500:]
+    costs = (0.0625, 1.0, 10.0)
+    found = run(*parts, shots=(1, 4), draws=5, costs=costs, full=False, seed=3)
+    marks = [[[1 if y == c else -1 for y in part.tolist()] for c in range(10)] for part in (parts[1], parts[3])]
+    for k in (1, 4):
+        plain = plain_low_shot(parts[0], marks[0], parts[2], marks[1], k, costs, seed=3)
+        same_low_shot(found["low_shot"][str(k)], plain)
+    assert found["value"] == found["low_shot"]["4"]["mean"] > 0.12  # one in ten is chance
+    assert set(found) == {"value", "full", "low_shot"}
+
+
+def test_several_labels_equal_a_plain_scikit_learn_script(several):
+    train_x, train_y, test_x, test_y = (part.numpy() for part in several)
+    costs, seed = [0.0625, 1.0, 10.0], 5
+    found = run(*several, shots=(2,), draws=5, costs=costs, seed=seed, multi_label=True)
+    assert found["classes"] == [0, 1, 2]  # no digit is greater than 9
+    x, z = normalize(train_x.astype(np.float64)), normalize(test_x.astype(np.float64))
+    figures, chosen = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for c in range(3):
+            target = np.where(train_y[:, c] == 1, 1, -1)  # difficult: negative
+            folds = [
+                cross_val_score(plain_svm(cost, seed), x, target, cv=3, scoring="average_precision").mean()
+                for cost in costs
+            ]
+            chosen.append(costs[int(np.argmax(folds))])
+            svm, tested = plain_svm(chosen[-1], seed).fit(x, target), test_y[:, c] != 0
+            truth = (test_y[tested, c] == 1).tolist()
+            figures.append(slow_average_precision(svm.decision_function(z[tested]).tolist(), truth))
+        plain = plain_low_shot(train_x, train_y.T[:3], test_x, test_y.T[:3], 2, costs, seed)
+    assert found["full"] == found["value"] == pytest.approx(np.mean(figures), rel=1e-9)
+    assert len(set(chosen)) > 1  # a cost for each class
+    same_low_shot(found["low_shot"]["2"], plain)
+
+
+def test_difficult_images_are_negative_in_training_not_drawn_and_not_tested(several):
+    train_x, train_y, test_x, test_y = several
+    options = dict(shots=(2,), draws=2, costs=(1.0,), multi_label=True)
+    found = run(*several, **options)
+    negative = run(train_x, torch.where(train_y == 0, -1, train_y), test_x, test_y, **options)
+    assert negative["full"] == found["full"] and negative["low_shot"] != found["low_shot"]
+    for c in range(4):
+        for number in range(20):
+            chosen = draw(train_y.numpy(), c, 2, np.random.default_rng(number))
+            marks = train_y.numpy()[[] if chosen is None else chosen, c]
+            assert (chosen is None) == (c == 3) and (c == 3 or sorted(marks) == [-1] * 38 + [1] * 2)
+    # What a difficult test image looks like does not matter to the class it is difficult for.
+    changed = test_x.clone()
+    changed[test_y[:, 2] == 0] = test_x[0]
+    one = [part[:, [2, 2]] for part in (train_y, test_y)]
+    figures = [run(train_x, one[0], z, one[1], **options)["full"] for z in (test_x, changed)]
+    assert figures[0] == figures[1]
+    tested = run(train_x, one[0], test_x, torch.where(one[1] == 0, -1, one[1]), **options)
+    assert tested["full"] < figures[0]  # as wrong hits, they would cost some
+
+
+def test_low_shot_of_the_real_voc_labels(burn_data, tmp_path):
+    """96 is the most that every class of trainval supplies: there are 96 images with sheep."""
+    with zipfile.ZipFile(Path(burn_data) / "lists/voc2007_imagesets_main.zip") as archive:
+        archive.extractall(tmp_path)
+    _, labels = read_lists(str(tmp_path / "VOCdevkit/VOC2007"), "trainval")
+    sheep, person = 16, 14
+    for c in range(20):
+        chosen = draw(labels, c, 96, np.random.default_rng(c))
+        assert np.bincount(labels[chosen, c] + 1, minlength=3).tolist() == [19 * 96, 0, 96]
+    assert draw(labels, sheep, 97, np.random.default_rng(0)) is None
+    assert draw(labels, person, 153, np.random.default_rng(0)) is not None
+    assert draw(labels, person, 154, np.random.default_rng(0)) is None  # 2,916 negatives: 87 difficult do not count
+
+
+def test_real_photos_with_several_labels(burn_data, tmp_path):
+    """97 photos as VOC2007: a k that they cannot supply is n/a, the others equal the plain script."""
+    with zipfile.ZipFile(Path(burn_data) / "detection/coco128_voc.zip") as archive:
+        archive.extractall(tmp_path)
+    transform = voc07_transform(data_config({"mean": (0.5,) * 3, "std": (0.5,) * 3}, 16))
+    parts = []
+    for split in ("trainval", "test"):
+        source = open_dataset("voc07", tmp_path, split)
+        pixels, rows = pixel_features(eval_loader(source, transform, batch_size=16))
+        parts += [pixels, torch.from_numpy(source.label_matrix)[rows]]
+    found = run(*parts, shots=(1, 2), draws=5, costs=(1.0,), full=False, multi_label=True)
+    assert found["low_shot"]["2"] == "n/a"  # 27 of 72 photos show no person, 38 are needed
+    train_y, test_y = parts[1].numpy(), parts[3].numpy()
+    classes = [c for c in range(20) if 1 in train_y[:, c] and 1 in test_y[:, c]]
+    assert found["classes"] == classes and 10 < len(classes) < 20
+    plain = plain_low_shot(parts[0], train_y.T[classes], parts[2], test_y.T[classes], 1, [1.0], seed=0)
+    same_low_shot(found["low_shot"]["1"], plain)
+    with pytest.raises(BurnError, match="class 1 has [12] training images, 3 are needed; add --no-full"):
+        run(*parts, shots=(), costs=(1.0,), multi_label=True)
+
+
+@pytest.mark.parametrize(("side", "shorter"), [(224, 256), (64, 73)])
+def test_the_published_transform_of_voc07(side, shorter):
+    image = Image.fromarray((load_digits().images[7] * 15).astype(np.uint8)).convert("RGB").resize((90, 60))
+    config = data_config({"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bicubic"}, side)
+    whole = image.resize((shorter * 3 // 2, shorter), Image.BILINEAR)
+    pixels = np.asarray(whole.resize((side, side), Image.BILINEAR)).astype(np.float32) / 255
+    expected = ((pixels - np.array((0.1, 0.2, 0.3))) / np.array((0.4, 0.5, 0.6))).transpose(2, 0, 1)
+    found = voc07_transform(config)(image)
+    assert found.shape == (3, side, side) and found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    told = voc07_transform_protocol(config)
+    assert told["resize_shorter_side"] == shorter and told["squash_to"] == [side, side]
+    assert told["interpolation"] == "bilinear" and told["mean"] == [0.1, 0.2, 0.3]
+
+
+def test_the_protocol_says_what_difficult_means():
+    assert "low-shot" in protocol(multi_label=True)["difficult"] and "labels" in protocol(multi_label=True)
+    assert not {"difficult", "labels"} & set(protocol())
+
+
 def test_full_chooses_a_cost_for_each_class_and_beats_few_shots(sets):
     found = run(*sets, shots=(1, 96), draws=2, costs=(0.001, 1.0))
     assert found["value"] == found["full"] > found["low_shot"]["1"]["mean"] + 0.1
@@ -95,3 +290,21 @@ def test_bad_settings_are_refused(sets):
     one = torch.zeros(20, dtype=torch.int64)
     with pytest.raises(BurnError, match="at least two classes"):
         run(torch.randn(20, 3), one, torch.randn(20, 3), one)
+
+
+def test_bad_matrices_are_refused(several):
+    x, y, z, t = several
+    with pytest.raises(BurnError, match=r"expected features \[N, D\] and labels \[N\], got"):
+        run(*several)
+    with pytest.raises(BurnError, match=r"labels \[N, C\]"):
+        run(x, y[:, 0], z, t[:, 0], multi_label=True)
+    with pytest.raises(BurnError, match=r"labels differ in classes: 4 \(training\), 3 \(test\)"):
+        run(x, y, z, t[:, :3], multi_label=True)
+    with pytest.raises(BurnError, match="test set: a matrix of labels holds 1, 0 and -1 only"):
+        run(x, y, z, t + 1, multi_label=True)
+    with pytest.raises(BurnError, match="at least two classes"):
+        run(x, y[:, 2:], z, t[:, 2:], multi_label=True)
+    crowd = torch.ones_like(y)
+    crowd[:2] = -1
+    with pytest.raises(BurnError, match="class 0 has 2 other training images, 3 are needed"):
+        run(x, crowd, z, t, shots=(), multi_label=True)
