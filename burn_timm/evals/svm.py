@@ -86,6 +86,9 @@ def options(args: argparse.Namespace) -> dict:
     return {
         "shots": tuple(args.shots), "draws": args.draws, "costs": tuple(args.costs), "full": not args.no_full,
         "seed": args.seed,
+    }
+
+
 def voc07_transform(config: dict) -> Callable:
     """The published transform for VOC07's SVMs (PIL image -> float32 [3, S, S]): `Resize(256)`, the shorter side, then
     `Resize((224, 224))`, which squashes the whole image into the square; bilinear; nothing is cropped away.
