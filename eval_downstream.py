@@ -30,6 +30,7 @@ from burn_timm.evals.inputs import (
     open_splits,
     pixel_size,
     subset,
+    training_of,
     weights_in_words,
 )
 from burn_timm.evals.results import redact, redact_tree, write_result
@@ -239,6 +240,7 @@ def _write(args, command, started, outcome: dict, protocol: dict, dataset: dict,
         checkpoint=checkpoint,
         extra={**outcome, "seconds": round(time.perf_counter() - started, 1)},
         command=command,
+        training=training_of(checkpoint),
     )
     counts = f"{dataset['train']['images']} training and {dataset['test']['images']} test images"
     print(f"{args.task} {value:.4f} | {redact(result['model'])} | {redact(args.dataset)}, {counts} | {args.output}")

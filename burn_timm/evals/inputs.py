@@ -1,6 +1,7 @@
 """What every evaluation starts from: options checked, both splits opened, the model fitted to the input size."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from .features import data_config, eval_mode
 
 TEST_SPLITS = ("validation", "test", "val")
 Source = ImageSource | StreamSource
+TELLING = (
+    "fs_loss", "lambda_0", "lambda_T", "lambda_schedule", "target_head", "reset_target_head", "information_weight",
+    "kl_direction", "contrastive_weight", "lr", "temperature",
+)
 
 
 def check_options(args: argparse.Namespace) -> torch.device:
@@ -132,3 +137,26 @@ def weights_in_words(args: argparse.Namespace, model: nn.Module, checkpoint: Pat
     source = next((config[key] for key in ("file", "hf_hub_id", "url") if config.get(key)), args.model)
     tag = f", tag {config['tag']}" if config.get("tag") else ""
     return f"pretrained, {source}{tag}"
+
+
+def training_of(checkpoint: Path | None) -> dict | None:
+    """How a checkpoint of this package was trained, from the summary.json of its run; None where there is none.
+
+    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
+    """
+    if checkpoint is None:
+        return None
+    folder = checkpoint.absolute().parent
+    path = (folder.parent if folder.name == "export" else folder) / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    settings = summary.get("settings", {})
+    kept = ("method", "model", "stages", "teacher", "dataset", "img_size", "epochs", "max_steps", "total_batch_size",
+            "seed", "processes", "mixed_precision", "commit", "train_seconds", "cpu_seconds", "peak_memory_bytes")
+    return {
+        **{name: summary[name] for name in kept if name in summary},
+        # What tells the rows of the paper's tables, and of ours, apart.
+        "settings": {name: settings[name] for name in TELLING if name in settings},
+    }

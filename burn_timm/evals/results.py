@@ -177,17 +177,19 @@ def write_result(
     checkpoint: str | os.PathLike | None,
     extra: dict | None = None,
     command: Sequence[str] | None = None,
+    training: dict | None = None,
 ) -> dict:
     """Write one result as JSON, whole or not at all, and return what was written.
 
     Keys: task, value, protocol, dataset, model, checkpoint (None, or dict(path, sha256)), commit, command, hardware,
-    versions, date (UTC, ISO 8601), and extra if given. All strings go through `redact`.
+    versions, date (UTC, ISO 8601), and, if given, extra and training. All strings go through `redact`.
 
     Args:
         value: the headline figure, a fraction in [0, 1].
         dataset: names and counts.
         checkpoint: the file the weights came from, or None.
         command: the argument vector; sys.argv by default.
+        training: how the checkpoint was trained (`inputs.training_of`).
 
     Raises:
         BurnError: the checkpoint cannot be read, or `path` cannot be written.
@@ -206,6 +208,8 @@ def write_result(
     result["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     if extra is not None:
         result["extra"] = redact_tree(extra)
+    if training is not None:
+        result["training"] = redact_tree(training)
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     try:
         with atomic_write(path) as beside:
