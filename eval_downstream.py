@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -21,6 +22,7 @@ from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS, finetune, svm
 from burn_timm.evals.augmented import augmented_probe, held_out
 from burn_timm.evals.features import calibrate_batchnorm, data_config, eval_transform, extract_features, pixel_features
+from burn_timm.evals.figures import draw_all
 from burn_timm.evals.inputs import (
     TEST_SPLITS,
     Source,
@@ -33,7 +35,10 @@ from burn_timm.evals.inputs import (
     training_of,
     weights_in_words,
 )
+from burn_timm.evals.paper import TABLES
 from burn_timm.evals.results import redact, redact_tree, write_result
+from burn_timm.evals.tables import all_tables, read_results
+from burn_timm.files import atomic_write
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +79,15 @@ def _parser() -> _Parser:
     subparsers = parser.add_subparsers(dest="task", required=True, metavar=" | ".join(tasks))
     for name, (description, add_options) in tasks.items():
         add_options(subparsers.add_parser(name, parents=[common], help=description))
+    table = subparsers.add_parser("table", help="the paper's tables, in Markdown, from result files")
+    table.add_argument("results", nargs="+", metavar="RESULT.json")
+    table.add_argument("--number", type=int, nargs="+", choices=TABLES, metavar="N", help="1 to 7 (default: all)")
+    table.add_argument("--paper", action="store_true", help="the paper's rows even where none of ours is comparable")
+    table.add_argument("--output", metavar="TABLE.md", help="default: print it")
+    figures = subparsers.add_parser("figures", help="the paper's figures 3 to 6 from runs and results")
+    figures.add_argument("--runs", nargs="+", default=[], metavar="FOLDER", help="of train_burn.py: gradient norms")
+    figures.add_argument("--results", nargs="+", default=[], metavar="RESULT.json", help="training time, accuracy")
+    figures.add_argument("--output", required=True, metavar="FOLDER", help="of the pictures")
     return parser
 
 
@@ -87,9 +101,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        command = ["python", "-m", "eval_downstream", *argv]
-        {"finetune": evaluate_finetuning}.get(args.task, evaluate)(args, command)
-    except BurnError as error:
+        if args.task in ("table", "figures"):
+            report(args)
+        else:
+            command = ["python", "-m", "eval_downstream", *argv]
+            {"finetune": evaluate_finetuning}.get(args.task, evaluate)(args, command)
+    except (BurnError, OSError) as error:
         parser.error(str(error))
 
 
@@ -199,7 +216,7 @@ def evaluate_finetuning(args: argparse.Namespace, command: list[str]) -> dict:
     checkpoint = checkpoint_file(args)
     config = fit_input_size(args, model)
     protocol = {
-        **finetune.protocol(args, chosen, len(train)),
+        **finetune.protocol(args, chosen, len(train), len(full_train)),
         "weights": weights_in_words(args, model, checkpoint),
         "starts": list(finetune.starts(args, checkpoint)),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -211,6 +228,26 @@ def evaluate_finetuning(args: argparse.Namespace, command: list[str]) -> dict:
     outcome = finetune.finetune(args, device, train, test, config, checkpoint)
     dataset = _dataset(args, full_train, full_test, test_split, len(train), len(test))
     return _write(args, command, started, outcome, protocol, dataset, checkpoint)
+
+
+def report(args: argparse.Namespace) -> None:
+    """`table` and `figures`: nothing is measured.
+
+    Raises:
+        BurnError: a file cannot be read or written, or has nothing to show.
+    """
+    results = read_results(args.results) if args.results else []
+    if args.task == "figures":
+        for name in draw_all(Path(args.output), args.runs, results):
+            print(f"wrote {args.output}/{name}")
+        return
+    text = all_tables(results, args.number, args.paper)
+    if args.output is None:
+        print(text)
+        return
+    with atomic_write(args.output) as beside:
+        beside.write_text(text)
+    print(f"wrote {args.output}")
 
 
 def _print_protocol(protocol: dict) -> None:

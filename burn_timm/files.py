@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their place, then renamed."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -53,3 +54,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log.jsonl; one that a kill cut short is left out."""
+    lines = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines

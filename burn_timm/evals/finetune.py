@@ -229,11 +229,12 @@ def weight_decay(args: argparse.Namespace, count: int) -> float:
     return 5e-4 if few else 1e-4
 
 
-def protocol(args: argparse.Namespace, chosen: str, count: int) -> dict:
-    """The resolved settings, for the result file; `chosen` says which labels, `count` how many."""
+def protocol(args: argparse.Namespace, chosen: str, count: int, total: int) -> dict:
+    """The resolved settings, for the result file; `chosen` says which labels, `count` how many of `total`."""
     return {
         "method": "fine-tuning of the whole network, BatchNorm in training mode",
         "labels": chosen,
+        "fraction": round(count / total, 2) if args.subset_list else args.fraction,
         "optimizer": "SGD",
         "momentum": 0.9,
         "weight_decay": weight_decay(args, count),

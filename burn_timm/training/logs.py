@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..files import atomic_write
+from ..files import atomic_write, read_log
 
 PANELS = (
     ("loss", ("loss", "loss_kl", "loss_fs")),
@@ -65,17 +65,6 @@ class RunLog:
         if self.main:  # both may be closed twice
             self.bar.close()
             self.file.close()
-
-
-def read_log(path: Path) -> list[dict]:
-    """The lines of a log.jsonl; one that a kill cut short is left out."""
-    lines = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def draw_curves(log: Path, picture: Path) -> None:
