@@ -1,0 +1,188 @@
+"""Fine-tuning with few labels: which labels, which starts, and the figures of a grid."""
+
+import argparse
+import gzip
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import eval_downstream
+from burn_timm.checkpoints import save_latent
+from burn_timm.data import open_dataset
+from burn_timm.errors import BurnError
+from burn_timm.evals import finetune
+from burn_timm.nn import binary_weight_names
+from burn_timm.packing import pack_state_dict, save_packed
+
+SHORT = ["--dataset", "digits", "--img-size", "32", "--workers", "0", "--threads", "1", "--limit-test", "100",
+         "--fraction", "0.1", "--sgd-batch-size", "64", "--view", "light"]
+
+
+def options(**values):
+    return argparse.Namespace(**{"subset_list": None, "fraction": 0.1, "seed": 0, **values})
+
+
+def test_a_fraction_is_seeded_and_takes_each_class_alike():
+    source = open_dataset("digits", None, "train")
+    subset, words = finetune.labelled_subset(source, options())
+    labels = [subset.load(index)[1] for index in range(len(subset))]
+    whole = np.bincount(source.labels())
+    assert np.array_equal(np.bincount(labels), [round(0.1 * count) for count in whole])
+    assert f"{len(subset)} images" in words and "10.000%" in words
+    again, other = (finetune.labelled_subset(source, options(seed=seed))[0] for seed in (0, 1))
+    names = [[part.file_name(index) for index in range(len(part))] for part in (subset, again, other)]
+    assert names[0] == names[1] != names[2] and len(set(names[0])) == len(names[0])
+    least, _ = finetune.labelled_subset(source, options(fraction=1e-6))
+    assert len(least) == 10  # one image of each class
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_list_of_file_names(tmp_path, zipped):
+    for kind in ("n01", "n02"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8)).save(tmp_path / "train" / kind / f"{kind}_{number}.png")
+    text = "n02_3.png\nn01_0.png\n\n"
+    file = tmp_path / "list.txt.gz"
+    file.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    source = open_dataset("folder", str(tmp_path), "train")
+    subset, words = finetune.labelled_subset(source, options(subset_list=str(file)))
+    assert [subset.load(index)[1] for index in range(len(subset))] == [0, 1]
+    assert "2 images of the list list.txt.gz" == words
+    file.write_text("n02_3.png\nn09_9.png\n")
+    with pytest.raises(BurnError, match="1 of 2 images are not in .* the first is n09_9.png"):
+        finetune.labelled_subset(source, options(subset_list=str(file)))
+
+
+def test_simclrs_lists_of_imagenet(burn_data):
+    """The published 1 % of ImageNet: 12,811 distinct images of all 1,000 classes."""
+    names = finetune.read_list(f"{burn_data}/lists/imagenet_1percent.txt")
+    assert len(set(names)) == len(names) == 12_811 and len({name.split("_")[0] for name in names}) == 1000
+    assert len(finetune.read_list(f"{burn_data}/lists/imagenet_10percent.txt.gz")) == 128_116
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "cannot be read"), (b"", "no file names"), (b"\x1f\x8bbroken", "cannot be read"), (b"\xff\xfe", "cannot be"),
+])
+def test_a_bad_list_is_one_line(tmp_path, content, message):
+    path = tmp_path / "list"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BurnError, match=message):
+        finetune.read_list(str(path))
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """What train_burn.py leaves: export/ with packed weights, latent.safetensors beside it."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_reactnet", num_classes=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    folder = tmp_path / "run" / "export"
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_packed(folder / "model.safetensors", pack_state_dict(state, binary_weight_names(model)))
+    save_latent(folder.parent / "latent.safetensors", state, "test_reactnet", weight_bits=1)
+    return folder
+
+
+def tune(path, *more):
+    eval_downstream.main(["finetune", *SHORT, *more, "--output", str(path)])
+    return json.loads(path.read_text())
+
+
+def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
+    grid = ["--epochs", "3", "--lrs", "0.1", "0.001", "--head-multipliers", "1", "10"]
+    result = tune(tmp_path / "r.json", "--model", f"local-dir:{run_folder}", *grid)
+    starts = result["extra"]["starts"]
+    assert list(starts) == ["packed", "latent"] == result["protocol"]["starts"]
+    for start in starts.values():
+        assert len(start["grid"]) == 4
+        assert start["top1"] == max(row["top1"] for row in start["grid"]) and start["top5"] >= start["top1"]
+    # Real-valued weights with a small rate may keep what signs lose: the two are trained apart.
+    assert starts["packed"]["grid"] != starts["latent"]["grid"]
+    assert result["value"] == starts["packed"]["top1"] and max(s["top1"] for s in starts.values()) > 0.1
+    protocol = result["protocol"]
+    assert protocol["fraction"] == 0.1 and protocol["weight_decay"] == 1e-4 and protocol["epochs"] == 3
+    assert not (tmp_path / "r.json.cells.json").exists()
+    alone = tune(tmp_path / "a.json", "--model", f"local-dir:{run_folder}", "--latent", "none", *grid)
+    assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"]
+
+
+def test_a_killed_grid_goes_on_where_it_was(tmp_path, monkeypatch):
+    argv = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "0.01", "--head-multipliers", "1"]
+    whole = tune(tmp_path / "whole.json", *argv)["extra"]["starts"]
+    one, trained = finetune._one, []
+
+    def killed(args, *more):
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(more[-2])
+        return one(args, *more)
+
+    monkeypatch.setattr(finetune, "_one", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tmp_path / "r.json", *argv)
+    monkeypatch.setattr(finetune, "_one", lambda *more: trained.append(more[-2]) or one(*more))
+    assert tune(tmp_path / "r.json", *argv)["extra"]["starts"] == whole
+    assert len(trained) == 2  # none twice
+    # Other settings take nothing over.
+    with pytest.raises(KeyboardInterrupt):
+        monkeypatch.setattr(finetune, "_one", lambda *more: (_ for _ in ()).throw(KeyboardInterrupt))
+        tune(tmp_path / "r.json", *argv)
+
+
+def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_path):
+    """One run again with torch's own pieces on the same batches: weights, not only figures, are equal."""
+    seen, models = [], []
+    loader = finetune.make_train_loader
+
+    def recording(*args, **kwargs):
+        for batch in loader(*args, **kwargs):
+            seen.append(batch)
+            yield batch
+
+    load = finetune.load_model
+    monkeypatch.setattr(finetune, "make_train_loader", recording)
+    monkeypatch.setattr(finetune, "load_model", lambda *a, **k: models.append(load(*a, **k)) or models[-1])
+    tune(tmp_path / "r.json", "--model", "test_resnet", "--epochs", "5", "--lrs", "0.005", "--head-multipliers", "10",
+         "--weight-decay", "0.01")
+    torch.manual_seed(finetune.seed_for(0, 0xF17E))
+    model = load("test_resnet", None, num_classes=10).train()
+    velocity = {name: 0 for name, _ in model.named_parameters()}
+    begun = [parameter.detach().clone() for parameter in model.parameters()]
+    for number, batch in enumerate(seen):
+        epoch = number // (len(seen) // 5)
+        drop = 0.2 ** ((epoch >= 3) + (epoch >= 4))
+        images = (batch["views"][:, 0] / 255 - 0.5) / 0.5
+        loss = F.cross_entropy(model(images), batch["target"])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
+                velocity[name] = 0.9 * velocity[name] + gradient + 0.01 * parameter
+                parameter -= 0.005 * (10 if name.startswith("fc") else 1) * drop * velocity[name]
+    # Sums in another order differ, and the network amplifies that; a rate or a decay left out would differ far more.
+    for ours, theirs, start in zip(models[-1].parameters(), model.parameters(), begun, strict=True):
+        assert (ours - theirs).abs().max() < 0.02 * (theirs - start).abs().max() + 1e-6
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--fraction", "0"], "--fraction must lie in (0, 1]"),
+    (["--lrs", "-1"], "--lrs must be positive"),
+    (["--epochs", "0"], "--epochs must be at least 1"),
+    (["--latent", "missing.safetensors"], "--latent missing.safetensors: no such file"),
+    (["--subset-list", "missing.txt"], "--subset-list missing.txt: cannot be read"),
+    (["--calibrate-bn", "8"], "leave out --pixels and --calibrate-bn"),
+])
+def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tune(tmp_path / "r.json", "--model", "test_resnet", *argv)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
