@@ -1,0 +1,160 @@
+"""Transfer: presets of datasets, logistic regression against scikit-learn, and augmented views."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+import eval_downstream
+from burn_timm.data import epoch_order, make_view, open_dataset, seed_for
+from burn_timm.errors import BurnError
+from burn_timm.evals import EVALS, linear, transfer
+from burn_timm.evals.augmented import augmented_probe, held_out
+from burn_timm.evals.logistic import PENALTIES, logistic_regression
+
+
+def options(dataset, *argv):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    transfer.add_options(parser)
+    args = parser.parse_args(argv)
+    args.dataset = dataset
+    return transfer.options(args)
+
+
+def test_places205_has_its_published_settings_and_flags_win():
+    published = linear.Settings(**options("places205"))
+    assert (published.epochs, published.lrs, published.weight_decay, published.augment, published.standardize) == (
+        14, (0.01,), 5e-4, True, False)
+    rates = [0.01 * 0.1 ** sum(epoch >= step for step in (4, 8, 12)) for epoch in range(14)]
+    from burn_timm.evals.probes import step_rates
+
+    assert [rate for (rate,) in step_rates(published.lrs, 14, published.milestones)] == pytest.approx(rates)
+    given = linear.Settings(**options("places205", "--epochs", "3", "--lrs", "0.1", "1", "--no-augment"))
+    assert (given.epochs, given.lrs, given.weight_decay, given.augment, given.standardize) == (
+        3, (0.1, 1.0), 5e-4, False, True)
+    assert linear.Settings(**options("torch/cifar10")) == linear.Settings()
+    assert linear.Settings(**options("torch/places365")) == linear.Settings()
+
+
+def test_logistic_regression_chooses_as_a_plain_script_does():
+    torch.manual_seed(0)
+    x, w = torch.randn(400, 12), torch.randn(12, 3)
+    y = (x @ w + 2 * torch.randn(400, 3)).argmax(1)
+    penalties = (1e-3, 1.0, 1e2, 1e4)
+    result = logistic_regression(x[:300], y[:300], x[300:], y[300:], penalties=penalties, seed=4)
+
+    train, label, test, truth = x[:300].numpy(), y[:300].numpy(), x[300:].numpy(), y[300:].numpy()
+    order = np.random.default_rng(4).permutation(300)
+    held, rest = order[:30], order[30:]
+    scores = {}
+    for penalty in penalties:
+        scaler = StandardScaler().fit(train[rest])
+        model = LogisticRegression(C=1 / penalty, max_iter=1000).fit(scaler.transform(train[rest]), label[rest])
+        scores[penalty] = model.score(scaler.transform(train[held]), label[held])
+    best = max(penalties, key=lambda penalty: (scores[penalty], penalty))
+    scaler = StandardScaler().fit(train)
+    model = LogisticRegression(C=1 / best, max_iter=1000).fit(scaler.transform(train), label)
+    assert result["penalty"] == best
+    assert {row["penalty"]: row["accuracy"] for row in result["sweep"]} == pytest.approx(scores, abs=0.04)
+    assert result["value"] == pytest.approx(model.score(scaler.transform(test), truth), abs=0.011)
+    assert result["top5"] == 1.0
+
+
+def test_the_published_penalties():
+    assert len(PENALTIES) == 45 and PENALTIES[0] == pytest.approx(1e-6) and PENALTIES[-1] == pytest.approx(1e5)
+    ratios = np.diff(np.log(PENALTIES))
+    assert ratios == pytest.approx(np.full(44, ratios[0]))
+
+
+def test_lbfgs_from_the_command_line(tmp_path):
+    path = tmp_path / "r.json"
+    eval_downstream.main([
+        "transfer", "--pixels", "--dataset", "digits", "--classifier", "lbfgs", "--limit-train", "300",
+        "--workers", "0", "--output", str(path),
+    ])
+    result = json.loads(path.read_text())
+    assert result["task"] == "transfer" and result["value"] > 0.85 and len(result["extra"]["sweep"]) == 45
+    assert len(result["protocol"]["penalties"]) == 45 and "L-BFGS" in result["protocol"]["method"]
+
+
+def test_augmented_views_train_the_probe_and_leave_the_backbone():
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=0).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    source = open_dataset("digits", None, "train")
+    settings = {"epochs": 2, "lrs": (0.05,), "batch_size": 128, "augment": True, "standardize": False, "seed": 3,
+                "weight_decay": 1e-3}
+    test = open_dataset("digits", None, "validation")
+    images = torch.stack([make_view("none", 32)(test.load(index)[0]) for index in range(100)])
+    labels = torch.tensor([test.load(index)[1] for index in range(100)])
+    with torch.no_grad():
+        features = model((images / 255 - 0.5) / 0.5)
+    result = augmented_probe(
+        model, source, features[:0], [], features, labels, img_size=32, device=torch.device("cpu"), workers=0,
+        hflip=0.0, **settings,
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    # By hand: the same images in the same order, each view seeded by its epoch and image, plain torch SGD.
+    head = nn.Linear(features.shape[1], 10)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    view, seed = make_view("supervised", 32, 0.0), seed_for(3, len(source))
+    for epoch in range(2):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1.0, 0.1)[epoch >= 1.2]
+        order = epoch_order(seed, epoch, len(source)).tolist()
+        for start in range(0, len(source) - 127, 128):
+            views, classes = [], []
+            for index in order[start : start + 128]:
+                image, label = source.load(index)
+                torch.manual_seed(seed_for(seed, epoch, index))
+                views.append(view(image))
+                classes.append(label)
+            with torch.no_grad():
+                x = model((torch.stack(views) / 255 - 0.5) / 0.5)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(x), torch.tensor(classes)).backward()
+            optimizer.step()
+    logits = head(features)
+    assert result["value"] == pytest.approx(logits.argmax(1).eq(labels).double().mean().item(), abs=0.011)
+    top5 = logits.topk(5, dim=1).indices.eq(labels[:, None]).any(1).double().mean().item()
+    assert result["top5"] == pytest.approx(top5, abs=0.011) and result["sweep"] == []
+
+
+def test_the_rate_is_chosen_on_images_that_are_not_trained_on():
+    source = open_dataset("digits", None, "train")
+    held, indices = held_out(source, seed=1)
+    assert len(held) == len(indices) == round(0.1 * len(source)) == len(set(indices))
+    assert [held.load(number)[1] for number in range(5)] == [source.load(index)[1] for index in indices[:5]]
+
+
+def test_augmented_linear_evaluation_from_the_command_line(tmp_path):
+    path = tmp_path / "r.json"
+    argv = ["linear", "--model", "test_resnet", "--dataset", "digits", "--img-size", "32", "--workers", "0",
+            "--limit-train", "300", "--limit-test", "100", "--augment", "--epochs", "2", "--lrs", "0.01", "0.1",
+            "--sgd-batch-size", "64", "--probe", "mlp", "--output", str(path)]
+    eval_downstream.main(argv)
+    first = json.loads(path.read_text())
+    protocol = first["protocol"]
+    assert "augmented views" in protocol["method"] and protocol["features"] == "as they are"
+    assert "hidden layer" in protocol["probe"] and len(first["extra"]["sweep"]) == 2
+    assert first["dataset"]["train"]["images"] == 300
+    eval_downstream.main(argv)
+    assert json.loads(path.read_text())["value"] == first["value"]
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"augment": True, "standardize": True}, "exclude each other"),
+    ({"classifier": "lbfgs", "probe": "mlp"}, "--classifier lbfgs fits a linear classifier"),
+])
+def test_settings_that_contradict_each_other(settings, message):
+    with pytest.raises(BurnError, match=message):
+        EVALS["transfer"].check(100, **settings)
