@@ -9,7 +9,7 @@ from .voc import check_name
 
 SIZES = tuple(range(480, 801, 32))
 OPTIMISERS = ("sgd", "adam", "adamw", "lamb", "lars")
-# What a result or a resumed run depends on, beside the initial weights.
+# What a result depends on, beside data and initial weights; `iterations` and `milestones` only where they are reached.
 DEFINING = (
     "neck", "bn", "iterations", "milestones", "warmup", "batch_size", "opt", "lr", "momentum", "weight_decay",
     "clip_grad", "min_sizes", "max_size", "anchor_sizes", "rois", "train_sets", "difficult", "seed",
@@ -49,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--eval-train", action="store_true", help="report the training photos' figures as well")
     add("--log-interval", type=int, default=20, metavar="N", help=f"iterations between logged lines {default}")
     add("--checkpoint-interval", type=int, default=1000, metavar="N", help=f"iterations between checkpoints {default}")
-    add("--resume", action="store_true", help="go on from the checkpoint beside --output, if there is one")
+    add("--resume", action="store_true",
+        help="go on from the checkpoint beside --output, if there is one; --iterations and --milestones to come may "
+        "have changed")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -88,7 +90,7 @@ def protocol(args: argparse.Namespace) -> dict:
     c4 = args.neck == "c4"
     return {
         "detector": "Faster R-CNN, whole network fine-tuned; " + (
-            "C4: last stage and a BatchNorm on 14x14 regions" if c4 else "feature pyramid, two-layer head on 7x7 regions"
+            "C4: last stage and a BatchNorm on 14x14 regions" if c4 else "pyramid: two-layer head on 7x7 regions"
         ),
         **{name: getattr(args, name) for name in DEFINING},
         "optimiser": f"{args.opt}; lr / 10 at the milestones",

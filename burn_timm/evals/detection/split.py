@@ -36,7 +36,7 @@ def split_c4(model: nn.Module, name: str) -> tuple[nn.Sequential, nn.Sequential,
     names = list(children)
     cut, rest = children[first], []
     if inner:
-        cut, rest = children[first][: int(inner) + 1], [children[first][int(inner) + 1 :]]
+        cut, rest = children[first][: int(inner) + 1], [*children[first][int(inner) + 1 :]]
     trunk = nn.Sequential(*(children[name] for name in names[:before]), cut)
     parameter = next(model.parameters())
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(parameter)

@@ -43,7 +43,8 @@ def fit(
     Args:
         images: with the boxes to train on, at least one each.
         args: of `options`, and seed and workers.
-        identity: what a checkpoint must agree in to belong to this run.
+        identity: what a checkpoint must agree in to belong to this run; of `milestones` those that it has passed, and
+            `iterations` not at all: they do not change what has been done.
         checkpoint, log: files that are written, the checkpoint each args.checkpoint_interval iterations and at the end.
 
     Returns:
@@ -59,6 +60,8 @@ def fit(
     start = 0
     if args.resume and checkpoint.is_file():
         start = _restore(checkpoint, identity, detector, optimizer)
+        if start > args.iterations:
+            raise BurnError(f"{checkpoint}: {start} iterations are done, more than --iterations {args.iterations}")
     detector.train()
     started = time.perf_counter()
     batches = train_batches(images, args.batch_size, args.seed, start, args.iterations, args.workers)
@@ -158,10 +161,14 @@ def _restore(path: Path, identity: dict, detector: Detector, optimizer: torch.op
         ) from error
     if version != VERSION:
         raise BurnError(f"{path}: checkpoint version {version}, this is version {VERSION}")
-    differing = [f"{name} {theirs.get(name)!r} there, {value!r} here"
-                 for name, value in identity.items() if theirs.get(name) != value]
+    theirs, ours = (
+        {**options, "iterations": None, "milestones": [m for m in options["milestones"] if m < iteration]}
+        for options in (theirs, identity)
+    )
+    differing = [name for name in ours if theirs.get(name) != ours[name]]
     if differing:
-        raise BurnError(f"{path}: belongs to another run: {'; '.join(differing)}; choose another --output")
+        told = "; ".join(f"{name} {theirs.get(name)!r} there, {ours[name]!r} here" for name in differing)
+        raise BurnError(f"{path}: belongs to another run: {told}; choose another --output")
     detector.load_state_dict(weights)
     optimizer.load_state_dict(state)
     return iteration
