@@ -67,9 +67,32 @@ def test_a_model_that_cannot_be_cut_is_refused(name):
         split_c4(model, name)
 
 
-def test_a_model_without_two_resolutions_has_no_pyramid():
-    with pytest.raises(BurnError, match="--neck fpn: test_vit has feature maps at strides"):
-        build_detector(options("--neck", "fpn", model="test_vit"))
+class Pooled(nn.Module):
+    """Half the resolution by pooling alone, as VGG's last stage: a head without weights is none."""
+
+    feature_info = [{"num_chs": 8, "reduction": 1, "module": "conv"}, {"num_chs": 8, "reduction": 2, "module": "pool"}]
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)
+
+    def forward_features(self, x):
+        return self.pool(self.conv(x))
+
+
+def test_a_head_without_weights_is_refused():
+    with pytest.raises(BurnError, match="use --neck fpn"):
+        split_c4(Pooled(), "pooled")
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("test_vit", "--neck fpn: test_vit has feature maps at strides"),
+    ("swinv2_cr_tiny_224", "takes no 96x128 image"),
+    ("swin_s3_tiny_224", "takes no 96x128 image|not .B, C, H, W."),
+])
+def test_a_model_without_maps_has_no_pyramid(name, message):
+    with pytest.raises(BurnError, match=message):
+        build_detector(options("--neck", "fpn", model=name))
 
 
 @pytest.mark.parametrize(("name", "levels"), [("test_reactnet", 4), ("reactnet_a_025", 5), ("test_resnet", 5)])

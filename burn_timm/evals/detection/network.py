@@ -23,6 +23,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ...checkpoints import load_model
 from ...errors import BurnError
+from ..features import eval_mode
 from .split import split_c4
 from .voc import CLASSES
 
@@ -122,6 +123,7 @@ def fpn_detector(body: nn.Module, args: argparse.Namespace) -> Detector:
             f"--neck fpn: {_short(args.model)} has feature maps at strides {sorted(last)}; at least two of "
             f"{FINEST} and above are needed"
         )
+    _try_maps(body, keep, args)
     strides = [reductions[index] for index in keep]
     default = [8 * stride for stride in (*strides, 2 * strides[-1])]
     sizes = args.anchor_sizes or default
@@ -136,6 +138,20 @@ def fpn_detector(body: nn.Module, args: argparse.Namespace) -> Detector:
         MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=0),
         TwoMLPHead(PYRAMID_CHANNELS * 7**2, MLP_CHANNELS), MLP_CHANNELS, proposals=(2000, 2000, 1000),
     )
+
+
+@torch.no_grad()
+def _try_maps(body: nn.Module, keep: list[int], args: argparse.Namespace) -> None:
+    """Some backbones take images of one size only, or give maps with the channels last. Raises BurnError."""
+    channels = body.feature_info.channels()
+    with eval_mode(body):
+        try:
+            shapes = [tuple(m.shape) for m in body(torch.zeros(1, 3, 96, 128).to(next(body.parameters())))]
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error).split("\n")[0]
+            raise BurnError(f"--model {_short(args.model)}: takes no 96x128 image ({reason})") from error
+    if any(shapes[i][1] != channels[i] for i in keep):
+        raise BurnError(f"--model {_short(args.model)}: its maps are not [B, C, H, W]; choose a convolutional network")
 
 
 def _detector(

@@ -47,7 +47,8 @@ def split_c4(model: nn.Module, name: str) -> tuple[nn.Sequential, nn.Sequential,
             raise refusal from error
         for stop in range(before + 1, len(names) + 1):  # the classifier and pooling stay out: shortest first
             modules = [*rest, *(children[name] for name in names[before + 1 : stop])]
-            if modules and _same(head := nn.Sequential(*modules), features, expected):
+            head = nn.Sequential(*modules)
+            if any(True for _ in head.parameters()) and _same(head, features, expected):
                 break
         else:
             raise refusal
