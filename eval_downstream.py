@@ -19,7 +19,7 @@ from tqdm import tqdm
 from burn_timm.checkpoints import load_model
 from burn_timm.data import eval_loader
 from burn_timm.errors import BurnError
-from burn_timm.evals import EVALS, finetune, svm
+from burn_timm.evals import EVALS, detection, finetune, svm
 from burn_timm.evals.augmented import augmented_probe, held_out
 from burn_timm.evals.features import calibrate_batchnorm, data_config, eval_transform, extract_features, pixel_features
 from burn_timm.evals.figures import draw_all
@@ -27,6 +27,7 @@ from burn_timm.evals.inputs import (
     TEST_SPLITS,
     Source,
     check_options,
+    check_run,
     checkpoint_file,
     fit_input_size,
     open_splits,
@@ -49,15 +50,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    common = _Parser(add_help=False)
-    add = common.add_argument
+    base = _Parser(add_help=False)
+    add = base.add_argument
     add("--model", metavar="NAME", help="timm model name, hf-hub:OWNER/REPO or local-dir:FOLDER")
     add("--checkpoint", metavar="FILE", help="weights, packed or not: a file or a folder with model.safetensors")
     add("--pretrained", action="store_true", help="timm's own pretrained weights (implied by hf-hub: and local-dir:)")
+    add("--data-dir", metavar="DIR", help="where the dataset lies")
+    add("--workers", type=int, default=2, metavar="N", help="loader processes (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="torch CPU threads (default: torch's)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random weights, subsets, probe (default: %(default)s)")
+    add("--output", required=True, metavar="RESULT.json")
+
+    images = _Parser(add_help=False)
+    add = images.add_argument
+    add("--dataset", required=True, metavar="NAME",
+        help="digits, cub, birdsnap, places205, voc07 (svm), or a timm dataset name: folder, torch/..., hfds/...")
     add("--pixels", action="store_true", help="evaluate the raw pixels; no model")
     add("--calibrate-bn", type=int, metavar="N", help="first re-estimate BatchNorm on N training images")
-    add("--dataset", required=True, metavar="NAME", help="digits, or a timm dataset name: folder, torch/..., hfds/...")
-    add("--data-dir", metavar="DIR", help="where the dataset lies")
     add("--train-split", default="train", metavar="NAME")
     add("--val-split", metavar="NAME", help=f"default: the first of {', '.join(TEST_SPLITS)} that there is")
     add("--input-key", metavar="COLUMN", help="hfds/wds: column of the image")
@@ -65,20 +75,16 @@ def _parser() -> _Parser:
     add("--img-size", type=int, metavar="PIXELS", help="default: the model's own input size")
     add("--crop-pct", type=float, metavar="FRACTION", help="centre crop; default: the model's own (1 keeps all)")
     add("--batch-size", type=int, default=128, metavar="N", help="images per forward pass (default: %(default)s)")
-    add("--workers", type=int, default=2, metavar="N", help="loader processes (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="torch CPU threads (default: torch's)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    add("--seed", type=int, default=0, help="random weights, subsets, probe (default: %(default)s)")
     add("--limit-train", type=int, metavar="N", help="a seeded random subset of N training images")
     add("--limit-test", type=int, metavar="N", help="a seeded random subset of N test images")
-    add("--output", required=True, metavar="RESULT.json")
 
-    tasks = {**{name: (task.description, task.add_options) for name, task in EVALS.items()},
-             "finetune": (finetune.DESCRIPTION, finetune.add_options)}
     parser = _Parser(prog="eval_downstream.py", description=__doc__.split("\n")[0])
-    subparsers = parser.add_subparsers(dest="task", required=True, metavar=" | ".join(tasks))
-    for name, (description, add_options) in tasks.items():
-        add_options(subparsers.add_parser(name, parents=[common], help=description))
+    names = [*EVALS, "finetune", "detection", "table", "figures"]
+    subparsers = parser.add_subparsers(dest="task", required=True, metavar=" | ".join(names))
+    for name, task in EVALS.items():
+        task.add_options(subparsers.add_parser(name, parents=[base, images], help=task.description))
+    finetune.add_options(subparsers.add_parser("finetune", parents=[base, images], help=finetune.DESCRIPTION))
+    detection.add_options(subparsers.add_parser("detection", parents=[base], help=detection.DESCRIPTION))
     table = subparsers.add_parser("table", help="the paper's tables, in Markdown, from result files")
     table.add_argument("results", nargs="+", metavar="RESULT.json")
     table.add_argument("--number", type=int, nargs="+", choices=TABLES, metavar="N", help="1 to 7 (default: all)")
@@ -105,7 +111,8 @@ def main(argv: list[str] | None = None) -> None:
             report(args)
         else:
             command = ["python", "-m", "eval_downstream", *argv]
-            {"finetune": evaluate_finetuning}.get(args.task, evaluate)(args, command)
+            run = {"finetune": evaluate_finetuning, "detection": evaluate_detection}.get(args.task, evaluate)
+            run(args, command)
     except (BurnError, OSError) as error:
         parser.error(str(error))
 
@@ -230,6 +237,21 @@ def evaluate_finetuning(args: argparse.Namespace, command: list[str]) -> dict:
     return _write(args, command, started, outcome, protocol, dataset, checkpoint)
 
 
+def evaluate_detection(args: argparse.Namespace, command: list[str]) -> dict:
+    """Detection: `burn_timm/evals/detection/task.py` is its top to bottom; here is what all tasks have in common.
+
+    Raises:
+        BurnError: any of the options cannot be followed.
+    """
+    started = time.perf_counter()
+    device = check_run(args)
+    checkpoint = checkpoint_file(args)
+    outcome = detection.evaluate(args, device, announce=lambda protocol, dataset: _print_protocol(protocol, dataset))
+    protocol, dataset, extra = (outcome.pop(name) for name in ("protocol", "dataset", "extra"))
+    protocol = {**protocol, "weights": weights_in_words(args, None, checkpoint)}
+    return _write(args, command, started, {**outcome, **extra}, protocol, dataset, checkpoint)
+
+
 def report(args: argparse.Namespace) -> None:
     """`table` and `figures`: nothing is measured.
 
@@ -250,8 +272,9 @@ def report(args: argparse.Namespace) -> None:
     print(f"wrote {args.output}")
 
 
-def _print_protocol(protocol: dict) -> None:
-    print(json.dumps({"protocol": redact_tree(protocol)}, indent=2), flush=True)
+def _print_protocol(protocol: dict, dataset: dict | None = None) -> None:
+    shown = {"protocol": protocol} if dataset is None else {"protocol": protocol, "dataset": dataset}
+    print(json.dumps(redact_tree(shown), indent=2), flush=True)
 
 
 def _dataset(args, train: Source, test: Source, test_split: str, train_images: int, test_images: int) -> dict:
@@ -273,14 +296,15 @@ def _write(args, command, started, outcome: dict, protocol: dict, dataset: dict,
         value=value,
         protocol=protocol,
         dataset=dataset,
-        model="pixels" if args.pixels else args.model,
+        model=args.model or "pixels",
         checkpoint=checkpoint,
         extra={**outcome, "seconds": round(time.perf_counter() - started, 1)},
         command=command,
         training=training_of(checkpoint),
     )
-    counts = f"{dataset['train']['images']} training and {dataset['test']['images']} test images"
-    print(f"{args.task} {value:.4f} | {redact(result['model'])} | {redact(args.dataset)}, {counts} | {args.output}")
+    trained = dataset.get("trained_on", dataset["train"])["images"]
+    where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
+    print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
     return result
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import eval_downstream
 from burn_timm.errors import BurnError
+from burn_timm.evals.inputs import subset
 
 DIGITS = ["--dataset", "digits", "--workers", "0", "--img-size", "32"]
 RESNET = ["--model", "test_resnet", *DIGITS]
@@ -177,9 +178,9 @@ def test_output_that_is_a_folder(capsys, tmp_path):
 
 def test_a_stream_has_no_random_subset():
     stream = SimpleNamespace(streaming=True)
-    assert eval_downstream._subset(stream, None, 0, "--limit-test") is stream
+    assert subset(stream, None, 0, "--limit-test") is stream
     with pytest.raises(BurnError, match="--limit-test: a stream"):
-        eval_downstream._subset(stream, 5, 0, "--limit-test")
+        subset(stream, 5, 0, "--limit-test")
 
 
 def test_damaged_checkpoint(capsys, tmp_path):

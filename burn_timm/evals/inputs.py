@@ -23,21 +23,29 @@ TELLING = (
 
 
 def check_options(args: argparse.Namespace) -> torch.device:
-    """Refuse options that contradict each other before anything is read; the device."""
+    """Refuse options of images and model that contradict each other before anything is read; the device."""
     if args.pixels:
         for option in ("model", "checkpoint", "pretrained", "calibrate_bn"):
             if getattr(args, option):
                 raise BurnError(f"--pixels evaluates no model: leave out --{option.replace('_', '-')}")
-    elif not args.model:
-        raise BurnError("--model is missing: a timm model name, hf-hub:... or local-dir:... (or --pixels)")
-    if args.checkpoint and args.pretrained:
-        raise BurnError("--checkpoint and --pretrained both name weights: give one of them")
-    for option in ("batch_size", "threads", "img_size", "calibrate_bn", "limit_train", "limit_test"):
+    for option in ("batch_size", "img_size", "calibrate_bn", "limit_train", "limit_test"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise BurnError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
     if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
         raise BurnError(f"--crop-pct must lie in (0, 1], not {args.crop_pct}")
+    return check_run(args)
+
+
+def check_run(args: argparse.Namespace) -> torch.device:
+    """The same for what every task has: model, processes, output; the device."""
+    if not args.model and not getattr(args, "pixels", False):
+        pixels = " (or --pixels)" if hasattr(args, "pixels") else ""
+        raise BurnError(f"--model is missing: a timm model name, hf-hub:... or local-dir:...{pixels}")
+    if args.checkpoint and args.pretrained:
+        raise BurnError("--checkpoint and --pretrained both name weights: give one of them")
+    if args.threads is not None and args.threads < 1:
+        raise BurnError(f"--threads must be at least 1, not {args.threads}")
     if args.workers < 0:
         raise BurnError(f"--workers must be at least 0, not {args.workers}")
     if os.path.isdir(args.output):
@@ -127,7 +135,7 @@ def checkpoint_file(args: argparse.Namespace) -> Path | None:
     return weights_file(path) if path else None
 
 
-def weights_in_words(args: argparse.Namespace, model: nn.Module, checkpoint: Path | None) -> str:
+def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoint: Path | None) -> str:
     """Where the weights came from, in words."""
     if checkpoint is not None:
         return f"checkpoint {checkpoint.absolute()}"

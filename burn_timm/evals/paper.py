@@ -37,8 +37,8 @@ _SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 TABLES: dict[int, PaperTable] = {
     1: PaperTable("Object detection on PASCAL VOC", (
         Column("mAP", "detection", ("value",)),
-        Column("AP50", "detection", ("extra", "voc", "ap50")),
-        Column("AP75", "detection", ("extra", "voc", "ap75")),
+        Column("AP50", "detection", ("extra", "test", "voc", "ap50")),
+        Column("AP75", "detection", ("extra", "test", "voc", "ap75")),
     ), {
         "supervised": (38.22, 68.53, 37.65), "SwAV": (37.22, 67.47, 35.91), "BYOL": (36.92, 67.13, 35.65),
         "MoCo v2": (37.42, 67.30, 36.37), "S2-BNN": (39.50, 70.09, 39.15), "BURN": (41.00, 70.91, 41.45),

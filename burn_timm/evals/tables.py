@@ -48,7 +48,8 @@ def network(result: dict) -> str:
     weights = str(protocol.get("weights", ""))
     if weights.startswith("random"):
         calibrated = ", BatchNorm calibrated" if "calibrated_batchnorm" in protocol else ""
-        return f"untrained ({result['model']}, {protocol['transform']['input_size'][-1]} px{calibrated})"
+        size = f", {protocol['transform']['input_size'][-1]} px" if "transform" in protocol else ""
+        return f"untrained ({result['model']}{size}{calibrated})"
     digest = (result.get("checkpoint") or {}).get("sha256", "")[:8]  # one path may have held several networks
     return f"{result['model']} ({weights}{' ' + digest if digest else ''})" if weights else result["model"]
 
@@ -61,14 +62,22 @@ def same_protocol(number: int, result: dict) -> bool:
         training.get("dataset")
     ):
         return False
-    counts = tuple(result["dataset"][split]["of"] for split in ("train", "test"))
-    if number in (2, 5, 6, 7):
-        return counts == IMAGENET
+    dataset = result["dataset"]
+    if number == 1:  # VOC 07+12
+        return (sum(part["images"] for part in dataset["train"]), dataset["test"]["images"]) == (16_551, 4_952)
+    counts = dataset["train"]["of"], dataset["test"]["of"]
     if number == 3:
-        return counts == (5011, 4952)
-    if number == 1:
-        return result["dataset"]["test"]["images"] == 4952
-    return True
+        return counts == (5_011, 4_952)
+    return number == 4 or counts == IMAGENET
+
+
+def set_of(result: dict) -> str:
+    """The data of a result, in words."""
+    dataset = result["dataset"]
+    if isinstance(dataset["train"], list):  # detection: several sets
+        train = " + ".join(f"{part['split']}, {part['images']:,} images" for part in dataset["train"])
+        return f"{dataset['name']}: {train}; test {dataset['test']['split']}, {dataset['test']['images']:,} images"
+    return dataset["description"] or dataset["name"]
 
 
 def figure(result: dict, column: Column) -> float | None:
@@ -117,7 +126,7 @@ def paper_table(number: int, results: list[dict], always: bool = False) -> str:
         for index, column in enumerate(table.columns):
             value = figure(result, column)
             if value is not None:
-                part = "" if number == 4 else result["dataset"]["description"] or result["dataset"]["name"]
+                part = "" if number == 4 else set_of(result)
                 parts[part][network(result)][index].append(value)
                 comparable[part] |= same_protocol(number, result)
     if not parts and not always:
@@ -148,7 +157,7 @@ def comparison_table(results: list[dict]) -> str:
     for result in results:
         if result["task"] not in ("knn", "linear"):
             continue
-        row = parts[result["dataset"]["description"] or result["dataset"]["name"]][network(result)]
+        row = parts[set_of(result)][network(result)]
         seed = (result.get("training") or {}).get("seed", result["protocol"].get("seed"))
         row[result["task"]][seed] = 100 * result["value"]
         for name in COST:

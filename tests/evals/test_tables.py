@@ -191,3 +191,17 @@ def test_pictures(tmp_path, capsys):
         figures.draw_gradients([str(tmp_path)], tmp_path / "x.png")
     with pytest.raises(BurnError, match="no Fig. 4"):
         figures.draw_times([result("knn", 0.5)], tmp_path / "x.png")
+
+
+def test_detection_has_its_table():
+    sets = {"train": [{"split": "2007:trainval", "images": 5011}, {"split": "2012:trainval", "images": 11_540}],
+            "test": {"split": "2007:test", "images": 4952}}
+    figures_of = {"test": {"voc": {"map": 0.4, "ap50": 0.7, "ap75": 0.3}}}
+    found = result("detection", 0.4, extra=figures_of)
+    found["dataset"] = {"name": "Pascal VOC layout", **sets}
+    text = tables.paper_table(1, [found])
+    assert "2007:trainval, 5,011 images + 2012:trainval, 11,540 images; test 2007:test, 4,952 images" in text
+    assert rows(text)["BURN (reactnet_a, 224 px, 200 epochs a stage)"] == ["40.00", "70.00", "30.00"]
+    assert rows(text)["BURN, the paper's figures"] == ["41.00", "70.91", "41.45"]
+    sets["train"].pop()
+    assert not any("paper" in name for name in rows(tables.paper_table(1, [found])))

@@ -8,14 +8,11 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import VOCDetection
 
+from ...data.voc import CLASSES
 from ...errors import BurnError
 
 _logger = logging.getLogger(__name__)
 
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
 LABELS = {name: number for number, name in enumerate(CLASSES, start=1)}  # 0 is the background
 PUBLISHED_IMAGES = {
     "2007:train": 2501, "2007:val": 2510, "2007:trainval": 5011, "2007:test": 4952,
