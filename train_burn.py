@@ -6,17 +6,14 @@ resumed ends in the same weights as one that was not.
 
 import argparse
 import contextlib
-import datetime
 import json
 import logging
-import os
 import sys
 import time
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
@@ -37,6 +34,7 @@ from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
 from burn_timm.training.options import defining_options, parse_options
+from burn_timm.training.processes import choose_output, default_threads, make_accelerator
 
 _logger = logging.getLogger("burn_timm")
 
@@ -67,16 +65,9 @@ def train(args: argparse.Namespace) -> dict:
 def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict:
     started = time.time()
     output = choose_output(args)
-    try:
-        accelerator = Accelerator(
-            log_with=None if args.log_with == "none" else args.log_with, project_dir=output,
-            # Long, because the other processes wait while the main one measures.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(hours=12))],
-        )
-    except ValueError as error:
-        raise BurnError(f"--log-with {args.log_with}: {error}") from error
+    accelerator = make_accelerator(args.log_with, output)
     device, processes, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    torch.set_num_threads(args.threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    torch.set_num_threads(args.threads or default_threads())
     if args.sync_bn and device.type == "cpu":
         raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
     output.mkdir(parents=True, exist_ok=True)
@@ -281,18 +272,6 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         hub.push_folder(output / "export", args.push_to_hub)
     _logger.info(f"wrote {output}/export, summary.json, curves.png, log.jsonl")
     return summary
-
-
-def choose_output(args: argparse.Namespace) -> Path:
-    """--output, or a folder named by time and model, the same in every process."""
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # before anything is broadcast
-    dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{args.model.replace('/', '_')}"
-    demo = "output/demo" if args.epochs == 200 and not args.max_steps else "output/demo-short"
-    return Path(broadcast_object_list([args.output or (demo if args.demo else dated)])[0])
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flat(options: dict) -> dict:

@@ -16,12 +16,19 @@ WORKER = Path(__file__).with_name("two_process_worker.py")
 
 
 def launch(processes: int, *command: str) -> None:
-    """Run a script in several processes on the CPU, as `accelerate launch` does on several GPUs."""
+    """Run a script in several processes on the CPU by torchrun, as README says."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *command,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=plain_environment())
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def plain_environment() -> dict[str, str]:
+    """Of a user with a CPU, who has never heard of ACCELERATE_USE_CPU."""
+    env = {**environment(), "CUDA_VISIBLE_DEVICES": ""}
+    del env["ACCELERATE_USE_CPU"]
+    return env
 
 
 @pytest.fixture(scope="module")
