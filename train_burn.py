@@ -74,7 +74,6 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
 
     # Data and teacher.
     method_class = METHODS[args.method]
-    args.view = args.view or method_class.default_view
     source = open_dataset(
         args.dataset, args.data_dir, args.train_split, args.input_key, args.target_key, args.dataset_download,
     )

@@ -41,7 +41,7 @@ def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | Non
     torch.manual_seed(seed_for(args.seed, 0x7EAC))
     pretrained = args.teacher_pretrained and not args.teacher_checkpoint
     kwargs = dict(args.teacher_kwargs)
-    if teacher_output(args) == "features":
+    if args.teacher_output == "features":
         kwargs["num_classes"] = 0
     try:
         model = load_model(args.teacher, args.teacher_checkpoint or None, pretrained=pretrained, **kwargs)
@@ -50,18 +50,13 @@ def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | Non
         raise BurnError(f"--teacher {args.teacher}: {error}{hint}") from error
     config = resolve_model_data_config(model)
     size = (args.teacher_img_size,) * 2 if args.teacher_img_size else config["input_size"][-2:]
-    identity = {"name": args.teacher, "sha256": state_hash(model), "size": list(size), "output": teacher_output(args)}
+    identity = {"name": args.teacher, "sha256": state_hash(model), "size": list(size), "output": args.teacher_output}
     return Backbone(model, config["mean"], config["std"], tuple(size)), identity
 
 
 def view_size(args: argparse.Namespace, teacher: Backbone | None) -> int:
     """Side of the views: the larger of the student's and the teacher's, so that neither sees an enlarged image."""
     return max(args.img_size, *(teacher.size if teacher is not None else ()), args.img_size)
-
-
-def teacher_output(args: argparse.Namespace) -> str | None:
-    """--teacher-output, or what the method takes from its teacher by default."""
-    return args.teacher_output or METHODS[args.method].teacher_output
 
 
 def build_method(

@@ -36,6 +36,8 @@ def options(tmp_path, **changes) -> list[str]:
     ({"batch_size": "4000"}, "4000"),
     ({"grad_accum_steps": "100"}, "lower --grad-accum-steps"),
     ({"log_with": "nonsense"}, "--log-with nonsense"),
+    ({"opt": "nonsense"}, "--opt nonsense: Optimizer nonsense not found"),
+    ({"data_dir": "photos"}, "--dataset digits lies inside scikit-learn; leave it or --data-dir photos out"),
 ])
 def test_bad_input_is_one_line(changes, message, tmp_path, capsys, monkeypatch):
     assert message in failing(options(tmp_path, **changes), capsys, monkeypatch)
