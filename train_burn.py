@@ -23,7 +23,7 @@ from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
 from burn_timm.evals.results import git_commit, hardware, peak_memory, redact_tree, versions
-from burn_timm.files import atomic_write
+from burn_timm.files import atomic_write, remove_leftovers
 from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -79,11 +79,19 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     )
     if method_class.needs_labels and not source.labelled:
         raise BurnError(f"--method {args.method} needs labels; {source.description}")
+    if source.streaming and rank == 0:
+        _logger.warning(
+            f"{source.description}: a stream. A resumed run sees other images than an unbroken one, so its weights are "
+            "not the same; images that cannot be read are skipped without being counted"
+        )
     val = open_val(args, source)
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
     view = make_views(args.view, side, args.hflip)
-    small_view = make_view(method_class.small_view, args.small_img_size or max(1, round(side * 3 / 7)), args.hflip)
+    if teacher is not None and len(set(teacher.size)) == 1:
+        args.teacher_img_size = teacher.size[0]  # what is in force is what summary and checkpoint hold
+    args.small_img_size = args.small_img_size or max(1, round(side * 3 / 7))
+    small_view = make_view(method_class.small_view, args.small_img_size, args.hflip)
     accum, per_process = args.grad_accum_steps, args.batch_size
     total_batch = per_process * processes * accum
     steps_per_epoch = micro_steps_per_epoch(len(source), per_process, processes) // accum
@@ -107,6 +115,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         corrupt.load_state_dict(resumed.corrupt)
     first_step = resumed.stage * total_steps + resumed.step if resumed else 0
     checkpoint_path = output / "checkpoint.pt"
+    if accelerator.is_main_process:
+        remove_leftovers(checkpoint_path)
     if args.log_with != "none":
         accelerator.init_trackers("burn_timm", config=flat(identity["options"]))
     log = RunLog(accelerator, output, len(args.stages) * total_steps, first_step, args.log_with != "none")
@@ -160,6 +170,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         log.restart_clock()
 
         def save(stage: int, step: int, start_of_stage: bool = False) -> None:
+            corrupt.merge(gather_object(corrupt.indices), source)  # every process's finds, before they are saved
             if accelerator.is_main_process:
                 Checkpoint(
                     stage=stage, step=step, method=plain.state_dict(),  # noqa: B023 - called within this stage
@@ -218,7 +229,6 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         carried = {name: tensor.cpu().clone() for name, tensor in plain.state_dict().items()}
         save(stage_index + 1, 0, start_of_stage=True)
         last_good = f"{checkpoint_path} (step {(stage_index + 1) * total_steps})"
-        corrupt.merge(gather_object(corrupt.indices))
         del batches  # and with it the loader's processes
         optimizer = None
         accelerator.free_memory()
