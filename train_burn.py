@@ -41,9 +41,8 @@ _logger = logging.getLogger("burn_timm")
 
 def main(argv: list[str] | None = None) -> dict:
     """Run with `argv` and return what was written to summary.json. Bad input ends the process with code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("httpx", "httpcore", "timm", "datasets", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("burn_timm").setLevel(logging.INFO)
     argv = sys.argv[1:] if argv is None else argv
     try:
         args = parse_options(argv or ["--demo"])
