@@ -6,17 +6,14 @@ resumed ends in the same weights as one that was not.
 
 import argparse
 import contextlib
-import datetime
 import json
 import logging
-import os
 import sys
 import time
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
@@ -26,7 +23,7 @@ from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
 from burn_timm.evals.results import git_commit, hardware, peak_memory, redact_tree, versions
-from burn_timm.files import atomic_write
+from burn_timm.files import atomic_write, remove_leftovers
 from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -37,15 +34,15 @@ from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
 from burn_timm.training.options import defining_options, parse_options
+from burn_timm.training.processes import choose_output, default_threads, make_accelerator
 
 _logger = logging.getLogger("burn_timm")
 
 
 def main(argv: list[str] | None = None) -> dict:
     """Run with `argv` and return what was written to summary.json. Bad input ends the process with code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for chatty in ("httpx", "httpcore", "timm", "datasets", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("burn_timm").setLevel(logging.INFO)
     argv = sys.argv[1:] if argv is None else argv
     try:
         args = parse_options(argv or ["--demo"])
@@ -67,33 +64,33 @@ def train(args: argparse.Namespace) -> dict:
 def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict:
     started = time.time()
     output = choose_output(args)
-    try:
-        accelerator = Accelerator(
-            log_with=None if args.log_with == "none" else args.log_with, project_dir=output,
-            # Long, because the other processes wait while the main one measures.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(hours=12))],
-        )
-    except ValueError as error:
-        raise BurnError(f"--log-with {args.log_with}: {error}") from error
+    accelerator = make_accelerator(args.log_with, output)
     device, processes, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
-    torch.set_num_threads(args.threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    torch.set_num_threads(args.threads or default_threads())
     if args.sync_bn and device.type == "cpu":
         raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
     output.mkdir(parents=True, exist_ok=True)
 
     # Data and teacher.
     method_class = METHODS[args.method]
-    args.view = args.view or method_class.default_view
     source = open_dataset(
         args.dataset, args.data_dir, args.train_split, args.input_key, args.target_key, args.dataset_download,
     )
     if method_class.needs_labels and not source.labelled:
         raise BurnError(f"--method {args.method} needs labels; {source.description}")
+    if source.streaming and rank == 0:
+        _logger.warning(
+            f"{source.description}: a stream. A resumed run sees other images than an unbroken one, so its weights are "
+            "not the same; images that cannot be read are skipped without being counted"
+        )
     val = open_val(args, source)
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
     view = make_views(args.view, side, args.hflip)
-    small_view = make_view(method_class.small_view, args.small_img_size or max(1, round(side * 3 / 7)), args.hflip)
+    if teacher is not None and len(set(teacher.size)) == 1:
+        args.teacher_img_size = teacher.size[0]  # what is in force is what summary and checkpoint hold
+    args.small_img_size = args.small_img_size or max(1, round(side * 3 / 7))
+    small_view = make_view(method_class.small_view, args.small_img_size, args.hflip)
     accum, per_process = args.grad_accum_steps, args.batch_size
     total_batch = per_process * processes * accum
     steps_per_epoch = micro_steps_per_epoch(len(source), per_process, processes) // accum
@@ -117,6 +114,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         corrupt.load_state_dict(resumed.corrupt)
     first_step = resumed.stage * total_steps + resumed.step if resumed else 0
     checkpoint_path = output / "checkpoint.pt"
+    if accelerator.is_main_process:
+        remove_leftovers(checkpoint_path)
     if args.log_with != "none":
         accelerator.init_trackers("burn_timm", config=flat(identity["options"]))
     log = RunLog(accelerator, output, len(args.stages) * total_steps, first_step, args.log_with != "none")
@@ -170,6 +169,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         log.restart_clock()
 
         def save(stage: int, step: int, start_of_stage: bool = False) -> None:
+            corrupt.merge(gather_object(corrupt.indices), source)  # every process's finds, before they are saved
             if accelerator.is_main_process:
                 Checkpoint(
                     stage=stage, step=step, method=plain.state_dict(),  # noqa: B023 - called within this stage
@@ -228,7 +228,6 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         carried = {name: tensor.cpu().clone() for name, tensor in plain.state_dict().items()}
         save(stage_index + 1, 0, start_of_stage=True)
         last_good = f"{checkpoint_path} (step {(stage_index + 1) * total_steps})"
-        corrupt.merge(gather_object(corrupt.indices))
         del batches  # and with it the loader's processes
         optimizer = None
         accelerator.free_memory()
@@ -281,18 +280,6 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         hub.push_folder(output / "export", args.push_to_hub)
     _logger.info(f"wrote {output}/export, summary.json, curves.png, log.jsonl")
     return summary
-
-
-def choose_output(args: argparse.Namespace) -> Path:
-    """--output, or a folder named by time and model, the same in every process."""
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # before anything is broadcast
-    dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{args.model.replace('/', '_')}"
-    demo = "output/demo" if args.epochs == 200 and not args.max_steps else "output/demo-short"
-    return Path(broadcast_object_list([args.output or (demo if args.demo else dated)])[0])
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def flat(options: dict) -> dict:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 from .checkpoints import binary_shapes, burn_models, differences, infer_model, read_state_dict, save_latent
@@ -34,8 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse without the usage block: an error is one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="burn-timm", description="1-bit vision backbones for timm.")
+    parser = _Parser(prog="burn-timm", description="1-bit vision backbones for timm.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     info = commands.add_parser("info", help="parameters, operations and bytes of a model")
@@ -59,20 +67,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
+    return _at_least(1, text)
 
 
 def _natural(text: str) -> int:
-    if int(text) < 0:
-        raise ValueError(text)
-    return int(text)
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, not {text}")
+    return value
 
 
 def _info(args: argparse.Namespace) -> None:
-    _known(args.model)
-    counts = count_stages(args.model, args.img_size, args.num_classes)
+    counts = count_stages(_known(args.model), args.img_size, args.num_classes)
     if args.json:
         print(json.dumps(counts, indent=2))
         return
@@ -89,9 +102,16 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _known(model_name: str) -> None:
-    if model_name not in burn_models():
+def _known(model_name: str) -> str:
+    """The architecture's name, without the tag that timm's names may have."""
+    architecture = model_name.partition(".")[0]
+    if architecture not in burn_models():
         raise BurnError(f"model {model_name}: not one of {', '.join(burn_models())}")
+    try:
+        timm.create_model(model_name, device="meta")
+    except RuntimeError as error:
+        raise BurnError(f"model {model_name}: {str(error).rstrip('.')}; leave out the tag") from error
+    return architecture
 
 
 def _pack(args: argparse.Namespace) -> None:
@@ -138,16 +158,36 @@ def _is_scaled_sign(weight: torch.Tensor) -> bool:
 
 
 def _read(src: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, Any]]:
-    """State dict, metadata, and config.json (empty where SRC is a file)."""
-    config = {}
-    if src.is_dir():
-        try:
-            config = json.loads((src / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise BurnError(f"{src / 'config.json'}: cannot be read ({error})") from error
-        if not isinstance(config, dict):
-            raise BurnError(f"{src / 'config.json'}: not a JSON object")
-    return *read_state_dict(src), config
+    """State dict, metadata, and config.json (empty where SRC is a file), which agree with each other."""
+    if not src.is_dir():
+        return *read_state_dict(src), {}
+    file = src / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise BurnError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise BurnError(f"{file}: not a JSON object")
+    architecture, model_args = config.get("architecture"), config.get("model_args") or {}
+    if not isinstance(architecture, str):
+        raise BurnError(f"{file}: architecture must be the name of a model, not {json.dumps(architecture)}")
+    if not isinstance(model_args, dict):
+        raise BurnError(f"{file}: model_args must be an object of argument: value, not {json.dumps(model_args)}")
+    bits = model_args.get("weight_bits")
+    if bits not in (None, 1, 32):
+        raise BurnError(f"{file}: weight_bits in model_args must be 1 or 32, not {json.dumps(bits)}")
+    state_dict, metadata = read_state_dict(src)
+    try:
+        gaps = differences(state_dict, _known(architecture))
+    except BurnError as error:
+        raise BurnError(f"{file}: architecture: {error}") from error
+    if gaps:
+        own = f", which say {metadata['model']}" if "model" in metadata else ""
+        raise BurnError(f"{file}: architecture {architecture} does not fit the weights beside it{own}: {gaps[0]}")
+    own = "1" if is_packed(state_dict) else metadata.get("weight_bits")
+    if bits is not None and own is not None and str(bits) != own:
+        raise BurnError(f"{file}: weight_bits {bits}, but the weights beside it say {own}; correct config.json")
+    return state_dict, metadata, config
 
 
 def _model_name(args: argparse.Namespace, state_dict: dict, metadata: dict, config: dict) -> str:
@@ -156,7 +196,7 @@ def _model_name(args: argparse.Namespace, state_dict: dict, metadata: dict, conf
         name = name or infer_model(state_dict)
     except BurnError as error:
         raise BurnError(f"{args.src}: {error}") from error
-    _known(name)
+    name = _known(name)
     if gaps := differences(state_dict, name):
         more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
         raise BurnError(f"{args.src}: does not fit {name}: {gaps[0]}{more}")

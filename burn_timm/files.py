@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their place, then renamed."""
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -27,6 +28,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     finally:
+        beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove what `atomic_write(path)` leaves beside `path` where it was killed; nobody may be writing `path`."""
+    path = Path(path)
+    for beside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         beside.unlink(missing_ok=True)
 
 

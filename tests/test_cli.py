@@ -79,10 +79,23 @@ def test_info_as_a_table(capsys):
 
 def test_info_of_an_unknown_model(capsys):
     assert fails(capsys, "info", "resnet50").startswith("model resnet50: not one of ")
-    for option in (("--img-size", "0"), ("--num-classes", "-1"), ("--img-size", "big")):
-        with pytest.raises(SystemExit) as error:
-            run("info", "test_reactnet", *option)
-        assert error.value.code == 2
+    assert fails(capsys, "info", "test_reactnet.nonsense").startswith("model test_reactnet.nonsense: ")
+
+
+@pytest.mark.parametrize("option, text, least", [
+    ("img-size", "0", 1), ("num-classes", "-1", 0), ("img-size", "big", 1),
+])
+def test_info_of_an_impossible_size_is_one_line(capsys, option, text, least):
+    with pytest.raises(SystemExit) as error:
+        run("info", "test_reactnet", f"--{option}", text)
+    assert error.value.code == 2
+    expected = f"argument --{option}: expected a whole number of at least {least}, not {text}"
+    assert capsys.readouterr().err == f"burn-timm info: {expected}\n"
+
+
+def test_info_takes_a_name_with_timms_tag(capsys):
+    assert run("info", "test_reactnet.untrained", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == count_stages("test_reactnet")
 
 
 # pack, unpack
@@ -215,3 +228,29 @@ def test_source_and_destination_are_checked(latent, folder, tmp_path, capsys):
     assert str(folder / "config.json") in fails(capsys, "pack", folder, tmp_path / "new")
     (folder / "config.json").unlink()
     assert str(folder / "config.json") in fails(capsys, "pack", folder, tmp_path / "new")
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"model_args": ["weight_bits"]}, 'model_args must be an object of argument: value, not ["weight_bits"]'),
+    ({"model_args": "weight_bits=1"}, 'model_args must be an object of argument: value, not "weight_bits=1"'),
+    ({"model_args": {"weight_bits": {}}}, "weight_bits in model_args must be 1 or 32, not {}"),
+    ({"architecture": None}, "architecture must be the name of a model, not null"),
+    ({"architecture": ["test_reactnet"]}, 'architecture must be the name of a model, not ["test_reactnet"]'),
+    ({"architecture": "resnet50"}, "architecture: model resnet50: not one of "),
+    ({"architecture": "reactnet_18"}, "does not fit the weights beside it, which say test_reactnet: "),
+    ({"model_args": {"weight_bits": 32}}, "weight_bits 32, but the weights beside it say 1"),
+])
+def test_a_malformed_or_contradicting_config_is_one_line(folder, tmp_path, capsys, changes, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    line = fails(capsys, "pack", folder, tmp_path / "new", "--binarize")
+    assert line.startswith(f"{folder / 'config.json'}: ") and message in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_packed_folder_that_says_32_bits_is_refused(folder, tmp_path, capsys):
+    assert run("pack", folder, tmp_path / "packed") == 0
+    capsys.readouterr()
+    file = tmp_path / "packed" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_args": {"weight_bits": 32}}))
+    assert "weight_bits 32, but the weights" in fails(capsys, "unpack", tmp_path / "packed", tmp_path / "new")

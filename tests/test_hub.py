@@ -25,6 +25,13 @@ def test_the_card_has_front_matter_usage_figures_and_the_command():
     assert "raw pixels" not in body  # a figure that was not measured has no row
 
 
+def test_the_card_says_whether_labels_were_used():
+    assert "10 images, without labels." in render_card(DETAILS)
+    assert "10 images, without labels." in render_card({**DETAILS, "method": "supervised_kl"})
+    supervised = render_card({**DETAILS, "method": "supervised", "teacher": None})
+    assert "10 images, with its labels." in supervised and "without labels" not in supervised
+
+
 def test_an_unlabelled_run_has_no_table():
     details = {name: value for name, value in DETAILS.items() if not name.startswith(("knn", "val"))}
     assert "top-1" not in render_card(details)

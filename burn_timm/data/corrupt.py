@@ -38,12 +38,16 @@ class CorruptLog:
                 if too_many(len(self._seen), self.total):
                     continue  # the error below says it for all of them
                 _logger.warning("skipped %s: it cannot be read", source.name(index))
+        self._check(source)
+
+    def merge(self, indices: Iterable[int], source: ImageSource) -> None:
+        """Take in what other processes found; each of them has warned of its own. Raises BurnError as `add` does."""
+        self._seen.update(indices)
+        self._check(source)
+
+    def _check(self, source: ImageSource) -> None:
         if too_many(len(self._seen), self.total):
             raise BurnError(too_many_message(self.indices, self.total, source))
-
-    def merge(self, indices: Iterable[int]) -> None:
-        """Take in what other processes found; each of them has warned of its own."""
-        self._seen.update(indices)
 
     def state_dict(self) -> dict:
         """`{"total": int, "indices": list of int}`."""

@@ -58,6 +58,8 @@ def open_dataset(
     scheme, _, rest = name.partition("/")
     scheme = scheme.lower()
     if scheme == "digits" and not rest:
+        if data_dir:
+            raise BurnError(f"--dataset digits lies inside scikit-learn; leave it or --data-dir {data_dir} out")
         return open_digits(split)
     if scheme in _PUBLISHED and not rest:
         if input_key or target_key:

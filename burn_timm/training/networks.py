@@ -23,11 +23,14 @@ def build_student(args: argparse.Namespace, stage: str, seed: int) -> torch.nn.M
         kwargs.update(weight_bits=weight_bits, act_bits=act_bits, act_grad=args.act_grad)
     torch.manual_seed(seed)
     if args.initial_checkpoint or args.model.startswith(("local-dir:", "hf-hub:")):
-        return load_model(args.model, args.initial_checkpoint or None, **kwargs).train()
-    try:
-        return timm.create_model(args.model, **kwargs)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise BurnError(f"--model {args.model}: {_first_line(error)}") from error
+        model = load_model(args.model, args.initial_checkpoint or None, **kwargs).train()
+    else:
+        try:
+            model = timm.create_model(args.model, **kwargs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise BurnError(f"--model {args.model}: {_first_line(error)}") from error
+    _set_input_size(model, args.img_size, "--img-size")
+    return model
 
 
 def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | None]:
@@ -41,7 +44,7 @@ def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | Non
     torch.manual_seed(seed_for(args.seed, 0x7EAC))
     pretrained = args.teacher_pretrained and not args.teacher_checkpoint
     kwargs = dict(args.teacher_kwargs)
-    if teacher_output(args) == "features":
+    if args.teacher_output == "features":
         kwargs["num_classes"] = 0
     try:
         model = load_model(args.teacher, args.teacher_checkpoint or None, pretrained=pretrained, **kwargs)
@@ -50,18 +53,25 @@ def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | Non
         raise BurnError(f"--teacher {args.teacher}: {error}{hint}") from error
     config = resolve_model_data_config(model)
     size = (args.teacher_img_size,) * 2 if args.teacher_img_size else config["input_size"][-2:]
-    identity = {"name": args.teacher, "sha256": state_hash(model), "size": list(size), "output": teacher_output(args)}
+    sha256 = state_hash(model)  # of the weights as they were loaded, whatever the input size
+    if args.teacher_img_size:
+        _set_input_size(model, args.teacher_img_size, "--teacher-img-size")
+    identity = {"name": args.teacher, "sha256": sha256, "size": list(size), "output": args.teacher_output}
     return Backbone(model, config["mean"], config["std"], tuple(size)), identity
+
+
+def _set_input_size(model: torch.nn.Module, side: int, option: str) -> None:
+    """Change a network that takes one size of images only (ViT) to `side` pixels; others take them as they come."""
+    if hasattr(model, "set_input_size"):
+        try:
+            model.set_input_size(img_size=side)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            raise BurnError(f"{option} {side}: the network cannot be changed to it ({_first_line(error)})") from error
 
 
 def view_size(args: argparse.Namespace, teacher: Backbone | None) -> int:
     """Side of the views: the larger of the student's and the teacher's, so that neither sees an enlarged image."""
     return max(args.img_size, *(teacher.size if teacher is not None else ()), args.img_size)
-
-
-def teacher_output(args: argparse.Namespace) -> str | None:
-    """--teacher-output, or what the method takes from its teacher by default."""
-    return args.teacher_output or METHODS[args.method].teacher_output
 
 
 def build_method(
@@ -98,8 +108,9 @@ def feature_dim(backbone: Backbone, img_size: int, option: str) -> int:
         raise BurnError(f"{option}: the network refuses images of {img_size} px ({_first_line(error)})") from error
     finally:
         backbone.train(training)
-    if features.ndim != 2:
-        raise BurnError(f"{option}: expected pooled features [B, D], got shape {tuple(features.shape)}")
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        got = f"shape {tuple(features.shape)}" if isinstance(features, torch.Tensor) else f"a {type(features).__name__}"
+        raise BurnError(f"{option}: expected pooled features [B, D], got {got}; look at {option}-kwargs")
     return features.shape[1]
 
 

@@ -2,10 +2,13 @@
 
 import argparse
 import importlib.resources
+import inspect
 import shlex
 from pathlib import Path
 
+import torch
 import yaml
+from timm.optim import create_optimizer_v2
 from timm.utils import ParseKwargs
 
 from ..checkpoints import architecture_of, burn_models, require_model
@@ -26,6 +29,7 @@ FREE_ON_RESUME = {
     "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command",
 }
 
+DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
 
 LEAST = {
     "epochs": 1, "max_steps": 1, "batch_size": 2, "grad_accum_steps": 1, "img_size": 1, "log_interval": 1, "threads": 1,
@@ -66,7 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--teacher-img-size", type=int, help="side in pixels of the teacher's input; default: its own configuration")
 
     add = parser.add_argument_group("data").add_argument
-    add("--dataset", default="digits", help="digits, or timm's schemes: a folder, torch/..., hfds/..., wds/...")
+    add(
+        "--dataset", help="digits, or timm's schemes: a folder, torch/..., hfds/..., wds/...; default: the folder "
+        "--data-dir, digits without it",
+    )
     add("--data-dir", help="root folder of the dataset")
     add("--train-split", default="train")
     add("--val-split", help="labelled split for kNN figures in summary.json; default: the usual names, none: skip")
@@ -75,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset-download", action="store_true", help="let torchvision or datasets download")
     add("--img-size", type=int, default=224, help="side in pixels of the views and the exported input size")
     add("--view", choices=VIEWS, help="augmentation; default: the method's own")
-    add("--hflip", type=float, default=0.5, help="probability of the horizontal flip (0 for digits)")
+    add("--hflip", type=float, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
     add("--workers", type=int, default=2, help="loader processes per training process")
 
     add = parser.add_argument_group("optimisation").add_argument
@@ -148,9 +155,11 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     if recipe:
         parser.set_defaults(**_read_recipe(parser, recipe))
     args = parser.parse_args(argv)
-    if args.stages is None and not args.demo:
-        args.stages = ["w32a1", "w1a1"] if is_binary(args.model) else ["fp"]
-    _check(args)
+    if args.demo:
+        _check_demo(argv)
+    else:
+        _fill_in(args)
+        _check(args)
     args.command = shlex.join(["train_burn.py", *argv])
     return args
 
@@ -163,6 +172,22 @@ def is_binary(model_name: str) -> bool:
 def defining_options(args: argparse.Namespace) -> dict:
     """The options that determine what is computed; a resumed run must have the same."""
     return {name: value for name, value in sorted(vars(args).items()) if name not in FREE_ON_RESUME}
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    """Replace None by the value in force, so that the summary and a checkpoint's identity hold it."""
+    if args.stages is None:
+        args.stages = ["w32a1", "w1a1"] if is_binary(args.model) else ["fp"]
+    if args.dataset is None:
+        args.dataset = "" if args.data_dir else "digits"
+    if args.hflip is None:
+        args.hflip = 0.0 if args.dataset.lower() == "digits" else 0.5
+    method = METHODS[args.method]
+    args.view = args.view or method.default_view
+    args.teacher_output = args.teacher_output or method.teacher_output
+    for name, parameter in inspect.signature(method).parameters.items():
+        if parameter.default is not parameter.empty and getattr(args, name, parameter.default) is None:
+            setattr(args, name, parameter.default)
 
 
 def _read_recipe(parser: argparse.ArgumentParser, recipe: str) -> dict:
@@ -211,9 +236,17 @@ def _recipe_value(file: str, key: str, value, actions: dict):
     return entries if action.nargs == "+" else entries[0]
 
 
+def _check_demo(argv: list[str]) -> None:
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    ignored = sorted(set(vars(parser.parse_args(argv))) - DEMO_OPTIONS)
+    if ignored:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        raise BurnError(f"--demo takes --epochs, --max-steps and --output only; leave out {names}, or --demo")
+
+
 def _check(args: argparse.Namespace) -> None:
-    if args.demo:
-        return
     require_model(args.model)
     binary = is_binary(args.model)
     if binary and "fp" in args.stages:
@@ -244,3 +277,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise BurnError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    try:
+        weight = torch.nn.Parameter(torch.zeros(1))
+        create_optimizer_v2([weight], opt=args.opt, lr=args.lr, weight_decay=0.0, momentum=args.momentum)
+    except (ValueError, TypeError, AssertionError, ImportError) as error:
+        raise BurnError(f"--opt {args.opt}: {error}; expected an optimiser of timm.optim.list_optimizers()") from error

@@ -76,6 +76,11 @@ def test_digits_split_is_fixed_disjoint_and_balanced():
     assert hashlib.sha256(content).hexdigest()[:16] == "3245e81cb05b8f07"
 
 
+def test_digits_have_no_data_dir(tmp_path):
+    with one_line("--dataset digits lies inside scikit-learn; leave it or --data-dir .* out"):
+        open_dataset("digits", tmp_path)
+
+
 def test_digits_bad_split():
     with one_line("no split 'dev'; available: train, test"):
         open_dataset("digits", split="dev")

@@ -228,6 +228,9 @@ def test_one_percent_is_allowed_and_more_is_not():
     with pytest.raises(BurnError, match=r"3 of 200 images.*1%.*image3.jpg, image5.jpg, image7.jpg") as error:
         restored.add(torch.tensor([5]), Source())
     assert "\n" not in str(error.value) and restored.indices == [3, 5, 7] and log.indices == [3, 7]
+    log.merge([3, 7], Source())
+    with pytest.raises(BurnError, match=r"3 of 200 images.*1%.*image3.jpg, image7.jpg, image9.jpg"):
+        log.merge([9], Source())
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,7 +11,7 @@ from .runs import SHORT
 
 def failing(options, capsys, monkeypatch) -> str:
     """Run train_burn in this process; the one line it ends with."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read at import only
     with pytest.raises(SystemExit) as ended:
         train_burn.main(options)
     assert ended.value.code == 2
@@ -36,6 +36,11 @@ def options(tmp_path, **changes) -> list[str]:
     ({"batch_size": "4000"}, "4000"),
     ({"grad_accum_steps": "100"}, "lower --grad-accum-steps"),
     ({"log_with": "nonsense"}, "--log-with nonsense"),
+    ({"teacher_kwargs": "features_only=True"}, "--teacher: expected pooled features [B, D], got a list"),
+    ({"model_kwargs": "features_only=True"}, "--model: expected pooled features [B, D], got a list"),
+    ({"teacher": "test_vit", "teacher_img_size": "8"}, "--teacher-img-size 8"),
+    ({"opt": "nonsense"}, "--opt nonsense: Optimizer nonsense not found"),
+    ({"data_dir": "photos"}, "--dataset digits lies inside scikit-learn; leave it or --data-dir photos out"),
 ])
 def test_bad_input_is_one_line(changes, message, tmp_path, capsys, monkeypatch):
     assert message in failing(options(tmp_path, **changes), capsys, monkeypatch)

@@ -1,7 +1,10 @@
+import inspect
+
 import pytest
 
 from burn_timm.errors import BurnError
-from burn_timm.training.options import build_parser, is_binary, parse_options
+from burn_timm.methods import METHODS
+from burn_timm.training.options import build_parser, defining_options, is_binary, parse_options
 
 TINY = ["--model", "test_reactnet", "--teacher", "test_resnet"]
 
@@ -33,11 +36,50 @@ def test_the_papers_choices_are_the_defaults():
     ([*TINY, "--fs-loss", "dot"], "--fs-loss"),
     ([*TINY, "--nonsense"], "--nonsense"),
     ([*TINY, "--recipe", "nonsense"], "no such recipe; shipped are .*cifar10_burn"),
+    ([*TINY, "--opt", "adamm"], "--opt adamm: .*expected an optimiser of timm.optim"),
+    ([*TINY, "--opt", "lookahead_adamm"], "--opt lookahead_adamm"),
+    (["--demo", "--epochs", "1", "--lr", "1e-3", "--channels-last"], "leave out --channels-last, --lr, or --demo"),
+    (["--demo", "--recipe", "cifar10_burn"], "--demo takes .* leave out --recipe"),
 ])
 def test_bad_options_are_one_line(argv, message):
     with pytest.raises(BurnError, match=message) as error:
         parse_options(argv)
     assert "\n" not in str(error.value)
+
+
+def test_the_demonstration_takes_its_three_options():
+    args = parse_options(["--demo", "--epochs", "1", "--max-steps", "2", "--output", "x"])
+    assert (args.epochs, args.max_steps, args.output) == (1, 2, "x")
+
+
+def test_digits_are_not_flipped_unless_asked():
+    assert parse_options(TINY).hflip == parse_options([*TINY, "--dataset", "digits"]).hflip == 0
+    assert parse_options([*TINY, "--dataset", "torch/cifar10"]).hflip == 0.5
+    assert parse_options([*TINY, "--data-dir", "photos"]).hflip == 0.5
+    assert parse_options([*TINY, "--hflip", "0.3"]).hflip == 0.3
+
+
+def test_a_data_dir_alone_is_a_folder_of_images():
+    assert parse_options(TINY).dataset == "digits"
+    assert parse_options([*TINY, "--data-dir", "photos"]).dataset == ""
+    assert parse_options([*TINY, "--data-dir", "shards", "--dataset", "wds/x"]).dataset == "wds/x"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_methods_own_defaults_are_among_the_settings(method):
+    argv = ["--model", "test_reactnet", "--method", method]
+    settings = defining_options(parse_options([*argv, *(TINY[2:] if METHODS[method].teacher_output else [])]))
+    named = [p for p in inspect.signature(METHODS[method]).parameters.values() if p.default is not p.empty]
+    assert {p.name for p in named} <= settings.keys()
+    for parameter in named:
+        assert settings[parameter.name] is not None
+    assert settings["view"] == METHODS[method].default_view
+    assert settings["teacher_output"] == METHODS[method].teacher_output
+
+
+def test_a_setting_that_is_given_beats_the_methods_own():
+    assert parse_options(TINY).temperature == 1.0 and parse_options(TINY).head_dim == 2000
+    assert parse_options([*TINY, "--temperature", "0.2"]).temperature == 0.2
 
 
 def test_a_recipe_sets_defaults_and_the_command_line_wins(tmp_path):
@@ -65,5 +107,5 @@ def test_the_issues_flags_exist():
     --target-key --epochs --max-steps --batch-size --grad-accum-steps --opt --lr --weight-decay --warmup-epochs
     --clip-grad --img-size --stages --temperature --head-dim --lambda-0 --lambda-T --fs-loss --fs-on --views
     --kl-direction --target-head --seed --workers --threads --output --resume --recipe --push-to-hub
-    --reset-target-head --no-teacher-pretrained""".split()
+    --reset-target-head --no-teacher-pretrained --log-with""".split()
     assert not set(named) - flags

@@ -82,6 +82,16 @@ def test_a_resume_that_does_not_fit_is_one_line(unbroken, options, message):
     assert len(errors) == 1 and message in errors[0]
 
 
+def test_a_default_that_has_changed_is_a_mismatch(unbroken, tmp_path):
+    settings = json.loads((unbroken / "summary.json").read_text())["settings"]
+    assert (settings["temperature"], settings["view"], settings["teacher_img_size"]) == (1.0, "light", 32)
+    kept = torch.load(unbroken / "checkpoint.pt", weights_only=True)
+    kept["identity"]["options"]["temperature"] = 0.2  # as of the commit whose default that was
+    torch.save(kept, tmp_path / "older.pt")
+    done = train(*LENGTH, "--output", str(tmp_path / "new"), "--resume", str(tmp_path / "older.pt"))
+    assert done.returncode == 2 and "--temperature 0.2 there, 1.0 here" in done.stderr
+
+
 def test_a_resume_in_another_precision_is_refused(unbroken):
     environment_ = {**environment(), "ACCELERATE_MIXED_PRECISION": "bf16"}
     options = command(*LENGTH, "--output", str(unbroken), "--resume", "auto")

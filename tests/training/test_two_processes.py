@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
+from burn_timm.data.loader import epoch_order, seed_for
 from burn_timm.methods import METHODS
 
 from .runs import ROOT, SHORT, environment
@@ -16,12 +19,23 @@ WORKER = Path(__file__).with_name("two_process_worker.py")
 
 
 def launch(processes: int, *command: str) -> None:
-    """Run a script in several processes on the CPU, as `accelerate launch` does on several GPUs."""
+    """Run a script in several processes on the CPU by torchrun, as README says."""
+    done = run(processes, *command)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run(processes: int, *command: str) -> subprocess.CompletedProcess:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *command,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=plain_environment())
+
+
+def plain_environment() -> dict[str, str]:
+    """Of a user with a CPU, who has never heard of ACCELERATE_USE_CPU."""
+    env = {**environment(), "CUDA_VISIBLE_DEVICES": ""}
+    del env["ACCELERATE_USE_CPU"]
+    return env
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +78,24 @@ def test_train_burn_in_two_processes_is_one_run_and_repeats(tmp_path):
     assert torch.load(parts / "checkpoint.pt", weights_only=True)["identity"]["processes"] == 2
     packed = "export/model.safetensors"
     assert (whole / packed).read_bytes() == (parts / packed).read_bytes()
+
+
+@pytest.mark.slow
+def test_corrupt_images_of_both_processes_count_together(tmp_path):
+    """Two in each process's share of 300: neither finds more than 1 %, both together do, which the next save tells."""
+    order = epoch_order(seed_for(0, 0), 0, 300).view(-1, 2, 15)  # micro-steps, processes, their images
+    broken = [int(order[step, rank, 4]) for step in (0, 4) for rank in (0, 1)]
+    for number, pixels in enumerate(load_digits().images[:300]):
+        file = tmp_path / "photos" / f"class{number % 2}" / f"{number:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 15).astype("uint8")).save(file)
+    files = [file for folder in ("class0", "class1") for file in sorted((tmp_path / "photos" / folder).iterdir())]
+    for index in broken:
+        files[index].write_bytes(files[index].read_bytes()[:40])
+    options = [*SHORT, "--dataset", "folder", "--data-dir", str(tmp_path / "photos"), "--workers", "0"]
+    options += ["--batch-size", "15", "--seed", "0", "--checkpoint-steps", "2", "--val-split", "none"]
+    done = run(2, str(ROOT / "train_burn.py"), *options, "--epochs", "2", "--output", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "error: at least 4 of 300 images cannot be read, more than 1%" in done.stderr
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert (kept["stage"], kept["step"]) == (0, 4) and kept["corrupt"]["indices"] == sorted(broken[:2])

@@ -1,0 +1,57 @@
+"""The processes and cores of a run, settled before anything is broadcast."""
+
+import argparse
+import datetime
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+from ..errors import BurnError
+
+
+def join_processes() -> None:
+    """Become one of the processes that `torchrun` or `accelerate launch` started, on CPUs too.
+
+    Raises:
+        BurnError: Several were started, but accelerate would let each of them run on its own.
+    """
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and not torch.accelerator.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # without it accelerate takes each for the only one
+    # Long, because the other processes wait while the main one measures.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=datetime.timedelta(hours=12))
+    if several and state.num_processes == 1:
+        raise BurnError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but accelerate ({state.distributed_type.value}) would start as "
+            "many separate runs; set ACCELERATE_USE_CPU=true for processes on the CPU, or start one process"
+        )
+
+
+def choose_output(args: argparse.Namespace) -> Path:
+    """--output, or a folder named by time and model, the same in every process."""
+    join_processes()
+    dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{args.model.replace('/', '_')}"
+    demo = "output/demo" if args.epochs == 200 and not args.max_steps else "output/demo-short"
+    return Path(broadcast_object_list([args.output or (demo if args.demo else dated)])[0])
+
+
+def make_accelerator(log_with: str, output: Path) -> Accelerator:
+    """Accelerate with the tracker named by --log-with; BurnError where it is unknown or not installed."""
+    try:
+        accelerator = Accelerator(log_with=None if log_with == "none" else log_with, project_dir=output)
+    except ValueError as error:
+        raise BurnError(f"--log-with {log_with}: {error}") from error
+    if log_with != "none" and not accelerator.log_with:
+        raise BurnError(
+            f"--log-with {log_with}: its package is not installed; pip install {log_with}, or give tensorboard or none"
+        )
+    return accelerator
+
+
+def default_threads() -> int:
+    """The usable cores divided by this machine's processes; accelerate alone would leave a CPU on one thread."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -1,0 +1,101 @@
+"""Datasets through train_burn.py: corrupt images, streams, and what a killed save left behind."""
+
+import io
+import json
+import logging
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import train_burn
+
+from .runs import SHORT
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+def run(tmp_path, *options: str) -> dict:
+    return train_burn.main([
+        *SHORT, "--workers", "0", "--stages", "w1a1", "--batch-size", "25", "--epochs", "1", "--val-split", "none",
+        "--output", str(tmp_path / "run"), *options,
+    ])
+
+
+def png(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray((load_digits().images[number] * 15).astype("uint8")).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def folder(root, count: int, broken: int) -> str:
+    for number in range(count):
+        file = root / f"class{number % 2}" / f"{number:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(number)[: 40 if number < broken else None])
+    return str(root)
+
+
+def test_a_corrupt_image_is_skipped_with_one_warning_and_counted(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        summary = run(tmp_path, "--dataset", "", "--data-dir", folder(tmp_path / "photos", 100, 1), "--epochs", "2")
+    warnings = [record.message for record in caplog.records if "cannot be read" in record.message]
+    assert len(warnings) == 1 and "class0/000.png" in warnings[0]
+    assert summary["corrupt_images"] == 1
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["corrupt"]["indices"] == [0]
+
+
+def test_more_than_one_percent_of_corrupt_images_is_an_error(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--dataset", "", "--data-dir", folder(tmp_path / "photos", 100, 2))
+    error = "train_burn.py: error: at least 2 of 100 images cannot be read, more than 1%: "
+    assert error in capsys.readouterr().err
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog):
+    pytest.importorskip("webdataset")
+    with tarfile.open(tmp_path / "digits-0000.tar", "w") as tar:
+        for number in range(100):
+            for extension, data in (("png", png(number)), ("cls", b"3")):
+                info = tarfile.TarInfo(f"{number:05d}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    split = dict(name="train", filenames=["digits-0000.tar"], shard_lengths=[100], num_samples=100)
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    with caplog.at_level(logging.WARNING):
+        summary = run(tmp_path, "--dataset", "wds/digits", "--data-dir", str(tmp_path), "--log-interval", "1")
+    assert [line["step"] for line in map(json.loads, open(tmp_path / "run" / "log.jsonl"))] == [1, 2, 3, 4]
+    assert summary["bytes_exported"] > 0
+    warnings = [record.message for record in caplog.records if "resumed run" in record.message]
+    assert len(warnings) == 1 and "wds" in warnings[0] and "not the same" in warnings[0]
+
+
+def test_a_killed_save_is_cleared_away_at_the_next_start(tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    for name in (".checkpoint.pt.abc.tmp", ".checkpoint.pt.def.tmp", "notes.tmp"):
+        (output / name).write_bytes(b"half")
+    run(tmp_path, "--max-steps", "1")
+    assert not list(output.glob(".checkpoint.pt.*")) and (output / "notes.tmp").exists()
+    (output / ".checkpoint.pt.ghi.tmp").write_bytes(b"of a run that goes on")
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--max-steps", "1")  # refused: the folder holds a run
+    assert (output / ".checkpoint.pt.ghi.tmp").exists()
+
+
+def test_reset_target_head_starts_the_second_stage_with_a_fresh_one(tmp_path):
+    """At learning rate 0 weights stay as a stage finds them."""
+    states = []
+    for name, options in (("carried", []), ("reset", ["--reset-target-head"])):
+        run(tmp_path / name, "--stages", "w32a1", "w1a1", "--lr", "0", "--max-steps", "1", *options)
+        states.append(torch.load(tmp_path / name / "run" / "checkpoint.pt", weights_only=True)["method"])
+    carried, reset = states
+    weights = [name for name in carried if name.endswith("weight") and carried[name].ndim > 1]
+    differing = {name.partition(".")[0] for name in weights if not torch.equal(carried[name], reset[name])}
+    assert differing == {"target_head"} and {name.partition(".")[0] for name in weights} > {"student_head", "backbone"}

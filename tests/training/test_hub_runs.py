@@ -1,0 +1,52 @@
+"""A teacher from the Hub and an export to it, over HTTP, and the model that anybody loads from there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import timm
+from hub_server import HubServer
+from timm.models._hub import save_for_hf
+
+from .runs import ROOT, SHORT
+
+RUN = """
+import sys, timm, torch, train_burn
+summary = train_burn.main(sys.argv[2:])
+model = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True).eval()
+stages = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True, features_only=True).eval()
+latent = timm.create_model("test_reactnet", num_classes=0, checkpoint_path=f"{sys.argv[3]}/latent.safetensors").eval()
+images = torch.randn(2, 3, 32, 32)
+assert torch.equal(model(images), latent(images)) and len(stages(images)) > 1
+"""
+
+
+def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
+    teacher = timm.create_model("test_resnet", num_classes=0)
+    config = {"input_size": (3, 32, 32), "mean": (0.4, 0.4, 0.4)}
+    teacher.pretrained_cfg.update(config)
+    save_for_hf(teacher, tmp_path / "teacher", safe_serialization=True)
+    output = tmp_path / "run"
+    options = [option for option in SHORT if option != "--no-teacher-pretrained"]
+    options += ["--teacher", "hf-hub:somebody/teacher", "--workers", "0", "--stages", "w1a1"]
+    options += ["--max-steps", "1", "--val-split", "none"]
+    with HubServer() as hub:
+        hub.commit("somebody/teacher", tmp_path / "teacher")
+        env = {**os.environ, **hub.environment(tmp_path / "home"), "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, "me/student", "--output", str(output), *options, "--push-to-hub", "student"],
+            capture_output=True, text=True, env={**env, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "HTTP" not in done.stderr  # the client's own log
+        pushed = hub.files("me/student")
+        commits = [request for request in hub.requests if "/commit/" in request]
+    assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests and len(commits) == 1
+    settings = json.loads((output / "summary.json").read_text())["settings"]
+    assert settings["teacher_img_size"] == 32  # of the configuration in the repository
+    export = {file.name: file.read_bytes() for file in (output / "export").iterdir()}
+    cards = pushed.pop("README.md").decode(), export.pop("README.md").decode()
+    assert pushed == export and set(export) == {"config.json", "model.safetensors"}
+    assert 'create_model("hf-hub:me/student", pretrained=True)' in cards[0] and "local-dir" not in cards[0]
+    assert 'create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)' in cards[1]
