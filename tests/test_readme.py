@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import eval_downstream
 from burn_timm.training.options import parse_options
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,18 @@ COMMANDS = [
 def test_training_commands_parse(command):
     argv = shlex.split(command)
     parse_options(argv[argv.index("train_burn.py") + 1 :])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "eval_downstream.py" in c])
+def test_evaluation_commands_parse(command):
+    argv = shlex.split(command)
+    eval_downstream._parser().parse_args(argv[argv.index("eval_downstream.py") + 1 :])
+
+
+def test_every_task_has_a_command():
+    (tasks,) = [action for action in eval_downstream._parser()._actions if action.dest == "task"]
+    shown = {shlex.split(command)[2] for command in COMMANDS if "eval_downstream.py" in command}
+    assert shown == set(tasks.choices)
 
 
 def test_every_command_starts_with_a_program_we_know():
