@@ -186,7 +186,8 @@ def run(
         whole = _full(x, y, z, t, classes, costs, seed) if full else None
     figures = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
     if whole is None and not figures:
-        raise BurnError(f"no class has the {shots[0]} positive and {NEGATIVES * shots[0]} negative images of --shots")
+        k = shots[0]
+        raise BurnError(f"--shots: not every class has {k} positive and {NEGATIVES * k} negative training images")
     outcome = {"value": whole if whole is not None else figures[-1], "full": whole, "low_shot": low_shot}
     return {**outcome, "classes": classes} if multi_label else outcome
 

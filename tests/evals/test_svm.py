@@ -285,7 +285,7 @@ def test_full_chooses_a_cost_for_each_class_and_beats_few_shots(sets):
 
 
 def test_bad_settings_are_refused(sets):
-    with pytest.raises(BurnError, match="no class has the 96 positive"):
+    with pytest.raises(BurnError, match="not every class has 96 positive"):
         run(*sets, shots=(96,), full=False)
     one = torch.zeros(20, dtype=torch.int64)
     with pytest.raises(BurnError, match="at least two classes"):
