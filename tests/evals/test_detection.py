@@ -240,6 +240,25 @@ def test_a_prolonged_run_equals_one_that_was_planned_so(small, tmp_path):
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
 
 
+@pytest.mark.slow
+def test_a_binary_detector_fits_six_photos(coco128, small, tmp_path):
+    identifiers = ["000000000042", "000000000064", "000000000086", "000000000142", "000000000165", "000000000196"]
+    (small / "ImageSets/Main/train.txt").write_text("\n".join(identifiers) + "\n")
+    for identifier in identifiers:
+        for part, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+            path = small / f"{part}/{identifier}.{ending}"
+            path.unlink(missing_ok=True)
+            path.symlink_to(coco128 / f"VOCdevkit/VOC2007/{part}/{identifier}.{ending}")
+    words = [
+        "--train-sets", "2007:train", "--eval-train", "--iterations", 150, "--milestones", 120, "--warmup", 10,
+        "--batch-size", 3, "--opt", "adam", "--lr", 5e-3, "--weight-decay", 0, "--min-sizes", 96, "--max-size", 160,
+        "--test-min-size", 96, "--anchor-sizes", 16, 32, 64, 96, "--rois", 32, "--test-proposals", 50,
+        "--precise-bn", 20,
+    ]
+    outcome = run(small.parents[1], tmp_path / "run.json", *words)
+    assert outcome["extra"]["train"]["voc"]["ap50"] >= 0.5
+
+
 def test_a_checkpoint_of_another_run_is_refused(small, tmp_path):
     output = tmp_path / "run.json"
     run(small.parents[1], output)
