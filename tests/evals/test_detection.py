@@ -8,6 +8,7 @@ import zipfile
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from burn_timm.errors import BurnError
 from burn_timm.evals import detection
@@ -15,6 +16,7 @@ from burn_timm.evals.detection import training
 from burn_timm.evals.detection.batches import test_batches as photos_in_order
 from burn_timm.evals.detection.batches import train_batches, trainable
 from burn_timm.evals.detection.logs import read_log
+from burn_timm.evals.detection.network import build_detector
 from burn_timm.evals.detection.training import lr_at
 from burn_timm.evals.detection.voc import counts, read_split
 from burn_timm.evals.results import write_result
@@ -238,9 +240,30 @@ def test_a_prolonged_run_equals_one_that_was_planned_so(small, tmp_path):
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
 
 
+@pytest.mark.slow
+def test_a_binary_detector_fits_six_photos(coco128, small, tmp_path):
+    identifiers = ["000000000042", "000000000064", "000000000086", "000000000142", "000000000165", "000000000196"]
+    (small / "ImageSets/Main/train.txt").write_text("\n".join(identifiers) + "\n")
+    for identifier in identifiers:
+        for part, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+            path = small / f"{part}/{identifier}.{ending}"
+            path.unlink(missing_ok=True)
+            path.symlink_to(coco128 / f"VOCdevkit/VOC2007/{part}/{identifier}.{ending}")
+    words = [
+        "--train-sets", "2007:train", "--eval-train", "--iterations", 150, "--milestones", 120, "--warmup", 10,
+        "--batch-size", 3, "--opt", "adam", "--lr", 5e-3, "--weight-decay", 0, "--min-sizes", 96, "--max-size", 160,
+        "--test-min-size", 96, "--anchor-sizes", 16, 32, 64, 96, "--rois", 32, "--test-proposals", 50,
+        "--precise-bn", 20,
+    ]
+    outcome = run(small.parents[1], tmp_path / "run.json", *words)
+    assert outcome["extra"]["train"]["voc"]["ap50"] >= 0.5
+
+
 def test_a_checkpoint_of_another_run_is_refused(small, tmp_path):
     output = tmp_path / "run.json"
     run(small.parents[1], output)
+    with pytest.raises(BurnError, match="run_checkpoint.pt: a run is there already; add --resume"):
+        run(small.parents[1], output)
     for words, message in (
         (["--rois", 9], "rois 8 there, 9 here"),
         (["--milestones", "--lr", 0.01], "milestones .1. there, .. here; lr 0.02 there, 0.01 here"),
@@ -252,6 +275,25 @@ def test_a_checkpoint_of_another_run_is_refused(small, tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(BurnError, match="run_checkpoint.pt: not a readable checkpoint of a detector"):
         run(small.parents[1], output, "--resume")
+
+
+def test_precise_batchnorm_is_the_plain_mean_over_batches(small, tmp_path):
+    images = trainable(read_split(str(small.parents[1]), "2007:val"), difficult=False)
+    args = options(small.parents[1], tmp_path / "run.json", "--precise-bn", 3, "--bn", "train")
+    detector = build_detector(args)
+    stem, seen = detector.backbone[0], []
+    handle = stem.conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    layers = training.precise_batchnorm(detector, images, args, torch.device("cpu"))
+    handle.remove()
+    assert layers == sum(isinstance(module, nn.BatchNorm2d) for module in detector.modules())
+    assert len(seen) == 3 and stem.bn.momentum == 0.1
+    expected = torch.stack([output.mean((0, 2, 3)) for output in seen]).mean(0)
+    torch.testing.assert_close(stem.bn.running_mean, expected, rtol=1e-4, atol=1e-6)
+    spread = torch.stack([output.transpose(0, 1).flatten(1).var(1) for output in seen]).mean(0)
+    torch.testing.assert_close(stem.bn.running_var, spread, rtol=1e-4, atol=1e-6)
+    args.precise_bn = 0
+    assert training.precise_batchnorm(detector, images, args, torch.device("cpu")) == 0
+    torch.testing.assert_close(stem.bn.running_mean, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(small, tmp_path):

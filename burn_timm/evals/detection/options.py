@@ -1,6 +1,7 @@
 """The options of the detection task, their checks, and the protocol that they amount to."""
 
 import argparse
+from pathlib import Path
 
 from ...errors import BurnError
 from .coco_ap import require_pycocotools
@@ -82,7 +83,16 @@ def check(args: argparse.Namespace) -> None:
         raise BurnError(f"--max-size {args.max_size} is below --min-sizes or --test-min-size")
     if sorted(args.milestones) != args.milestones or any(m < 1 for m in args.milestones):
         raise BurnError(f"--milestones must be positive and rise, not {args.milestones}")
+    checkpoint = beside(args.output, "checkpoint.pt")
+    if checkpoint.exists() and not args.resume:
+        raise BurnError(f"{checkpoint}: a run is there already; add --resume to go on, or choose another --output")
     require_pycocotools()
+
+
+def beside(output: str, name: str) -> Path:
+    """The file that lies beside RESULT.json: RESULT_name."""
+    path = Path(output)
+    return path.with_name(f"{path.stem}_{name}")
 
 
 def protocol(args: argparse.Namespace) -> dict:

@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from .batches import test_batches, trainable
 from .coco_ap import coco_ap
 from .logs import draw_curves
 from .network import Detector, build_detector
-from .options import DEFINING, check, protocol
+from .options import DEFINING, beside, check, protocol
 from .training import fit, precise_batchnorm, to_device
 from .voc import CLASSES, VocImage, counts, read_split
 from .voc_ap import voc_ap
@@ -58,7 +57,7 @@ def evaluate(
     if announce is not None:
         announce(settings, dataset)
 
-    files = {name: _beside(args.output, name) for name in ("log.jsonl", "curves.png", "checkpoint.pt")}
+    files = {name: beside(args.output, name) for name in ("log.jsonl", "curves.png", "checkpoint.pt")}
     identity = {name: getattr(args, name) for name in DEFINING}
     identity |= {"model": args.model, "images": len(train), "initial_weights": state_hash(detector)}
     training = fit(detector, train, args, device, identity, files["checkpoint.pt"], files["log.jsonl"])
@@ -100,8 +99,3 @@ def figures(detections: list[dict[str, np.ndarray]], images: list[VocImage]) -> 
         "coco": coco_ap(detections, truths),
         "detections": sum(len(found["scores"]) for found in detections),
     }
-
-
-def _beside(output: str, name: str) -> Path:
-    path = Path(output)
-    return path.with_name(f"{path.stem}_{name}")
