@@ -34,3 +34,23 @@ def test_the_readmes_table_is_what_was_measured():
             if len(values) > 1:
                 expected += f" ± {statistics.stdev(values):.1f}"
             assert row[column].strip() == expected, f"{name} {task}"
+
+
+def test_the_comparison_of_methods_is_what_was_measured():
+    """Every cell of kNN and linear again, straight from the files: mean, deviation and number of seeds."""
+    table = re.search(r"methods:begin -->(.*?)<!-- methods:end", (ROOT / "EXPERIMENTS.md").read_text(), re.S).group(1)
+    printed = {row.split("|")[1].split(" (")[0].strip(): [cell.strip() for cell in row.split("|")[2:5]]
+               for row in table.splitlines() if "%" not in row and row.startswith("|") and "---" not in row}
+    names = {
+        "burn": "BURN", "s2bnn": "S2-BNN", "s2bnn_contrastive": "S2-BNN, contrastive too", "byol": "BYOL",
+        "swav": "SwAV", "mocov2": "MoCo v2", "simclr": "SimCLR", "infomin": "InfoMin", "supervised": "supervised",
+        "supervised_kl": "supervised, soft labels", "untrained": "untrained",
+    }
+    for method, name in names.items():
+        expected = []
+        for task in ("knn", "linear"):
+            files = sorted((ROOT / "results").glob(f"methods_{method}_s[0-9]_{task}.json"))
+            values = [100 * json.loads(file.read_text())["value"] for file in files]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            expected.append(f"{statistics.mean(values):.2f}{spread}")
+        assert printed[name] == [*expected, str(len(values))], name
