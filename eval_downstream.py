@@ -132,6 +132,8 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     full_train, full_test, test_split = open_splits(args)
     train = subset(full_train, args.limit_train, args.seed, "--limit-train")
     test = subset(full_test, args.limit_test, args.seed, "--limit-test")
+    if augment and train.streaming:
+        raise BurnError("--augment needs images by number, which a stream (wds/...) has not: use folder or hfds")
     if args.task == "svm":
         options["multi_label"] = train.multi_label
     task.check(len(train), **options)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from tqdm import tqdm
 
-from ..checkpoints import load_model
+from ..checkpoints import load_model, read_state_dict
 from ..data import ImageSource, eval_loader, make_train_loader, make_view, micro_steps_per_epoch, seed_for
 from ..data.corrupt import CorruptLog
 from ..data.sources import Subset
@@ -29,6 +29,7 @@ from ..data.views import VIEWS
 from ..errors import BurnError
 from ..files import atomic_write
 from ..nn import Backbone
+from ..packing import is_packed
 from .features import eval_transform
 from .linear import topk_accuracy
 
@@ -63,8 +64,11 @@ def check(args: argparse.Namespace) -> None:
     for option in ("lrs", "head_multipliers"):
         if not all(0 < value < float("inf") for value in getattr(args, option)):
             raise BurnError(f"--{option.replace('_', '-')} must be positive, not {getattr(args, option)}")
-    if args.latent not in (None, "none") and not os.path.isfile(args.latent):
-        raise BurnError(f"--latent {args.latent}: no such file")
+    if args.latent not in (None, "none"):
+        if not os.path.isfile(args.latent):
+            raise BurnError(f"--latent {args.latent}: no such file")
+        if not args.checkpoint and not args.model.startswith("local-dir:"):
+            raise BurnError("--latent goes beside packed weights: give those by --checkpoint or --model local-dir:...")
     if args.pixels or args.calibrate_bn:
         raise BurnError("finetune trains a network: leave out --pixels and --calibrate-bn")
 
@@ -122,8 +126,8 @@ def starts(args: argparse.Namespace, checkpoint: Path | None) -> dict[str, Path 
         return {"weights": checkpoint}
     beside = checkpoint.absolute().parent.parent / "latent.safetensors"
     latent = Path(args.latent) if args.latent else beside if checkpoint.parent.name == "export" else None
-    if latent is None or not latent.is_file():
-        return {"weights": checkpoint}
+    if latent is None or not latent.is_file() or not is_packed(read_state_dict(checkpoint)[0]):
+        return {"weights": checkpoint}  # an export of a stage with real-valued weights is its own latent file
     return {"packed": checkpoint, "latent": latent}
 
 
@@ -143,10 +147,11 @@ def finetune(
     """
     if not train.num_classes:
         raise BurnError("finetune needs labels")
-    cells = _Cells(Path(f"{args.output}.cells.json"), args, train.description, checkpoint)
+    which = starts(args, checkpoint)
+    files = [*which.values(), Path(args.subset_list) if args.subset_list else None]
+    cells = _Cells(Path(f"{args.output}.cells.json"), args, train.description, files)
     results = {}
     grid = list(itertools.product(sorted(args.lrs, reverse=True), sorted(args.head_multipliers)))
-    which = starts(args, checkpoint)
     with tqdm(total=len(which) * len(grid) * args.epochs, desc="finetune", unit=" epochs") as bar:
         for name, file in which.items():
             rows = []
@@ -252,12 +257,11 @@ def protocol(args: argparse.Namespace, chosen: str, count: int, total: int) -> d
 class _Cells:
     """The finished points of a grid in a file beside the result, so that a run that was killed goes on where it was."""
 
-    def __init__(self, path: Path, args: argparse.Namespace, images: str, checkpoint: Path | None):
+    def __init__(self, path: Path, args: argparse.Namespace, images: str, files: list[Path | None]):
         self.path = path
-        names = ("model", "pretrained", "dataset", "epochs", "milestones", "weight_decay", "sgd_batch_size", "view",
-                 "hflip", "seed", "img_size", "val_split", "limit_test", "latent")
-        self.identity = {name: getattr(args, name) for name in names}
-        self.identity.update(images=images, checkpoint=_stamp(checkpoint), timm=timm.__version__)
+        free = ("output", "lrs", "head_multipliers", "workers", "threads", "device", "batch_size")  # change no point
+        self.identity = {name: value for name, value in vars(args).items() if name not in free}
+        self.identity.update(images=images, files=[_stamp(file) for file in files], timm=timm.__version__)
         self.identity = json.loads(json.dumps(self.identity))
         self.done: dict[str, dict] = {}
         if path.exists():

@@ -160,7 +160,9 @@ def training_of(checkpoint: Path | None) -> dict | None:
         summary = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         return None
-    settings = summary.get("settings", {})
+    if not isinstance(summary, dict) or not {"method", "model", "settings"} <= summary.keys():
+        return None  # somebody else's file of that name
+    settings = summary["settings"]
     kept = ("method", "model", "stages", "teacher", "dataset", "img_size", "epochs", "max_steps", "total_batch_size",
             "seed", "processes", "mixed_precision", "commit", "train_seconds", "cpu_seconds", "peak_memory_bytes")
     return {

@@ -55,20 +55,26 @@ def network(result: dict) -> str:
 
 
 def same_protocol(number: int, result: dict) -> bool:
-    """Whether the paper's figures of a table may stand beside a result."""
-    training = result.get("training") or {}
+    """Whether the paper's figures of a table may stand beside a result: ReActNet-A, trained on the whole of ImageNet at
+    224 px, and evaluated in the published way on all of the paper's images."""
+    training, protocol, dataset = result.get("training") or {}, result["protocol"], result["dataset"]
     # A run's dataset is named with its count, "..., 1,281,167 images, ...".
-    if training.get("model") not in ("reactnet_a", "reactnet_a_burn") or f"{IMAGENET[0]:,}" not in str(
-        training.get("dataset")
-    ):
+    imagenet = f"{IMAGENET[0]:,}" in str(training.get("dataset"))
+    same_network = training.get("model") in ("reactnet_a", "reactnet_a_burn") and training.get("img_size") == 224
+    if not (imagenet and same_network):
         return False
-    dataset = result["dataset"]
     if number == 1:  # VOC 07+12
         return (sum(part["images"] for part in dataset["train"]), dataset["test"]["images"]) == (16_551, 4_952)
-    counts = dataset["train"]["of"], dataset["test"]["of"]
+    cut = [part for part in ("train", "test") if dataset[part]["images"] != dataset[part]["of"]]
+    if cut and not (cut == ["train"] and result["task"] == "finetune"):  # --limit-train, --limit-test
+        return False
+    counts = dataset["train"]["of"], dataset["test"]["images"]
     if number == 3:
         return counts == (5_011, 4_952)
-    return number == 4 or counts == IMAGENET
+    if number == 4:
+        return True
+    published = result["task"] != "linear" or str(protocol.get("views")).startswith("random resized crop")
+    return counts == IMAGENET and published
 
 
 def set_of(result: dict) -> str:

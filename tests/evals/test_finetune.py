@@ -133,10 +133,32 @@ def test_a_killed_grid_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "_one", lambda *more: trained.append(more[-2]) or one(*more))
     assert tune(tmp_path / "r.json", *argv)["extra"]["starts"] == whole
     assert len(trained) == 2  # none twice
-    # Other settings take nothing over.
-    with pytest.raises(KeyboardInterrupt):
-        monkeypatch.setattr(finetune, "_one", lambda *more: (_ for _ in ()).throw(KeyboardInterrupt))
-        tune(tmp_path / "r.json", *argv)
+
+
+def test_a_grid_of_other_settings_takes_nothing_over(tmp_path, monkeypatch):
+    argv = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "0.01", "--head-multipliers", "1"]
+    one, trained = finetune._one, []
+
+    def killed(args, *more):
+        if len(trained) % 2:
+            trained.append(None)
+            raise KeyboardInterrupt
+        trained.append(more[-3])
+        return one(args, *more)
+
+    monkeypatch.setattr(finetune, "_one", killed)
+    for more in ([], ["--crop-pct", "0.9"], ["--train-split", "validation", "--val-split", "train"]):
+        with pytest.raises(KeyboardInterrupt):
+            tune(tmp_path / "r.json", *argv, *more)
+    assert trained == [0.1, None] * 3  # each began anew
+
+
+def test_an_export_with_real_valued_weights_is_one_start(run_folder):
+    args = options(model=f"local-dir:{run_folder}", checkpoint=None, pretrained=False, latent=None)
+    assert list(finetune.starts(args, run_folder / "model.safetensors")) == ["packed", "latent"]
+    (run_folder.parent / "latent.safetensors").replace(run_folder / "model.safetensors")
+    (run_folder.parent / "latent.safetensors").write_bytes((run_folder / "model.safetensors").read_bytes())
+    assert list(finetune.starts(args, run_folder / "model.safetensors")) == ["weights"]
 
 
 def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_path):
@@ -178,6 +200,7 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
     (["--lrs", "-1"], "--lrs must be positive"),
     (["--epochs", "0"], "--epochs must be at least 1"),
     (["--latent", "missing.safetensors"], "--latent missing.safetensors: no such file"),
+    (["--latent", __file__], "--latent goes beside packed weights"),
     (["--subset-list", "missing.txt"], "--subset-list missing.txt: cannot be read"),
     (["--calibrate-bn", "8"], "leave out --pixels and --calibrate-bn"),
 ])

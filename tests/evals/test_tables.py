@@ -20,7 +20,7 @@ def result(task, value, method="burn", seed=0, dataset="hfds/x/cifar10", of=(50_
            trained_on="folder imagenet [train], 1,281,167 images, 1000 classes", model="reactnet_a", **settings):
     return {
         "task": task, "value": value, "model": "local-dir:export", "checkpoint": None,
-        "protocol": {"weights": "checkpoint x", "seed": 0, **(protocol or {})},
+        "protocol": {"weights": "checkpoint x", "seed": 0, "views": "random resized crop", **(protocol or {})},
         "dataset": {"name": dataset, "description": dataset,
                     "train": {"images": of[0], "of": of[0]}, "test": {"images": of[1], "of": of[1]}},
         "extra": extra or {},
@@ -58,6 +58,9 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same():
         {**same, "training": {**same["training"], "model": "reactnet_a_025"}},
         {**same, "training": {**same["training"], "dataset": "digits, 1,437 images"}},
         result("linear", 0.6, dataset="folder imagenet", of=(100_000, 50_000)),
+        {**same, "protocol": {**same["protocol"], "views": "centre crop"}},  # cached features
+        {**same, "training": {**same["training"], "img_size": 64}},
+        {**same, "dataset": {**same["dataset"], "test": {"images": 100, "of": 50_000}}},
     ):
         assert not any("paper" in name for name in rows(tables.paper_table(2, [other])))
     assert "BURN, the paper's figures" in rows(tables.paper_table(2, [result("linear", 0.5)], always=True))
