@@ -7,6 +7,8 @@
 The codes are of the large views alone. Small batches are filled up by a queue of earlier projections.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -92,6 +94,12 @@ class SwAV(Method):
         if self.training and progress >= self.queue_start:
             self._enqueue(z[:2].detach())
         return {"loss": loss}
+
+    def hand_over(self, state_dict: Mapping, reset_target_head: bool = False) -> None:
+        """All but the queue, which nothing would renew until `queue_start_epoch` of the new stage."""
+        super().hand_over(state_dict, reset_target_head)
+        self.queue.zero_()
+        self.seen.zero_()
 
     def after_step(self, progress: float) -> None:
         self._normalise_prototypes()

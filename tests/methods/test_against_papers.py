@@ -178,6 +178,16 @@ def test_swavs_queue_starts_at_its_epoch_and_serves_when_full(digits):
     assert int(method.seen) == 16 and torch.allclose(method.queue.norm(dim=-1), torch.ones(2, 12))
 
 
+def test_swavs_queue_starts_empty_in_the_next_stage():
+    first, second = make("swav"), make("swav")
+    first.queue.normal_()
+    first.seen.fill_(first.queue.shape[1])
+    second.hand_over(first.state_dict())
+    assert torch.equal(second.prototypes.weight, first.prototypes.weight)
+    assert second.seen == 0 and not second.queue.any()
+
+
+
 def test_simclr_v2s_head_has_three_layers():
     layers = [type(m).__name__ for m in make("simclr_v2").student_head]
     assert layers == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
