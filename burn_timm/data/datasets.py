@@ -12,9 +12,9 @@ from burn_timm.data.places import open_places205
 from burn_timm.data.sources import ImageSource, TimmImages, TorchImages, public_path
 from burn_timm.data.stream import StreamSource, open_wds
 from burn_timm.data.voc import open_voc07
-from burn_timm.errors import BurnError
+from burn_timm.errors import BurnError, NoSplitError
 
-__all__ = ["ImageSource", "StreamSource", "open_dataset"]
+__all__ = ["PUBLISHED_TEST_SPLITS", "ImageSource", "StreamSource", "open_dataset"]
 
 _FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "tar")
 _SPLIT_SYNONYMS = (  # timm looks for a split folder under these names
@@ -24,6 +24,8 @@ _SPLIT_SYNONYMS = (  # timm looks for a split folder under these names
 )
 _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
 _PUBLISHED = {"cub": open_cub, "birdsnap": open_birdsnap, "places205": open_places205, "voc07": open_voc07}
+# What the paper tests on; another split of theirs may be part of the training set.
+PUBLISHED_TEST_SPLITS = {"cub": "test", "birdsnap": "test", "places205": "val", "voc07": "test"}
 _SCHEMES = (
     f"digits, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME, {', '.join(_PUBLISHED)}"
 )
@@ -113,10 +115,10 @@ def _check_split_folder(root: str, split: str) -> None:
     if os.path.isdir(os.path.join(root, split)) or any(folder in present for folder in group):
         return
     if present:
-        raise BurnError(f"--data-dir {root}: no split {split!r}; available: {', '.join(present)}")
+        raise NoSplitError(f"--data-dir {root}: no split {split!r}; available: {', '.join(present)}")
     # Without split folders the images are training images, unless the path itself names the split.
     if group[0] != "train" and os.path.basename(os.path.abspath(root)) not in group:
-        raise BurnError(f"--data-dir {root}: no split {split!r} (it has no split folders: only train is available)")
+        raise NoSplitError(f"--data-dir {root}: no split {split!r} (it has no split folders: only train is available)")
 
 
 def _open_torch(kind: str, root: str | None, split: str, download: bool) -> ImageSource:
@@ -127,7 +129,7 @@ def _open_torch(kind: str, root: str | None, split: str, download: bool) -> Imag
             raise BurnError(f"--data-dir {root}: no such folder")
         _check_split_folder(root, split)
     elif kind.lower() in _TRAIN_OR_TEST and split not in [name for group in _SPLIT_SYNONYMS for name in group]:
-        raise BurnError(f"--dataset torch/{kind}: no split {split!r}; available: train, test (also called validation)")
+        raise NoSplitError(f"--dataset torch/{kind}: no split {split!r}; available: train, test (or validation)")
     try:
         dataset = create_dataset(f"torch/{kind}", root=root, split=split, download=download)
     except Exception as error:

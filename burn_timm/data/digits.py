@@ -3,7 +3,7 @@
 import numpy as np
 
 from burn_timm.data.sources import ArrayImages, ImageSource
-from burn_timm.errors import BurnError
+from burn_timm.errors import NoSplitError
 
 _TEST_NAMES = ("test", "validation", "val")
 
@@ -15,7 +15,7 @@ def open_digits(split: str) -> ImageSource:
     test sample. So each class gives a fifth of its images. Raises BurnError for another split.
     """
     if split != "train" and split not in _TEST_NAMES:
-        raise BurnError(f"dataset digits: no split {split!r}; available: train, test (also called validation)")
+        raise NoSplitError(f"dataset digits: no split {split!r}; available: train, test (also called validation)")
     from sklearn.datasets import load_digits
 
     digits = load_digits()

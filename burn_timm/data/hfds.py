@@ -5,7 +5,7 @@ import os
 from timm.data import create_dataset
 
 from burn_timm.data.sources import ImageSource, TimmImages, public_path
-from burn_timm.errors import BurnError
+from burn_timm.errors import BurnError, NoSplitError
 
 
 def open_hfds(
@@ -30,7 +30,7 @@ def open_hfds(
     try:
         features = datasets.load_dataset(name, split=split, cache_dir=cache_dir).features
     except Exception as error:  # whatever the library raises, the user needs the line and the splits
-        raise BurnError(_told(error, shown, name, split, datasets)) from error
+        raise _told(error, shown, name, split, datasets) from error
     input_key = _image_column(datasets, features, input_key, shown)
     target_key = _target_column(datasets, features, target_key, shown)
     dataset = create_dataset(
@@ -91,12 +91,12 @@ def _target_column(datasets, features, key: str | None, shown: str) -> str | Non
     return candidates[0] if candidates else None
 
 
-def _told(error: Exception, shown: str, name: str, split: str, datasets) -> str:
+def _told(error: Exception, shown: str, name: str, split: str, datasets) -> BurnError:
     if isinstance(error, ValueError) and "split" in str(error).lower():
         try:
             available = ", ".join(datasets.get_dataset_split_names(name))
         except Exception:
             available = "unknown"
-        return f"--dataset {shown}: no split {split!r}; available: {available}"
+        return NoSplitError(f"--dataset {shown}: no split {split!r}; available: {available}")
     lines = str(error).splitlines() or [type(error).__name__]
-    return f"--dataset {shown}: cannot be opened: {lines[0]}"
+    return BurnError(f"--dataset {shown}: cannot be opened: {lines[0]}")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from burn_timm.data.sources import ImageSource, public_path
-from burn_timm.errors import BurnError
+from burn_timm.errors import BurnError, NoSplitError
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def locate(published: Published, data_dir: str | None, split: str, marker: str) 
     Where nothing holds it, the folder in which it should be. Raises BurnError for a wrong split and a missing folder.
     """
     if split not in published.images:
-        raise BurnError(f"--dataset {published.scheme}: no split {split!r}; available: {', '.join(published.images)}")
+        available = ", ".join(published.images)
+        raise NoSplitError(f"--dataset {published.scheme}: no split {split!r}; available: {available}")
     if not data_dir:
         raise BurnError(f"--dataset {published.scheme}: name its folder by --data-dir; get it from {published.origin}")
     if not os.path.isdir(data_dir):

@@ -5,16 +5,18 @@ import json
 import os
 from pathlib import Path
 
+import timm
 import torch
 from torch import nn
 
 from ..checkpoints import weights_file
-from ..data import ImageSource, StreamSource, open_dataset
+from ..data import PUBLISHED_TEST_SPLITS, ImageSource, StreamSource, open_dataset
 from ..data.sources import random_subset
-from ..errors import BurnError
+from ..errors import BurnError, NoSplitError
 from .features import data_config, eval_mode
 
 TEST_SPLITS = ("validation", "test", "val")
+PARTS = {"trainval": ("train", "val")}  # of VOC2007
 Source = ImageSource | StreamSource
 TELLING = (
     "fs_loss", "lambda_0", "lambda_T", "lambda_schedule", "target_head", "reset_target_head", "information_weight",
@@ -68,12 +70,19 @@ def open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
     """The training source, the test source and the name of its split."""
     keys = {"input_key": args.input_key, "target_key": args.target_key}
     train = open_dataset(args.dataset, args.data_dir, args.train_split, **keys)
-    candidates = [args.val_split] if args.val_split else [s for s in TEST_SPLITS if s != args.train_split]
+    published = PUBLISHED_TEST_SPLITS.get(args.dataset.lower())
+    named = args.val_split or published
+    candidates = [named] if named else [split for split in TEST_SPLITS if split != args.train_split]
     for split in candidates:
+        if split == args.train_split or split in PARTS.get(args.train_split, ()):
+            raise BurnError(f"--val-split {split}: its images are among those of --train-split {args.train_split}")
         try:
             test = open_dataset(args.dataset, args.data_dir, split, **keys)
             break
         except BurnError as error:
+            # torchvision and webdataset do not tell a missing split from other faults.
+            if not isinstance(error, NoSplitError) and not args.dataset.lower().startswith(("torch/", "wds/")):
+                raise
             if args.val_split or split == candidates[-1]:
                 raise BurnError(f"no test split: {error} (name one with --val-split)") from error
     for option, name, source in (("--train-split", args.train_split, train), ("--val-split", split, test)):
@@ -129,15 +138,17 @@ def fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
 
 
 def checkpoint_file(args: argparse.Namespace) -> Path | None:
-    """The local file the weights came from, if they came from one."""
+    """The local file the weights came from, if they came from one; released weights lie in the package."""
     scheme, _, folder = args.model.partition(":")
     path = args.checkpoint or (folder if scheme == "local-dir" else None)
+    if path is None and args.pretrained and not folder and timm.is_model_pretrained(args.model):
+        path = timm.get_pretrained_cfg(args.model).file
     return weights_file(path) if path else None
 
 
 def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoint: Path | None) -> str:
     """Where the weights came from, in words."""
-    if checkpoint is not None:
+    if checkpoint is not None and not args.pretrained:
         return f"checkpoint {checkpoint.absolute()}"
     if not args.pretrained and not args.model.startswith("hf-hub:"):
         return f"random, seed {args.seed}"
@@ -150,12 +161,15 @@ def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoi
 def training_of(checkpoint: Path | None) -> dict | None:
     """How a checkpoint of this package was trained, from the summary.json of its run; None where there is none.
 
-    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
+    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`. Released weights have theirs
+    beside them, under their own name.
     """
     if checkpoint is None:
         return None
     folder = checkpoint.absolute().parent
     path = (folder.parent if folder.name == "export" else folder) / "summary.json"
+    if checkpoint.with_suffix(".json").is_file():
+        path = checkpoint.with_suffix(".json")
     try:
         summary = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
