@@ -44,7 +44,7 @@ def voc(tmp_path):
 
 
 def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc):
-    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov-2007.tar", "voc07", voc, "trainval", task="svm")
+    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", "voc07", voc, "trainval", task="svm")
     refused("--val-split val: its images are among those of --train-split trainval", "voc07", voc, "trainval", "val",
             task="svm")
     assert splits("voc07", voc, "train", "val", task="svm") == (2, 1, "val")
@@ -63,6 +63,5 @@ def test_the_usual_names_are_tried_in_turn_but_never_the_training_split(tmp_path
         for number in range(count):
             photo(tmp_path / split / "ab"[number % 2] / f"{number}.png")
     assert splits("folder", tmp_path) == (3, 2, "test")
-    refused("--val-split train: its images are among those of --train-split train", "folder", tmp_path, "train", "train")
-    refused(r"no test split: .*no split 'dev'; available: train, test \(name one with --val-split\)", "folder", tmp_path,
-            "train", "dev")
+    refused("--val-split train: its images are among those of --train-split", "folder", tmp_path, "train", "train")
+    refused(r"no test split: .*no split 'dev'; available: train, test \(name one", "folder", tmp_path, "train", "dev")
