@@ -14,7 +14,7 @@ from ..errors import BurnError
 from ..files import atomic_write, read_log
 from .inputs import training_of
 from .paper import row_name
-from .tables import network
+from .rows import network
 
 # Eq. 5: dimensions, learning rate (BYOL's), momentum of the average, iterations, independent runs.
 DIMENSIONS, RATE, MOMENTUM, ITERATIONS, RUNS = 100, 4.8, 0.99, 100, 10

@@ -9,11 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from ..errors import BurnError
-from .paper import TABLES, Column, row_name
+from .paper import TABLES, Column
+from .rows import row_names, same_protocol, set_of
 
-IMAGENET = (1_281_167, 50_000)  # images of training and validation
 COST = ("train_seconds", "peak_memory_bytes")
 
 
@@ -36,65 +37,25 @@ def read_results(paths: Iterable[str]) -> list[dict]:
     return results
 
 
-def network(result: dict) -> str:
-    """The row of a result: which network, trained how; the same for all seeds."""
-    protocol, training = result["protocol"], result.get("training")
-    if result["model"] == "pixels":
-        return "raw pixels"
-    if training:
-        budget = f"{training['max_steps']} steps" if training.get("max_steps") else f"{training.get('epochs')} epochs"
-        stages = "" if training.get("stages") == ["fp"] else " a stage"
-        return f"{row_name(training)} ({training['model']}, {training.get('img_size')} px, {budget}{stages})"
-    weights = str(protocol.get("weights", ""))
-    if weights.startswith("random"):
-        calibrated = ", BatchNorm calibrated" if "calibrated_batchnorm" in protocol else ""
-        size = f", {protocol['transform']['input_size'][-1]} px" if "transform" in protocol else ""
-        return f"untrained ({result['model']}{size}{calibrated})"
-    digest = (result.get("checkpoint") or {}).get("sha256", "")[:8]  # one path may have held several networks
-    return f"{result['model']} ({weights}{' ' + digest if digest else ''})" if weights else result["model"]
+class Spread(NamedTuple):
+    """A figure that is a mean itself, in per cent, with its standard deviation."""
+
+    mean: float
+    std: float
 
 
-def same_protocol(number: int, result: dict) -> bool:
-    """Whether the paper's figures of a table may stand beside a result: ReActNet-A, trained on the whole of ImageNet at
-    224 px, and evaluated in the published way on all of the paper's images."""
-    training, protocol, dataset = result.get("training") or {}, result["protocol"], result["dataset"]
-    # A run's dataset is named with its count, "..., 1,281,167 images, ...".
-    imagenet = f"{IMAGENET[0]:,}" in str(training.get("dataset"))
-    same_network = training.get("model") in ("reactnet_a", "reactnet_a_burn") and training.get("img_size") == 224
-    if not (imagenet and same_network):
-        return False
-    if number == 1:  # VOC 07+12
-        return (sum(part["images"] for part in dataset["train"]), dataset["test"]["images"]) == (16_551, 4_952)
-    cut = [part for part in ("train", "test") if dataset[part]["images"] != dataset[part]["of"]]
-    if cut and not (cut == ["train"] and result["task"] == "finetune"):  # --limit-train, --limit-test
-        return False
-    counts = dataset["train"]["of"], dataset["test"]["images"]
-    if number == 3:
-        return counts == (5_011, 4_952)
-    if number == 4:
-        return True
-    published = result["task"] != "linear" or str(protocol.get("views")).startswith("random resized crop")
-    return counts == IMAGENET and published
-
-
-def set_of(result: dict) -> str:
-    """The data of a result, in words."""
-    dataset = result["dataset"]
-    if isinstance(dataset["train"], list):  # detection: several sets
-        train = " + ".join(f"{part['split']}, {part['images']:,} images" for part in dataset["train"])
-        return f"{dataset['name']}: {train}; test {dataset['test']['split']}, {dataset['test']['images']:,} images"
-    return dataset["description"] or dataset["name"]
-
-
-def figure(result: dict, column: Column) -> float | None:
-    """A column's figure of a result in per cent, or None where the column is not about it."""
+def figure(result: dict, column: Column) -> float | Spread | str | None:
+    """A column's figure of a result in per cent; "n/a" where its set could not supply it, None where the column is not
+    about it."""
     if result["task"] != column.task or not named(result["dataset"]["name"], column.dataset):
         return None
     for keys, value in column.only:
         if _at(result, keys) != value:
             return None
     found = _at(result, column.where)
-    return None if found is None or isinstance(found, str) else 100 * found
+    if isinstance(found, dict):  # mean and standard deviation over draws
+        return Spread(100 * found["mean"], 100 * found["std"])
+    return found if found is None or isinstance(found, str) else 100 * found
 
 
 def named(dataset: str, name: str) -> bool:
@@ -110,11 +71,30 @@ def _at(value, keys: tuple[str, ...]):
     return value
 
 
-def spread(values: list[float]) -> str:
-    """Mean, and the standard deviation (n - 1) where there are two or more."""
+def spread(values: list[float | Spread | str]) -> str:
+    """Mean, and the standard deviation (n - 1) where there are two or more; that of the draws where one has them."""
+    if any(isinstance(value, str) for value in values):
+        return next(value for value in values if isinstance(value, str))
+    if isinstance(values[0], Spread):
+        if len(values) == 1:
+            return f"{values[0].mean:.2f} ± {values[0].std:.2f}"
+        values = [value.mean for value in values]
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{mean(values):.2f} ± {stdev(values):.2f}"
+
+
+def starts_of(result: dict) -> list[dict]:
+    """A fine-tuning from packed and from latent weights is two results; the first, whose figure is the file's, has the
+    network's own row."""
+    starts = (result.get("extra") or {}).get("starts") if result["task"] == "finetune" else None
+    if not starts or len(starts) < 2:
+        return [result]
+    main, *others = starts
+    return [result, *(
+        {**result, "value": starts[start]["top1"], "extra": {"top5": starts[start]["top5"]}, "start": start}
+        for start in others
+    )]
 
 
 def paper_table(number: int, results: list[dict], always: bool = False) -> str:
@@ -128,12 +108,13 @@ def paper_table(number: int, results: list[dict], always: bool = False) -> str:
         results = [r for r in results if (r.get("training") or {}).get("method") == "burn"]
     parts = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     comparable = defaultdict(bool)
-    for result in results:
+    results = [result for found in results for result in starts_of(found)]
+    for name, result in zip(row_names(results), results, strict=True):
         for index, column in enumerate(table.columns):
             value = figure(result, column)
             if value is not None:
                 part = "" if number == 4 else set_of(result)
-                parts[part][network(result)][index].append(value)
+                parts[part][name][index].append(value)
                 comparable[part] |= same_protocol(number, result)
     if not parts and not always:
         return ""
@@ -160,10 +141,9 @@ def _markdown(columns: tuple[Column, ...], rows: dict, paper: dict) -> list[str]
 def comparison_table(results: list[dict]) -> str:
     """Markdown: kNN and linear of every network, best first, with what its training cost; a part for each dataset."""
     parts = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    for result in results:
-        if result["task"] not in ("knn", "linear"):
-            continue
-        row = parts[set_of(result)][network(result)]
+    results = [result for result in results if result["task"] in ("knn", "linear")]
+    for name, result in zip(row_names(results), results, strict=True):
+        row = parts[set_of(result)][name]
         seed = (result.get("training") or {}).get("seed", result["protocol"].get("seed"))
         row[result["task"]][seed] = 100 * result["value"]
         for name in COST:

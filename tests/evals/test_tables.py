@@ -20,7 +20,8 @@ def result(task, value, method="burn", seed=0, dataset="hfds/x/cifar10", of=(50_
            trained_on="folder imagenet [train], 1,281,167 images, 1000 classes", model="reactnet_a", **settings):
     return {
         "task": task, "value": value, "model": "local-dir:export", "checkpoint": None,
-        "protocol": {"weights": "checkpoint x", "seed": 0, "views": "random resized crop", **(protocol or {})},
+        "protocol": {"weights": "checkpoint x", "seed": 0, "probe": "linear classifier",
+                     "views": "random resized crop", **(protocol or {})},
         "dataset": {"name": dataset, "description": dataset,
                     "train": {"images": of[0], "of": of[0]}, "test": {"images": of[1], "of": of[1]}},
         "extra": extra or {},
@@ -60,6 +61,7 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same():
         result("linear", 0.6, dataset="folder imagenet", of=(100_000, 50_000)),
         {**same, "protocol": {**same["protocol"], "views": "centre crop"}},  # cached features
         {**same, "training": {**same["training"], "img_size": 64}},
+        {**same, "protocol": {**same["protocol"], "probe": "MLP"}},
         {**same, "dataset": {**same["dataset"], "test": {"images": 100, "of": 50_000}}},
     ):
         assert not any("paper" in name for name in rows(tables.paper_table(2, [other])))
@@ -70,17 +72,20 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same():
 def test_transfer_puts_each_set_in_its_column():
     found = rows(tables.paper_table(4, [
         result("transfer", 0.8, dataset="torch/cifar10"), result("transfer", 0.6, dataset="hfds//data/cifar100"),
-        result("transfer", 0.5, dataset="cub"), result("transfer", 0.4, dataset="places205"),
+        result("transfer", 0.5, dataset="cub", of=(5_994, 5_794)), result("transfer", 0.4, dataset="places205"),
     ]))
     assert found["BURN (reactnet_a, 224 px, 200 epochs a stage)"] == ["80.00", "60.00", "50.00", "", "40.00"]
     assert found["BURN, the paper's figures"][3] == "34.48"
 
 
 def test_svm_and_ablations():
-    low = {"1": {"mean": 0.2}, "2": {"mean": 0.3}, "4": "n/a"}
+    low = {"1": {"mean": 0.2, "std": 0.01}, "2": {"mean": 0.3, "std": 0.025}, "4": "n/a"}
     (name, cells), = [row for row in rows(tables.paper_table(3, [
         result("svm", 0.7, extra={"full": 0.7, "low_shot": low})])).items() if row[0].startswith("BURN")]
-    assert cells[:3] == ["20.00", "30.00", ""] and cells[-1] == "70.00"
+    assert cells[:4] == ["20.00 ± 1.00", "30.00 ± 2.50", "n/a", ""] and cells[-1] == "70.00"
+    two = [result("svm", 0.7, seed=seed, extra={"low_shot": {"1": {"mean": 0.2 + 0.1 * seed, "std": 0.01}}})
+           for seed in (0, 1)]
+    assert "25.00 ± 7.07" in tables.paper_table(3, two)  # of the networks, not of their draws
     found = rows(tables.paper_table(6, [
         result("linear", 0.5, fs_loss="l2"), result("linear", 0.6), result("linear", 0.9, method="byol")]))
     assert {name.split(" (")[0] for name in found if name.startswith("BURN")} == {"BURN", "BURN, L_FS l2"}
@@ -200,11 +205,52 @@ def test_detection_has_its_table():
     sets = {"train": [{"split": "2007:trainval", "images": 5011}, {"split": "2012:trainval", "images": 11_540}],
             "test": {"split": "2007:test", "images": 4952}}
     figures_of = {"test": {"voc": {"map": 0.4, "ap50": 0.7, "ap75": 0.3}}}
-    found = result("detection", 0.4, extra=figures_of)
+    published = {"neck": "c4", "iterations": 24_000, "milestones": [18_000, 22_000], "batch_size": 16, "lr": 0.02}
+    found = result("detection", 0.4, extra=figures_of, protocol=published)
     found["dataset"] = {"name": "Pascal VOC layout", **sets}
     text = tables.paper_table(1, [found])
     assert "2007:trainval, 5,011 images + 2012:trainval, 11,540 images; test 2007:test, 4,952 images" in text
     assert rows(text)["BURN (reactnet_a, 224 px, 200 epochs a stage)"] == ["40.00", "70.00", "30.00"]
     assert rows(text)["BURN, the paper's figures"] == ["41.00", "70.91", "41.45"]
+    for other in ({"neck": "fpn"}, {"iterations": 6_000}, {"batch_size": 4}):
+        shorter = {**found, "protocol": {**found["protocol"], **other}}
+        assert not any("paper" in name for name in rows(tables.paper_table(1, [shorter])))
+        (key, value), = other.items()
+        both = rows(tables.paper_table(1, [found, shorter]))
+        assert f"BURN (reactnet_a, 224 px, 200 epochs a stage) [{key} {value}]" in both
     sets["train"].pop()
     assert not any("paper" in name for name in rows(tables.paper_table(1, [found])))
+
+
+def test_other_protocols_are_other_rows():
+    name = "BURN (reactnet_a, 224 px, 200 epochs a stage)"
+    mlp = {"method": "MLP probe", "probe": "MLP"}
+    lbfgs = {"method": "logistic regression", "probe": None}
+    figures_by = (({"method": "linear probe"}, (0.5, 0.52)), (mlp, (0.6,)), (lbfgs, (0.55,)))
+    results = [result("linear", value, seed=seed, protocol=protocol)
+               for protocol, values in figures_by for seed, value in enumerate(values)]
+    for text in (tables.paper_table(2, results), tables.comparison_table(results)):
+        found = rows(text)
+        assert found[f"{name} [method MLP probe; probe MLP]"][0 if "Table" in text else 1] == "60.00"
+        assert "51.00 ± 1.41" in found[f"{name} [method linear probe; probe linear classifier]"]
+        assert "55.00" in found[f"{name} [method logistic regression; probe null]"]
+    limited = result("knn", 0.4)
+    limited["dataset"]["test"]["images"] = 100
+    assert len(rows(tables.comparison_table([result("knn", 0.5, seed=1), limited]))) == 4
+    for other in ({"classifier": "lbfgs", "probe": None}, mlp):
+        text = tables.paper_table(4, [result("transfer", 0.8, dataset="torch/cifar10", protocol=other)])
+        assert "paper's figures" not in text
+    partial = tables.paper_table(4, [result("transfer", 0.3, dataset="birdsnap", of=(40_000, 2_000))])
+    assert "paper's figures" not in partial
+
+
+def test_a_fine_tuning_from_latent_weights_has_its_own_row():
+    starts = {"packed": {"top1": 0.3, "top5": 0.6}, "latent": {"top1": 0.4, "top5": 0.7}}
+    grid = {"fraction": 0.01, "lrs": [0.1, 0.01, 0.001], "head_multipliers": [1, 10, 100]}
+    tuned = result("finetune", 0.3, of=(1_281_167, 50_000), protocol=grid, extra={"top5": 0.6, "starts": starts})
+    found = rows(tables.paper_table(2, [tuned]))
+    assert found["BURN (reactnet_a, 224 px, 200 epochs a stage)"][1:3] == ["30.00", "60.00"]
+    assert found["BURN (reactnet_a, 224 px, 200 epochs a stage), from latent weights"][1:3] == ["40.00", "70.00"]
+    assert "BURN, the paper's figures" in found
+    tuned["protocol"]["lrs"] = [0.1]
+    assert "paper's figures" not in tables.paper_table(2, [tuned])
