@@ -32,12 +32,14 @@ from burn_timm.evals.inputs import (
     fit_input_size,
     open_splits,
     pixel_size,
+    shown_data,
     subset,
     training_of,
     weights_in_words,
 )
 from burn_timm.evals.paper import TABLES
 from burn_timm.evals.results import redact, redact_tree, write_result
+from burn_timm.evals.summary import summary
 from burn_timm.evals.tables import all_tables, read_results
 from burn_timm.files import atomic_write
 
@@ -178,7 +180,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     }
     sources = {"train": train, "test": test}
     if augment:
-        sources["train"], held = held_out(train, args.seed)
+        sources["train"], held = held_out(train, args.seed, options)
     features = {}
     for name, source in sources.items():
         with tqdm(total=len(source), desc=f"{name} features", unit=" images") as bar:
@@ -190,7 +192,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
                 rows = features[name][1]
                 features[name] = features[name][0], torch.from_numpy(source.label_matrix)[rows].long()
     protocol["feature_dim"] = features["train"][0].shape[1]
-    _print_protocol(protocol)
+    _print_protocol(protocol, shown_data(args.dataset, full_train, full_test))
 
     if augment:
         outcome = augmented_probe(
@@ -233,7 +235,7 @@ def evaluate_finetuning(args: argparse.Namespace, command: list[str]) -> dict:
         "device": str(device),
         "seed": args.seed,
     }
-    _print_protocol(protocol)
+    _print_protocol(protocol, shown_data(args.dataset, full_train, full_test))
     outcome = finetune.finetune(args, device, train, test, config, checkpoint)
     dataset = _dataset(args, full_train, full_test, test_split, len(train), len(test))
     return _write(args, command, started, outcome, protocol, dataset, checkpoint)
@@ -306,6 +308,8 @@ def _write(args, command, started, outcome: dict, protocol: dict, dataset: dict,
     )
     trained = dataset.get("trained_on", dataset["train"])["images"]
     where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
+    for line in summary(result):
+        print(line)
     print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
     return result
 

@@ -1,7 +1,7 @@
 """Datasets, views and loaders. Start at `open_dataset`, `make_view` and `make_train_loader`."""
 
 from burn_timm.data.corrupt import CorruptLog
-from burn_timm.data.datasets import PUBLISHED_TEST_SPLITS, ImageSource, StreamSource, open_dataset
+from burn_timm.data.datasets import PUBLISHED_IMAGES, PUBLISHED_TEST_SPLITS, ImageSource, StreamSource, open_dataset
 from burn_timm.data.loader import (
     ViewDataset,
     epoch_order,
@@ -14,6 +14,7 @@ from burn_timm.data.sources import random_subset
 from burn_timm.data.views import VIEWS, make_view
 
 __all__ = [
+    "PUBLISHED_IMAGES",
     "PUBLISHED_TEST_SPLITS",
     "VIEWS",
     "CorruptLog",

@@ -5,16 +5,16 @@ import re
 
 from timm.data import create_dataset
 
-from burn_timm.data.birds import open_birdsnap, open_cub
+from burn_timm.data.birds import BIRDSNAP, CUB, open_birdsnap, open_cub
 from burn_timm.data.digits import open_digits
 from burn_timm.data.hfds import open_hfds
-from burn_timm.data.places import open_places205
+from burn_timm.data.places import PLACES205, open_places205
 from burn_timm.data.sources import ImageSource, TimmImages, TorchImages, public_path
 from burn_timm.data.stream import StreamSource, open_wds
-from burn_timm.data.voc import open_voc07
+from burn_timm.data.voc import VOC07, open_voc07
 from burn_timm.errors import BurnError, NoSplitError
 
-__all__ = ["PUBLISHED_TEST_SPLITS", "ImageSource", "StreamSource", "open_dataset"]
+__all__ = ["PUBLISHED_IMAGES", "PUBLISHED_TEST_SPLITS", "ImageSource", "StreamSource", "open_dataset"]
 
 _FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "tar")
 _SPLIT_SYNONYMS = (  # timm looks for a split folder under these names
@@ -26,6 +26,10 @@ _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qm
 _PUBLISHED = {"cub": open_cub, "birdsnap": open_birdsnap, "places205": open_places205, "voc07": open_voc07}
 # What the paper tests on; another split of theirs may be part of the training set.
 PUBLISHED_TEST_SPLITS = {"cub": "test", "birdsnap": "test", "places205": "val", "voc07": "test"}
+# Images of each split.
+PUBLISHED_IMAGES = {
+    "cub": CUB.images, "birdsnap": BIRDSNAP.images, "places205": PLACES205.images, "voc07": VOC07.images,
+}
 _SCHEMES = (
     f"digits, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME, {', '.join(_PUBLISHED)}"
 )

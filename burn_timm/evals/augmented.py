@@ -38,7 +38,7 @@ def augmented_probe(
     """
     settings = linear.Settings(**settings)
     settings.check(len(source))
-    held_labels = torch.tensor([source.load(index)[1] for index in held], dtype=torch.int64)
+    held_labels = torch.from_numpy(source.labels()[held])  # most sets know them without decoding the images
     if len(held):
         check_features(held_features, held_labels, test_features, test_labels)
     excluded = set(held)
@@ -79,8 +79,9 @@ def augmented_probe(
     )
 
 
-def held_out(source: ImageSource, seed: int) -> tuple[ImageSource, list[int]]:
-    """A seeded tenth of the training images, on which the learning rate is chosen, and their indices."""
-    count = max(1, round(linear.HOLD_OUT * len(source)))
+def held_out(source: ImageSource, seed: int, settings: dict) -> tuple[ImageSource, list[int]]:
+    """A seeded tenth of the training images, on which the learning rate is chosen, and their indices; one image where
+    there is one rate, and nothing to choose."""
+    count = max(1, round(linear.HOLD_OUT * len(source))) if len(linear.Settings(**settings).lrs) > 1 else 1
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count]
     return random_subset(source, count, seed), chosen.sort().values.tolist()

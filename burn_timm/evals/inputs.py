@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..checkpoints import weights_file
-from ..data import PUBLISHED_TEST_SPLITS, ImageSource, StreamSource, open_dataset
+from ..data import PUBLISHED_IMAGES, PUBLISHED_TEST_SPLITS, ImageSource, StreamSource, open_dataset
 from ..data.sources import random_subset
 from ..errors import BurnError, NoSplitError
 from .features import data_config, eval_mode
@@ -92,6 +92,13 @@ def open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
         elif not source.labelled:
             raise BurnError(f"{option} {name} of {args.dataset} has no labels; the evaluations need a labelled split")
     return train, test, split
+
+
+def shown_data(dataset: str, train: Source, test: Source) -> dict[str, str]:
+    """Both splits in words, with their counts, beside the published counts where the set is one of those."""
+    shown = {"train": train.description, "test": test.description}
+    published = PUBLISHED_IMAGES.get(dataset.lower())
+    return {**shown, "published": ", ".join(f"{split} {n:,}" for split, n in published.items())} if published else shown
 
 
 def subset(source: Source, count: int | None, seed: int, option: str) -> Source:

@@ -165,7 +165,8 @@ def run(
             ("difficult") and -1.
 
     Returns:
-        `value`: the full figure, without it the one of the largest k that the set can supply; `full` (or None) and
+        `value`: the full figure, without it the one of the largest k that the set can supply; `full` (None if left out,
+        "n/a" where a class has fewer images than folds) and
         `low_shot`: {k: {"mean", "std" (over draws, n - 1), "draws", "cost"}, or "n/a" where images are too few}. With
         `multi_label` also `classes`: the columns that the figures are the mean over.
 
@@ -185,10 +186,14 @@ def run(
         low_shot = {str(k): _low_shot(x, y, z, t, classes, k, draws, costs, seed) for k in shots}
         whole = _full(x, y, z, t, classes, costs, seed) if full else None
     figures = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
-    if whole is None and not figures:
-        k = shots[0]
-        raise BurnError(f"--shots: not every class has {k} positive and {NEGATIVES * k} negative training images")
-    outcome = {"value": whole if whole is not None else figures[-1], "full": whole, "low_shot": low_shot}
+    if isinstance(whole, float):
+        value = whole
+    elif figures:
+        value = figures[-1]
+    else:
+        needed = [f"{k} positive and {NEGATIVES * k} negative" for k in shots[:1]] + [f"{FOLDS} of both"] * full
+        raise BurnError(f"not every class has the training images that an SVM needs: {', or '.join(needed)}")
+    outcome = {"value": value, "full": whole, "low_shot": low_shot}
     return {**outcome, "classes": classes} if multi_label else outcome
 
 
@@ -197,13 +202,13 @@ def _marks(labels: np.ndarray, c: int) -> np.ndarray:
     return labels[:, c] if labels.ndim == 2 else np.where(labels == c, 1, -1)
 
 
-def _full(x, y, z, t, classes, costs, seed) -> float:
+def _full(x, y, z, t, classes, costs, seed) -> float | str:
+    marks = [_marks(y, c) == 1 for c in classes]
+    if min(min(positive.sum(), (~positive).sum()) for positive in marks) < FOLDS:  # too few to cross-validate
+        return "n/a"
     figures = []
     for c in tqdm(classes, desc="SVM, all images", unit=" classes", disable=None):
         positive = _marks(y, c) == 1
-        for count, kind in ((positive.sum(), ""), ((~positive).sum(), "other ")):
-            if count < FOLDS:
-                raise BurnError(f"class {c} has {count} {kind}training images, {FOLDS} are needed; add --no-full")
         scores = [
             cross_val_score(_svm(cost, seed), x, positive, cv=FOLDS, scoring="average_precision").mean()
             for cost in costs

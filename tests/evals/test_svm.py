@@ -254,7 +254,9 @@ def test_real_photos_with_several_labels(burn_data, tmp_path):
     assert found["classes"] == classes and 10 < len(classes) < 20
     plain = plain_low_shot(parts[0], train_y.T[classes], parts[2], test_y.T[classes], 1, [1.0], seed=0)
     same_low_shot(found["low_shot"]["1"], plain)
-    with pytest.raises(BurnError, match="class 1 has [12] training images, 3 are needed; add --no-full"):
+    both = run(*parts, shots=(1,), draws=2, costs=(1.0,), multi_label=True)  # a class of one or two photos
+    assert both["full"] == "n/a" and both["value"] == both["low_shot"]["1"]["mean"]
+    with pytest.raises(BurnError, match="not every class has the training images that an SVM needs: 3 of both"):
         run(*parts, shots=(), costs=(1.0,), multi_label=True)
 
 
@@ -285,7 +287,7 @@ def test_full_chooses_a_cost_for_each_class_and_beats_few_shots(sets):
 
 
 def test_bad_settings_are_refused(sets):
-    with pytest.raises(BurnError, match="not every class has 96 positive"):
+    with pytest.raises(BurnError, match="an SVM needs: 96 positive"):
         run(*sets, shots=(96,), full=False)
     one = torch.zeros(20, dtype=torch.int64)
     with pytest.raises(BurnError, match="at least two classes"):
@@ -306,5 +308,5 @@ def test_bad_matrices_are_refused(several):
         run(x, y[:, 2:], z, t[:, 2:], multi_label=True)
     crowd = torch.ones_like(y)
     crowd[:2] = -1
-    with pytest.raises(BurnError, match="class 0 has 2 other training images, 3 are needed"):
+    with pytest.raises(BurnError, match="SVM needs: 3 of both"):
         run(x, crowd, z, t, shots=(), multi_label=True)

@@ -131,9 +131,10 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone():
 
 def test_the_rate_is_chosen_on_images_that_are_not_trained_on():
     source = open_dataset("digits", None, "train")
-    held, indices = held_out(source, seed=1)
+    held, indices = held_out(source, 1, {"lrs": (0.1, 0.01)})
     assert len(held) == len(indices) == round(0.1 * len(source)) == len(set(indices))
     assert [held.load(number)[1] for number in range(5)] == [source.load(index)[1] for index in indices[:5]]
+    assert len(held_out(source, 1, {"lrs": (0.1,)})[0]) == 1  # one rate: nothing to choose
 
 
 def test_augmented_linear_evaluation_from_the_command_line(tmp_path):
