@@ -5,7 +5,8 @@ https://arxiv.org/abs/1911.05722, Appendix): the trunk's map at stride 16 feeds 
 each proposal's 14x14 crop, followed by a BatchNorm and average pooling.
 
 DEVIATION (published recipe, which ran in detectron2): torchvision's box losses are smooth L1 with beta 1/9 instead of
-L1, and its RoIAlign samples half a pixel off (aligned=False).
+L1, and its RoIAlign samples half a pixel off (aligned=False). BatchNorm's statistics are of the batch of one process;
+there they were synchronised over 8 GPUs. Biases and BatchNorm have no weight decay.
 """
 
 import argparse

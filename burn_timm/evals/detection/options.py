@@ -27,7 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"batches {default}")
     add("--train-sets", nargs="+", default=["2007:trainval", "2012:trainval"], metavar="YEAR:SET", help=default)
     add("--test-set", default="2007:test", metavar="YEAR:SET", help=default)
-    add("--difficult", choices=("skip", "train"), default="skip", help=f"difficult boxes in training {default}")
+    add("--difficult", choices=("skip", "train"), default="train",
+        help=f"difficult boxes in training; detectron2, in which the published recipe ran, trains with them {default}")
     add("--iterations", type=int, default=24000, metavar="N", help=default)
     add("--milestones", type=int, nargs="*", default=[18000, 22000], metavar="N", help=f"lr / 10 at these {default}")
     add("--warmup", type=int, default=100, metavar="N", help=f"iterations of linear warm-up {default}")
