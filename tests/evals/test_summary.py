@@ -2,17 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
-from sklearn.datasets import load_digits
 
 import eval_downstream
-from burn_timm.data.voc import CLASSES
 from burn_timm.evals.summary import summary
-
-BOX = "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax>" \
-      "<ymax>28</ymax></bndbox></object>"
 
 
 def test_each_task_says_what_its_headline_leaves_out():
@@ -33,34 +26,6 @@ def test_each_task_says_what_its_headline_leaves_out():
                     "COCO AP 40.00 %, AP50 50.00 %, AP75 60.00 %")
 
 
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory):
-    """VOC2007's layout: digits 0 and 1 as aeroplanes and bicycles, with a box each, some difficult."""
-    root = tmp_path_factory.mktemp("voc") / "VOCdevkit" / "VOC2007"
-    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
-        (root / folder).mkdir(parents=True)
-    digits, number = load_digits(), 0
-    for split, count in {"trainval": 48, "test": 12}.items():
-        marks = []
-        for _ in range(count):
-            while digits.target[number] > 1:
-                number += 1
-            kind, name = int(digits.target[number]), f"{number:06}"
-            pixels = (digits.images[number] * 15).astype(np.uint8)
-            Image.fromarray(pixels).convert("RGB").resize((48, 40)).save(root / "JPEGImages" / f"{name}.jpg")
-            difficult = int(number % 11 == 5)
-            size = "<size><width>48</width><height>40</height><depth>3</depth></size>"
-            (root / "Annotations" / f"{name}.xml").write_text(
-                f"<annotation><filename>{name}.jpg</filename>{size}{BOX.format(CLASSES[kind], difficult)}</annotation>")
-            marks.append((name, kind, difficult))
-            number += 1
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name, *_ in marks))
-        for index, kind in enumerate(CLASSES):
-            lines = (f"{name} {(0 if hard else 1) if own == index else -1}\n" for name, own, hard in marks)
-            (root / "ImageSets" / "Main" / f"{kind}_{split}.txt").write_text("".join(lines))
-    return root.parent.parent
-
-
 def run(argv, path, capsys):
     eval_downstream.main([*argv, "--workers", "0", "--threads", "1", "--output", str(path)])
     return json.loads(path.read_text()), capsys.readouterr().out
@@ -78,11 +43,27 @@ def test_svm_on_voc07_from_the_command_line(voc, tmp_path, capsys):
     assert "crop_pct" in other["protocol"]["transform"]
 
 
-def test_detection_from_the_command_line(voc, tmp_path, capsys):
-    argv = ["detection", "--model", "test_reactnet", "--data-dir", str(voc), "--train-sets", "2007:trainval",
+@pytest.mark.parametrize(("neck", "weights"), [("c4", "packed"), ("fpn", "latent"), ("c4", "float"), ("fpn", "folder")])
+def test_detection_from_the_command_line(neck, weights, exports, voc, tmp_path, capsys):
+    argv = ["detection", *exports[weights], "--neck", neck, "--data-dir", str(voc), "--train-sets", "2007:trainval",
             "--test-set", "2007:test", "--iterations", "2", "--milestones", "1", "--warmup", "1", "--batch-size", "2",
             "--min-sizes", "64", "--max-size", "96", "--test-min-size", "64", "--rois", "8", "--test-proposals", "10",
-            "--anchor-sizes", "16", "32", "--precise-bn", "1", "--eval-train"]
+            "--precise-bn", "1", "--eval-train", *(["--anchor-sizes", "16", "32"] if neck == "c4" else [])]
     result, printed = run(argv, tmp_path / "d.json", capsys)
     assert result["task"] == "detection" and {"test", "train"} <= set(result["extra"])
     assert "test images: VOC 11-point mAP" in printed and "train images: VOC" in printed and "COCO AP" in printed
+
+
+@pytest.mark.parametrize("task", ["knn", "linear", "transfer", "svm", "finetune"])
+def test_every_task_takes_every_kind_of_checkpoint(task, exports, tmp_path, capsys):
+    options = {
+        "linear": ["--epochs", "2", "--lrs", "0.1"], "transfer": ["--classifier", "lbfgs"],
+        "svm": ["--shots", "1", "--draws", "2", "--costs", "1", "--no-full"],
+        "finetune": ["--fraction", "0.2", "--epochs", "1", "--lrs", "0.01", "--head-multipliers", "1",
+                     "--sgd-batch-size", "16"],
+    }.get(task, [])
+    for kind, model in exports.items():
+        argv = [task, *model, "--img-size", "32", "--dataset", "digits", "--limit-train", "200", "--limit-test", "60",
+                *options]
+        result, _ = run(argv, tmp_path / f"{kind}.json", capsys)
+        assert result["checkpoint"]["sha256"] and 0 <= result["value"] <= 1
