@@ -45,12 +45,21 @@ def info_nce(queries, keys, queue, temperature):
     return total
 
 
+def perturb(*modules):
+    """Momentum targets start as copies: without this a test could not tell them from the trained networks."""
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+
+
 def units(tensor):
     return [unit(row) for row in tensor.tolist()]
 
 
 def test_moco_is_info_nce_of_query_key_and_queue(digits):
     method = make("mocov2", temperature=0.3).eval()
+    perturb(method.keys)
     batch = batch_of(method, digits)
     queries = units(method.student_head(features(method.backbone, batch["views"][:, 0])))
     keys = units(method.keys.head.module(features(method.keys.backbone.module, batch["views"][:, 1])))
@@ -86,6 +95,7 @@ def test_s2bnn_is_the_cross_entropy_of_two_normalised_outputs(digits):
 
 def test_s2bnn_with_the_contrastive_loss_is_the_weighted_sum(digits):
     method = make("s2bnn_contrastive", temperature=0.5).eval()
+    perturb(method.keys)
     batch = batch_of(method, digits)
     teacher = units(features(method.teacher.module, batch["views"][:, 0]))
     student = units(method.student_head(features(method.backbone, batch["views"][:, 0])))
@@ -102,9 +112,7 @@ def test_s2bnn_with_the_contrastive_loss_is_the_weighted_sum(digits):
 
 def test_byol_is_equation_2_both_ways(digits):
     method = make("byol").eval()
-    with torch.no_grad():  # or target and online network are one
-        for parameter in method.target_head.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    perturb(method.target_backbone, method.target_head)
     batch = batch_of(method, digits)
     expected = 0.0
     for one, other in ((0, 1), (1, 0)):
@@ -194,8 +202,17 @@ def test_simclr_v2s_head_has_three_layers():
     assert [type(m).__name__ for m in make("simclr").student_head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
 
 
+@pytest.mark.parametrize("case", ["mocov2", "s2bnn", "s2bnn_contrastive", "infomin"])
+def test_the_heads_of_moco_and_its_heirs_have_no_batchnorm(case):
+    plain, normed = make(case), make(case, head_norm=True)
+    assert [type(m).__name__ for m in plain.student_head] == ["Linear", "ReLU", "Linear"]
+    assert all(layer.bias is not None for layer in plain.student_head if hasattr(layer, "bias"))
+    assert [type(m).__name__ for m in normed.student_head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+
+
 def test_infomin_is_the_weighted_sum_and_the_patches_are_a_shuffled_grid(digits):
     method = make("infomin", jigsaw_weight=0.3).eval()
+    perturb(method.keys)
     batch = batch_of(method, digits)
     offsets, orders = method._draw(8, 32)
     assert offsets.shape == (9, 2) and int(offsets.min()) >= 0 and int(offsets.max()) <= 10 - patch_side(32)
