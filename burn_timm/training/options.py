@@ -103,7 +103,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--compile", default=False, action=argparse.BooleanOptionalAction,
         help="torch.compile the trained network; needs a C++ compiler on a CPU",
     )
-    add("--sync-bn", action="store_true", help="BatchNorm statistics over all processes (GPUs only)")
+    add(
+        "--sync-bn", default=False, action=argparse.BooleanOptionalAction,
+        help="BatchNorm statistics over all processes (GPUs only)",
+    )
     add("--seed", type=int, default=42)
 
     add = parser.add_argument_group("heads and losses; default: the method's own").add_argument
