@@ -7,6 +7,8 @@
 The codes are of the large views alone. Small batches are filled up by a queue of earlier projections.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -95,6 +97,16 @@ class SwAV(Method):
 
     def after_step(self, progress: float) -> None:
         self._normalise_prototypes()
+
+    def hand_over(self, state_dict: Mapping, reset_target_head: bool = False) -> None:
+        """Take over the previous stage without its queue, which would be used at once but not filled before its epoch.
+
+        The prototypes come along, and are held still for their epochs as in any stage: each stage is a whole published
+        schedule, and the backbone has first to recover from its binarised weights.
+        """
+        super().hand_over(state_dict, reset_target_head)
+        self.queue.zero_()
+        self.seen.zero_()
 
     def _project(self, views: torch.Tensor, resize: bool) -> torch.Tensor:
         """uint8 `[B, V, 3, H, W]` to L2-normalised projections `[V, B, head_dim]`."""

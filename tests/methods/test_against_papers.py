@@ -1,5 +1,6 @@
 """The methods' losses against slow loops written from their papers."""
 
+import copy
 import math
 
 import pytest
@@ -176,6 +177,22 @@ def test_swavs_queue_starts_at_its_epoch_and_serves_when_full(digits):
     assert int(method.seen) == 8
     method(batch, 0.6)
     assert int(method.seen) == 16 and torch.allclose(method.queue.norm(dim=-1), torch.ones(2, 12))
+
+
+def test_swavs_next_stage_starts_without_the_queue_of_the_one_before(digits):
+    before = make("swav", small_views=0).train()
+    for start in (0, 40):
+        before(batch_of(before, digits, start=start), 0.9)
+    after = make("swav", queue_start_epoch=1, small_views=0).train()
+    after.hand_over(copy.deepcopy(before.state_dict()))
+    assert int(before.seen) == 16 and torch.equal(after.prototypes.weight, before.prototypes.weight)
+    assert int(after.seen) == 0 and not after.queue.any()
+    batch = batch_of(after, digits, start=80)
+    copied = copy.deepcopy(after)
+    copied.queue.copy_(before.queue)  # full, but not in use
+    assert after(batch, 0.1)["loss"].item() == copied(batch, 0.1)["loss"].item()
+    copied.seen.fill_(12)
+    assert copied(batch, 0.1)["loss"].item() != after(batch, 0.1)["loss"].item()
 
 
 def test_simclr_v2s_head_has_three_layers():
