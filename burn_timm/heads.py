@@ -26,8 +26,10 @@ def deep_projection_head(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Seque
     )
 
 
-def projection_head(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """Linear, BatchNorm, ReLU, Linear: `[B, in_dim] -> [B, out_dim]`."""
+def projection_head(in_dim: int, hidden_dim: int, out_dim: int, norm: bool = True) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU, Linear: `[B, in_dim] -> [B, out_dim]`. MoCo's MLP is the one without `norm`."""
+    if not norm:
+        return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, out_dim))
     return nn.Sequential(
         nn.Linear(in_dim, hidden_dim, bias=False), nn.BatchNorm1d(hidden_dim), nn.ReLU(inplace=True),
         nn.Linear(hidden_dim, out_dim),

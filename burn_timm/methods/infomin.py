@@ -27,9 +27,10 @@ class InfoMin(Method):
         temperature: Of InfoNCE.
         queue_size, target_momentum: As MoCo's.
         jigsaw_weight: w; 0 leaves the branch out.
+        head_norm: A BatchNorm in the heads, which the published ones have not.
     """
 
-    options = ("student_dim", "head_dim", "temperature", "queue_size", "target_momentum", "jigsaw_weight")
+    options = ("student_dim", "head_dim", "temperature", "queue_size", "target_momentum", "jigsaw_weight", "head_norm")
     n_views = 2
     default_view = "infomin"
 
@@ -42,12 +43,13 @@ class InfoMin(Method):
         queue_size: int = 65536,
         target_momentum: float = 0.999,
         jigsaw_weight: float = 0.5,
+        head_norm: bool = False,
     ):
         super().__init__(backbone)
-        self.student_head = projection_head(student_dim, student_dim, head_dim)
+        self.student_head = projection_head(student_dim, student_dim, head_dim, head_norm)
         self.jigsaw_weight = jigsaw_weight
         if jigsaw_weight:
-            self.patch_head = projection_head(student_dim, student_dim, head_dim)
+            self.patch_head = projection_head(student_dim, student_dim, head_dim, head_norm)
             self.jigsaw_head = nn.Linear(GRID * GRID * head_dim, head_dim)
         self.keys = MomentumKeys(backbone, self.student_head, head_dim, queue_size, target_momentum)
         self.temperature = temperature

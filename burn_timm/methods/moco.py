@@ -76,9 +76,10 @@ class MoCo(Method):
         temperature: Of InfoNCE.
         queue_size: K, number of negatives.
         target_momentum: m of the key encoder.
+        head_norm: A BatchNorm in the head, which the published one has not.
     """
 
-    options = ("student_dim", "head_dim", "temperature", "queue_size", "target_momentum")
+    options = ("student_dim", "head_dim", "temperature", "queue_size", "target_momentum", "head_norm")
     n_views = 2
     default_view = "moco"
 
@@ -90,9 +91,10 @@ class MoCo(Method):
         temperature: float = 0.2,
         queue_size: int = 65536,
         target_momentum: float = 0.999,
+        head_norm: bool = False,
     ):
         super().__init__(backbone)
-        self.student_head = projection_head(student_dim, student_dim, head_dim)
+        self.student_head = projection_head(student_dim, student_dim, head_dim, head_norm)
         self.keys = MomentumKeys(backbone, self.student_head, head_dim, queue_size, target_momentum)
         self.temperature = temperature
 

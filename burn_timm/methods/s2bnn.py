@@ -25,10 +25,12 @@ class S2BNN(Method):
         temperature: Of both losses.
         contrastive_weight: w; with 0 there is one view and neither key encoder nor queue.
         queue_size, target_momentum: Of the contrastive part, as MoCo's.
+        head_norm: A BatchNorm in the student's head, which the published one has not.
     """
 
     options = (
         "teacher", "student_dim", "teacher_dim", "temperature", "contrastive_weight", "queue_size", "target_momentum",
+        "head_norm",
     )
     teacher_output = "features"
     default_view = "moco"
@@ -43,9 +45,10 @@ class S2BNN(Method):
         contrastive_weight: float = 0.0,
         queue_size: int = 65536,
         target_momentum: float = 0.999,
+        head_norm: bool = False,
     ):
         super().__init__(backbone, Frozen(teacher))
-        self.student_head = projection_head(student_dim, student_dim, teacher_dim)
+        self.student_head = projection_head(student_dim, student_dim, teacher_dim, head_norm)
         self.temperature = temperature
         self.contrastive_weight = contrastive_weight
         self.keys = None

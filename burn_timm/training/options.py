@@ -111,6 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, help="of the softmaxes, or of the contrastive loss (1.0 for burn)")
     add("--hidden-dim", type=int, help="width of the heads' hidden layers")
     add("--head-layers", type=int, choices=(2, 3), help="layers of the projection head (simclr; version 2 has 3)")
+    add(
+        "--head-norm", default=None, action=argparse.BooleanOptionalAction,
+        help="BatchNorm in the projection head (mocov2, s2bnn, infomin); the published heads have none",
+    )
     add("--queue-size", type=int, help="images in the queue (mocov2, s2bnn, swav), over all processes")
     add("--target-momentum", type=float, help="of the momentum target (mocov2, s2bnn; byol: at the start)")
     add("--prototypes", type=int, help="number of prototypes (swav)")

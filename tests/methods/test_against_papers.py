@@ -201,6 +201,24 @@ def test_simclr_v2s_head_has_three_layers():
     assert [type(m).__name__ for m in make("simclr").student_head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
 
 
+def layers(head):
+    return [type(module).__name__ for module in head]
+
+
+@pytest.mark.parametrize("case", ["mocov2", "s2bnn", "s2bnn_contrastive", "infomin"])
+def test_heads_of_the_moco_family_are_its_mlp_without_batchnorm(case):
+    """Chen et al., 2020: "fc.0" and "fc.2" of the published weights have biases, and nothing else has weights."""
+    method = make(case)
+    heads = [method.student_head]
+    heads += [method.keys.head.module] if case != "s2bnn" else []
+    heads += [method.patch_head] if case == "infomin" else []
+    for head in heads:
+        assert layers(head) == ["Linear", "ReLU", "Linear"]
+        assert head[0].bias is not None and head[2].bias is not None
+        assert head[0].weight.shape == (128, 128)
+    assert layers(make(case, head_norm=True).student_head) == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+
+
 def test_infomin_is_the_weighted_sum_and_the_patches_are_a_shuffled_grid(digits):
     method = make("infomin", jigsaw_weight=0.3).eval()
     batch = batch_of(method, digits)
