@@ -17,13 +17,13 @@ from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
-from burn_timm import hub
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
 from burn_timm.evals.results import git_commit, hardware, peak_memory, redact_tree, versions
 from burn_timm.files import atomic_write, remove_leftovers
+from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -69,6 +69,11 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     torch.set_num_threads(args.threads or default_threads())
     if args.sync_bn and device.type == "cpu":
         raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
+    if args.push_to_hub and rank == 0:  # now, not after days of training; and the card needs the whole name
+        try:
+            args.push_to_hub = check_target(args.push_to_hub)
+        except BurnError as error:
+            raise BurnError(f"--push-to-hub {error}") from error
     output.mkdir(parents=True, exist_ok=True)
 
     # Data and teacher.
@@ -277,7 +282,10 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
     with atomic_write(output / "summary.json") as beside:
         beside.write_text(json.dumps(summary, indent=2) + "\n")
     if args.push_to_hub:
-        hub.push_folder(output / "export", args.push_to_hub)
+        try:
+            _logger.info(f"pushed to {push_folder(output / 'export', args.push_to_hub)}")
+        except BurnError as error:
+            raise BurnError(f"--push-to-hub {error}") from error
     _logger.info(f"wrote {output}/export, summary.json, curves.png, log.jsonl")
     return summary
 

@@ -1,4 +1,4 @@
-"""The command `burn-timm`: info, pack, unpack."""
+"""The command `burn-timm`: info, pack, unpack, push, card."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from .checkpoints import binary_shapes, burn_models, differences, infer_model, r
 from .counting import count_stages
 from .errors import BurnError
 from .files import atomic_folder
+from .hub.commands import add_commands as add_hub_commands
 from .packing import is_packed, pack_state_dict, save_packed, unpack_state_dict
 
 _FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("src", metavar="SRC", type=Path, help=where)
         command.add_argument("dst", metavar="DST", type=Path, help="a .safetensors file, or a folder where SRC is one")
         command.add_argument("--model", metavar="NAME", help="instead of inferring it from names and shapes")
+    add_hub_commands(commands)
     return parser
 
 

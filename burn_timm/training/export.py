@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from timm.models._hub import save_config_for_hf
 
-from .. import hub
 from ..checkpoints import save_latent
 from ..files import atomic_folder
+from ..hub.card import render_card
 from ..nn import binary_weight_names
 from ..packing import pack_state_dict, save_packed
 from .options import STAGES
@@ -49,7 +49,7 @@ def export(
         else:
             save_latent(weights, state_dict, name, weight_bits=32)
         size = weights.stat().st_size
-        (folder / "README.md").write_text(hub.render_card(details))
+        (folder / "README.md").write_text(render_card(details, args.push_to_hub))
     if bits is not None:
         save_latent(output / "latent.safetensors", state_dict, name, weight_bits=bits[0])
     return {

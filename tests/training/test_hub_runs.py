@@ -9,7 +9,7 @@ import timm
 from hub_server import HubServer
 from timm.models._hub import save_for_hf
 
-from .runs import ROOT, SHORT
+from .runs import ROOT, SHORT, command, environment
 
 RUN = """
 import sys, timm, torch, train_burn
@@ -45,8 +45,20 @@ def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
     assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests and len(commits) == 1
     settings = json.loads((output / "summary.json").read_text())["settings"]
     assert settings["teacher_img_size"] == 32  # of the configuration in the repository
-    export = {file.name: file.read_bytes() for file in (output / "export").iterdir()}
-    cards = pushed.pop("README.md").decode(), export.pop("README.md").decode()
-    assert pushed == export and set(export) == {"config.json", "model.safetensors"}
-    assert 'create_model("hf-hub:me/student", pretrained=True)' in cards[0] and "local-dir" not in cards[0]
-    assert 'create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)' in cards[1]
+    assert pushed == {file.name: file.read_bytes() for file in (output / "export").iterdir()}
+    assert set(pushed) == {"README.md", "config.json", "model.safetensors"}
+    assert 'create_model("hf-hub:me/student", pretrained=True)' in pushed["README.md"].decode()
+
+
+def test_a_repository_that_is_taken_stops_the_run_before_it_begins(tmp_path):
+    with HubServer() as hub:
+        hub.commit("me/student", {"README.md": b"another network"})
+        env = {**environment(), **hub.environment(tmp_path / "home")}
+        done = subprocess.run(
+            command("--output", str(tmp_path / "run"), "--push-to-hub", "student"),
+            capture_output=True, text=True, env=env,
+        )
+        assert len(hub.repos["me/student"]) == 1
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    start = "train_burn.py: error: --push-to-hub me/student: holds files already (README.md); name another repository"
+    assert done.stderr.strip().splitlines()[-1].startswith(start), done.stderr
