@@ -38,6 +38,8 @@ from burn_timm.training.processes import choose_output, default_threads, make_ac
 
 _logger = logging.getLogger("burn_timm")
 
+PUSHED = "pushed.json"  # of a run: its last push, which a resumed one may replace
+
 
 def main(argv: list[str] | None = None) -> dict:
     """Run with `argv` and return what was written to summary.json. Bad input ends the process with code 2."""
@@ -71,7 +73,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
     if args.push_to_hub and rank == 0:  # now, not after days of training; and the card needs the whole name
         try:
-            args.push_to_hub = check_target(args.push_to_hub)
+            args.push_to_hub = check_target(args.push_to_hub, output / PUSHED)
         except BurnError as error:
             raise BurnError(f"--push-to-hub {error}") from error
     output.mkdir(parents=True, exist_ok=True)
@@ -283,7 +285,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         beside.write_text(json.dumps(summary, indent=2) + "\n")
     if args.push_to_hub:
         try:
-            _logger.info(f"pushed to {push_folder(output / 'export', args.push_to_hub)}")
+            _logger.info(f"pushed to {push_folder(output / 'export', args.push_to_hub, record=output / PUSHED)}")
         except BurnError as error:
             raise BurnError(f"--push-to-hub {error}") from error
     _logger.info(f"wrote {output}/export, summary.json, curves.png, log.jsonl")

@@ -128,3 +128,40 @@ def test_other_folders_and_damaged_weights_stay_at_home(folder, capsys):
     (folder / "model.safetensors").write_bytes(weights)
     assert main(["push", str(folder), "me/model"]) == 2
     assert "model.safetensors" in capsys.readouterr().err
+
+
+CHECK = """
+import sys
+from pathlib import Path
+from burn_timm.errors import BurnError
+from burn_timm.hub.push import check_target, push_folder
+try:
+    print(check_target({name!r}, Path({record!r})))
+    if {folder!r}:
+        push_folder(Path({folder!r}), {name!r}, record=Path({record!r}))
+except BurnError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_run_pushes_again_over_what_it_pushed_itself_and_nobody_touched(hub, shared, folder, tmp_path):
+    def run(record, export=folder):
+        code = CHECK.format(name="me/model", record=str(tmp_path / record), folder=str(export or ""))
+        return shared[1].python(code)[0]
+
+    assert run("pushed.json") == 0
+    (folder / "README.md").write_bytes(CARD + b"better figures\n")  # as after a resumed run
+    assert run("pushed.json") == 0 and hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 2
+    assert run("pushed.json") == 0 and len(hub.repos["me/model"]) == 2  # the same files: nothing to do
+    assert run("other.json", None).startswith("me/model: holds files already")  # another run
+    hub.commit("me/model", {"README.md": CARD + b"edited on the Hub"})
+    (folder / "README.md").write_bytes(CARD)
+    assert run("pushed.json").startswith("me/model: holds files already")
+    assert hub.files("me/model")["README.md"].endswith(b"edited on the Hub")
+
+
+def test_a_refused_token_is_found_before_training_even_for_a_whole_name(hub, shared, tmp_path):
+    code = CHECK.format(name="lab/model", record=str(tmp_path / "pushed.json"), folder="")
+    assert shared[1].python(code)[0] == 0
+    said = shared[1].python(code, HF_TOKEN="hf_SomebodyElse0123456789")[0]
+    assert str(said).startswith("lab/model: ") and "hf_SomebodyElse" not in said

@@ -1,15 +1,17 @@
 """Upload of an export folder, byte for byte: what was packed stays packed."""
 
 import hashlib
+import json
 import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import read_state_dict
 from ..errors import BurnError
+from ..files import atomic_write
 
 _logger = logging.getLogger(__name__)
 
@@ -18,7 +20,9 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _ADVICE = re.compile(r" ?For more information check: \S+")  # of the HTTP library: what a status means
 
 
-def push_folder(folder: Path, repo: str, private: bool = False, overwrite: bool = False) -> str:
+def push_folder(
+    folder: Path, repo: str, private: bool = False, overwrite: bool = False, record: Path | None = None,
+) -> str:
     """Make the Hub repository `repo` hold the files of an export folder, in one commit; returns its address.
 
     Nothing is uploaded where it holds them already. After a failure the same call completes the upload.
@@ -28,6 +32,7 @@ def push_folder(folder: Path, repo: str, private: bool = False, overwrite: bool 
         repo: OWNER/NAME, or NAME, which is the user's own.
         private: Make a new repository a private one.
         overwrite: Replace files of the same names in a repository that has others.
+        record: A file of the run, which notes its own last push; what is still as that left it may be replaced.
 
     Raises:
         BurnError: The folder is incomplete or damaged, the repository is not empty, public although `private`, or the
@@ -37,29 +42,43 @@ def push_folder(folder: Path, repo: str, private: bool = False, overwrite: bool 
     api = HfApi()
     try:
         name = full_name(repo, api)
-        if _is_pushed(name, api, files, private, overwrite):
+        info = _look(name, api, private)
+        if info is not None and _holds(info, files):
             _logger.info(f"{name} holds these files already")
+            commit = info.sha
         else:
+            if info is not None and not overwrite:
+                _require_free(name, info, record)
             api.create_repo(name, private=private, exist_ok=True)
             operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=data) for file, data in files.items()]
-            api.create_commit(name, operations, commit_message="Upload packed weights and card")
+            commit = api.create_commit(
+                name, operations, commit_message="Upload packed weights and card",
+                parent_commit=info.sha if info is not None and _held(info) else None,  # as it was looked at
+            ).oid
     except BurnError:
         raise
     except Exception as error:  # the hub's own errors, and those of whichever HTTP library it uses
         raise BurnError(f"{repo}: {reason(error)}; burn-timm push {folder} {repo} completes it") from error
+    if record is not None:
+        with atomic_write(record) as beside:
+            beside.write_text(json.dumps({"repo": name, "commit": commit}) + "\n")
     return f"{api.endpoint}/{name}"
 
 
-def check_target(repo: str) -> str:
+def check_target(repo: str, record: Path | None = None) -> str:
     """OWNER/NAME of a repository that `push_folder` would fill; it need not exist.
 
     Raises:
-        BurnError: It is not empty, the token is missing or refused, or the Hub cannot be reached.
+        BurnError: It is not empty (but for what `record` notes), the token is missing or refused, or the Hub cannot be
+            reached.
     """
     api = HfApi()
     try:
-        name = full_name(repo, api)
-        _is_pushed(name, api, {}, private=False, overwrite=False)
+        user = api.whoami()["name"]  # asked even for OWNER/NAME: without a token the Hub says only "no such repository"
+        name = repo if "/" in repo else f"{user}/{repo}"
+        info = _look(name, api, private=False)
+        if info is not None:
+            _require_free(name, info, record)
     except BurnError:
         raise
     except Exception as error:
@@ -99,21 +118,39 @@ def _files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _is_pushed(name: str, api: HfApi, files: dict[str, bytes], private: bool, overwrite: bool) -> bool:
-    """Whether the repository holds all `files` already; raises BurnError where others are in their way."""
+def _look(name: str, api: HfApi, private: bool) -> ModelInfo | None:
+    """The repository as it is, None where there is none; BurnError where it is public although `private`."""
     try:
         info = api.model_info(name, files_metadata=True)
     except RepositoryNotFoundError:
-        return False
+        return None
     if private and not info.private:
         raise BurnError(f"{name}: is public, and --private only makes new repositories private; change its settings")
-    held = {file.rfilename: file for file in info.siblings or [] if file.rfilename != ".gitattributes"}
-    if files and all(file in held and _is_same(held[file], data) for file, data in files.items()):
-        return True
-    if held and not overwrite:
-        some = ", ".join(sorted(held)[:3]) + (", ..." if len(held) > 3 else "")
-        raise BurnError(f"{name}: holds files already ({some}); name another repository, or burn-timm push --yes")
-    return False
+    return info
+
+
+def _held(info: ModelInfo) -> dict:
+    """Its files by name, without the one that the Hub puts into every repository."""
+    return {file.rfilename: file for file in info.siblings or [] if file.rfilename != ".gitattributes"}
+
+
+def _holds(info: ModelInfo, files: dict[str, bytes]) -> bool:
+    held = _held(info)
+    return all(file in held and _is_same(held[file], data) for file, data in files.items())
+
+
+def _require_free(name: str, info: ModelInfo, record: Path | None) -> None:
+    """Raise BurnError where the repository has files, unless its last commit is the push that `record` notes."""
+    held = sorted(_held(info))
+    if not held:
+        return
+    try:
+        if record is not None and json.loads(record.read_text()) == {"repo": name, "commit": info.sha}:
+            return
+    except (OSError, ValueError):
+        pass  # nothing is known: as if somebody else had filled it
+    some = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
+    raise BurnError(f"{name}: holds files already ({some}); name another repository, or burn-timm push --yes")
 
 
 def _is_same(held, data: bytes) -> bool:

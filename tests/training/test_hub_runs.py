@@ -14,6 +14,7 @@ from .runs import ROOT, SHORT, command, environment
 RUN = """
 import sys, timm, torch, train_burn
 summary = train_burn.main(sys.argv[2:])
+train_burn.main([*sys.argv[2:], "--resume", "auto"])  # behind its last step: its own repository is no obstacle
 model = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True).eval()
 stages = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True, features_only=True).eval()
 latent = timm.create_model("test_reactnet", num_classes=0, checkpoint_path=f"{sys.argv[3]}/latent.safetensors").eval()
@@ -41,8 +42,10 @@ def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         assert "HTTP" not in done.stderr  # the client's own log
         pushed = hub.files("me/student")
+        note = json.loads((output / "pushed.json").read_text())
+        assert note == {"repo": "me/student", "commit": hub.at("me/student", "main")[0]}
         commits = [request for request in hub.requests if "/commit/" in request]
-    assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests and len(commits) == 1
+    assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests and len(commits) == 2
     settings = json.loads((output / "summary.json").read_text())["settings"]
     assert settings["teacher_img_size"] == 32  # of the configuration in the repository
     assert pushed == {file.name: file.read_bytes() for file in (output / "export").iterdir()}
