@@ -28,7 +28,7 @@ from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from burn_timm.training.demo import run_demo
-from burn_timm.training.export import export
+from burn_timm.training.export import describe, export
 from burn_timm.training.guards import TargetMonitor, check_compiler, check_finite
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import knn_figures, open_val
@@ -262,6 +262,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
     classifier = method.classifier()
     summary = redact_tree({
         "model": args.model, "stages": args.stages, "method": args.method, "teacher": args.teacher,
+        "teacher_checkpoint": args.teacher_checkpoint, "teacher_pretrained": args.teacher_pretrained,
         "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
         "batch_size": args.batch_size, "total_batch_size": total_batch, "seed": args.seed,
         "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
@@ -273,16 +274,17 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "peak_memory_bytes": peak_memory(accelerator.device),
     })
     # First: whatever fails below, the weights are there.
-    summary.update(export(trained, args, stage, output, summary, classifier))
+    summary.update(export(trained, args, stage, output, classifier))
     draw_curves(output / "log.jsonl", output / "curves.png")
+    describe(output / "export", summary, output / "curves.png", args.push_to_hub)
     try:
         summary.update(knn_figures(args, stage, source, val, trained, teacher, accelerator))
-        export(trained, args, stage, output, summary, classifier)
     except BurnError as error:
         _logger.warning(f"no kNN figures: {error}")
     summary["seconds"] = round(time.time() - started, 1)
     with atomic_write(output / "summary.json") as beside:
         beside.write_text(json.dumps(summary, indent=2) + "\n")
+    describe(output / "export", summary, output / "curves.png", args.push_to_hub)
     if args.push_to_hub:
         try:
             _logger.info(f"pushed to {push_folder(output / 'export', args.push_to_hub, record=output / PUSHED)}")

@@ -18,7 +18,8 @@ from .files import atomic_folder
 from .hub.commands import add_commands as add_hub_commands
 from .packing import is_packed, pack_state_dict, save_packed, unpack_state_dict
 
-_FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
+_TELLING = ("README.md", "training.json", "curves.png")  # files of a folder that pack and unpack take over
+_FOLDER_FILES = ("config.json", "model.safetensors", *_TELLING)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,8 +227,9 @@ def _write(args: argparse.Namespace, config: dict, save: Any) -> None:
         with atomic_folder(args.dst) as folder:
             save(folder / "model.safetensors")
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            if (args.src / "README.md").is_file():
-                shutil.copyfile(args.src / "README.md", folder / "README.md")
+            for name in _TELLING:
+                if (args.src / name).is_file():
+                    shutil.copyfile(args.src / name, folder / name)
         written = args.dst / "model.safetensors"
     print(f"{written}: {written.stat().st_size:,} bytes")
 

@@ -11,6 +11,7 @@ or in a `HubClient`, a process that many tests may share.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -18,9 +19,11 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from burn_timm.hub.metadata import card_errors
 
 TOKEN = "hf_OfThisTestAndNoOther0123456789"
 DROP = 0
@@ -38,8 +41,19 @@ class HubServer:
         self.private: set[str] = set()
         self.requests: list[str] = []
         self.faults: dict[str, list[int]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._listen(0)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _listen(self, port: int) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody answers at the address."""
+        self.__exit__()
+        yield
+        self._listen(self._server.server_port)
+        self.__enter__()
 
     def __enter__(self) -> "HubServer":
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -104,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.private.add(repo)
             return self._json({"url": f"{self.hub.endpoint}/{repo}", "name": repo}, 409 if exists else 200)
         if path == "/api/validate-yaml":
-            return self._json({"errors": [], "warnings": []})
+            errors = [{"message": message} for message in card_errors(json.loads(body)["content"])]
+            return self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path)
         if found is None or found[1] not in self.hub.repos:
             return self._missing("RepoNotFound")
@@ -240,6 +255,7 @@ class HubClient:
 
     def close(self) -> None:
         self._process.stdin.close()
+        self._process.kill()  # else torch takes its time
         self._process.wait()
         self._process.stdout.close()
 

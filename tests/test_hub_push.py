@@ -97,13 +97,18 @@ def test_a_token_that_is_refused_is_not_printed(hub, push, folder):
     assert not hub.repos
 
 
-def test_a_hub_that_cannot_be_reached(push, folder, tmp_path):
-    with HubServer() as gone:
-        pass
-    client = HubClient(gone, tmp_path / "home")
-    said = one_line(client.command("burn-timm", "push", folder, "me/model"), "me/model: ")
-    client.close()
+def test_a_hub_that_cannot_be_reached(hub, push, folder):
+    with hub.away():
+        said = one_line(push(folder, "me/model"), "me/model: ")
     assert said.endswith(f"; burn-timm push {folder} me/model completes it\n")
+    assert push(folder, "me/model")[0] == 0
+
+
+def test_a_card_that_breaks_the_hubs_rules(hub, push, folder):
+    (folder / "README.md").write_text("---\nlicense: my-own\nmodel-index: 3\n---\n# A model\n")
+    said = one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md. - license must be one of the ")
+    assert "model-index must be a list" in said
+    assert not any("/commit/" in request for request in hub.requests)
 
 
 @pytest.mark.parametrize("name, text", [

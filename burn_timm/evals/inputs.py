@@ -148,14 +148,17 @@ def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoi
 
 
 def training_of(checkpoint: Path | None) -> dict | None:
-    """How a checkpoint of this package was trained, from the summary.json of its run; None where there is none.
+    """How a checkpoint of this package was trained, from training.json beside it, or from the summary.json of its run;
+    None where there is neither.
 
     The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
     """
     if checkpoint is None:
         return None
     folder = checkpoint.absolute().parent
-    path = (folder.parent if folder.name == "export" else folder) / "summary.json"
+    path = folder / "training.json"
+    if not path.is_file():
+        path = (folder.parent if folder.name == "export" else folder) / "summary.json"
     try:
         summary = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
