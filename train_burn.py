@@ -17,18 +17,18 @@ from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
-from burn_timm import hub
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
 from burn_timm.evals.results import git_commit, hardware, peak_memory, redact_tree, versions
 from burn_timm.files import atomic_write, remove_leftovers
+from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from burn_timm.training.demo import run_demo
-from burn_timm.training.export import export
+from burn_timm.training.export import describe, export
 from burn_timm.training.guards import TargetMonitor, check_compiler, check_finite
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import knn_figures, open_val
@@ -37,6 +37,8 @@ from burn_timm.training.options import defining_options, parse_options
 from burn_timm.training.processes import choose_output, default_threads, make_accelerator
 
 _logger = logging.getLogger("burn_timm")
+
+PUSHED = "pushed.json"  # of a run: its last push, which a resumed one may replace
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -69,6 +71,11 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     torch.set_num_threads(args.threads or default_threads())
     if args.sync_bn and device.type == "cpu":
         raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
+    if args.push_to_hub and rank == 0:  # now, not after days of training; and the card needs the whole name
+        try:
+            args.push_to_hub = check_target(args.push_to_hub, output / PUSHED)
+        except BurnError as error:
+            raise BurnError(f"--push-to-hub {error}") from error
     output.mkdir(parents=True, exist_ok=True)
 
     # Data and teacher.
@@ -255,6 +262,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
     classifier = method.classifier()
     summary = redact_tree({
         "model": args.model, "stages": args.stages, "method": args.method, "teacher": args.teacher,
+        "teacher_checkpoint": args.teacher_checkpoint, "teacher_pretrained": args.teacher_pretrained,
         "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
         "batch_size": args.batch_size, "total_batch_size": total_batch, "seed": args.seed,
         "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
@@ -266,18 +274,22 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "peak_memory_bytes": peak_memory(accelerator.device),
     })
     # First: whatever fails below, the weights are there.
-    summary.update(export(trained, args, stage, output, summary, classifier))
+    summary.update(export(trained, args, stage, output, classifier))
     draw_curves(output / "log.jsonl", output / "curves.png")
+    describe(output / "export", summary, output / "curves.png", args.push_to_hub)
     try:
         summary.update(knn_figures(args, stage, source, val, trained, teacher, accelerator))
-        export(trained, args, stage, output, summary, classifier)
     except BurnError as error:
         _logger.warning(f"no kNN figures: {error}")
     summary["seconds"] = round(time.time() - started, 1)
     with atomic_write(output / "summary.json") as beside:
         beside.write_text(json.dumps(summary, indent=2) + "\n")
+    describe(output / "export", summary, output / "curves.png", args.push_to_hub)
     if args.push_to_hub:
-        hub.push_folder(output / "export", args.push_to_hub)
+        try:
+            _logger.info(f"pushed to {push_folder(output / 'export', args.push_to_hub, record=output / PUSHED)}")
+        except BurnError as error:
+            raise BurnError(f"--push-to-hub {error}") from error
     _logger.info(f"wrote {output}/export, summary.json, curves.png, log.jsonl")
     return summary
 

@@ -1,4 +1,4 @@
-"""The command `burn-timm`: info, pack, unpack."""
+"""The command `burn-timm`: info, pack, unpack, push, card."""
 
 import argparse
 import json
@@ -15,9 +15,11 @@ from .checkpoints import binary_shapes, burn_models, differences, infer_model, r
 from .counting import count_stages
 from .errors import BurnError
 from .files import atomic_folder
+from .hub.commands import add_commands as add_hub_commands
 from .packing import is_packed, pack_state_dict, save_packed, unpack_state_dict
 
-_FOLDER_FILES = ("config.json", "model.safetensors", "README.md")
+_TELLING = ("README.md", "training.json", "curves.png")  # files of a folder that pack and unpack take over
+_FOLDER_FILES = ("config.json", "model.safetensors", *_TELLING)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("src", metavar="SRC", type=Path, help=where)
         command.add_argument("dst", metavar="DST", type=Path, help="a .safetensors file, or a folder where SRC is one")
         command.add_argument("--model", metavar="NAME", help="instead of inferring it from names and shapes")
+    add_hub_commands(commands)
     return parser
 
 
@@ -224,8 +227,9 @@ def _write(args: argparse.Namespace, config: dict, save: Any) -> None:
         with atomic_folder(args.dst) as folder:
             save(folder / "model.safetensors")
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            if (args.src / "README.md").is_file():
-                shutil.copyfile(args.src / "README.md", folder / "README.md")
+            for name in _TELLING:
+                if (args.src / name).is_file():
+                    shutil.copyfile(args.src / name, folder / name)
         written = args.dst / "model.safetensors"
     print(f"{written}: {written.stat().st_size:,} bytes")
 

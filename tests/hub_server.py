@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1: the part of its API that downloads, `create_repo` and `create_commit` speak.
+"""A Hub on 127.0.0.1: the part of its API that downloads, `model_info`, `create_repo` and `create_commit` speak.
 
 huggingface_hub reads HF_ENDPOINT when it is imported, so what is to use this Hub runs in a process of its own:
 
@@ -6,28 +6,54 @@ huggingface_hub reads HF_ENDPOINT when it is imported, so what is to use this Hu
         hub.commit("somebody/model", {"config.json": b"{}"})
         subprocess.run(..., env={**os.environ, **hub.environment(tmp_path)})
         hub.files("somebody/model")["README.md"]
+
+or in a `HubClient`, a process that many tests may share.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-TOKEN = "hf_of_this_test"
+from burn_timm.hub.metadata import card_errors
+
+TOKEN = "hf_OfThisTestAndNoOther0123456789"
+DROP = 0
 
 
 class HubServer:
-    """Repositories of models, each a list of commits; `requests` holds "METHOD path" of all that came."""
+    """Repositories of models, each a list of commits; `requests` holds "METHOD path" of all that came.
+
+    `faults` maps such a request (its path may be cut short) to what befalls it, one after the other: a status, or DROP,
+    which sends half of the answer and hangs up.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
+        self.private: set[str] = set()
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.faults: dict[str, list[int]] = {}
+        self._listen(0)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _listen(self, port: int) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Nobody answers at the address."""
+        self.__exit__()
+        yield
+        self._listen(self._server.server_port)
+        self.__enter__()
 
     def __enter__(self) -> "HubServer":
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -42,6 +68,10 @@ class HubServer:
     def environment(self, home: Path) -> dict[str, str]:
         """Variables of a process that uses this Hub, with its cache in the folder `home`."""
         return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+
+    def clear(self) -> None:
+        """Forget all repositories, faults and requests."""
+        self.repos, self.private, self.requests, self.faults = {}, set(), [], {}
 
     def commit(self, repo: str, files: Mapping[str, bytes] | Path, deleted: tuple[str, ...] = ()) -> str:
         """Add files, or those of a folder, to a repository, which is made if need be; the commit's hash."""
@@ -77,16 +107,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:  # noqa: N802
         path, body = self._request()
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self._json({"error": "Invalid credentials"}, 401)
+        if self._fails() or not self._is_known():
+            return None
         if path == "/api/repos/create":
             wanted = json.loads(body)
             repo = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
             exists = repo in self.hub.repos
             self.hub.repos.setdefault(repo, [])
+            if not exists and (wanted.get("private") or wanted.get("visibility") == "private"):
+                self.hub.private.add(repo)
             return self._json({"url": f"{self.hub.endpoint}/{repo}", "name": repo}, 409 if exists else 200)
         if path == "/api/validate-yaml":
-            return self._json({"errors": [], "warnings": []})
+            errors = [{"message": message} for message in card_errors(json.loads(body)["content"])]
+            return self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path)
         if found is None or found[1] not in self.hub.repos:
             return self._missing("RepoNotFound")
@@ -103,6 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read(self, body: bool) -> None:
         path, _ = self._request()
+        if self._fails():
+            return None
+        if path == "/api/whoami-v2":
+            return self._json({"type": "user", "name": "me"}) if self._is_known() else None
         about = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         repo, revision = (about or file).group(1, 2) if about or file else (None, None)
@@ -113,13 +150,32 @@ class _Handler(BaseHTTPRequestHandler):
         except KeyError:
             return self._missing("RevisionNotFound")
         if about:
-            siblings = [{"rfilename": name} for name in files]
-            return self._json({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "private": False})
+            siblings = [_about(name, data) for name, data in files.items()]
+            private = repo in self.hub.private
+            return self._json({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "private": private})
         if file[3] not in files:
             return self._missing("EntryNotFound", {"X-Repo-Commit": sha})
         data = files[file[3]]
         etag = hashlib.sha1(data).hexdigest()
         self._answer(200, data, {"X-Repo-Commit": sha, "ETag": f'"{etag}"'}, body)
+
+    def _is_known(self) -> bool:
+        """Whether the request has the right token; answers it if not."""
+        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+            return True
+        self._json({"error": f"Invalid credentials {self.headers.get('Authorization')}"}, 401)
+        return False
+
+    def _fails(self) -> bool:
+        """Whether `faults` has this request fail, which answers it; a dropped one goes on and is cut by `_answer`."""
+        self._dropped = False
+        line = self.hub.requests[-1]
+        faults = next((faults for start, faults in self.hub.faults.items() if faults and line.startswith(start)), None)
+        status = faults.pop(0) if faults else None
+        self._dropped = status == DROP
+        if status:
+            self._json({"error": f"told to fail, {self.headers.get('Authorization')}"}, status)
+        return bool(status)
 
     def _request(self) -> tuple[str, bytes]:
         path = self.path.partition("?")[0]
@@ -137,8 +193,83 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if body:
+        if body and self._dropped:
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+        elif body:
             self.wfile.write(data)
 
     def log_message(self, *message) -> None:  # the tests' output is no server log
         pass
+
+
+def _about(name: str, data: bytes) -> dict:
+    """A file as `?blobs=true` lists it: weights by SHA-256 as large files are, others by git's hash."""
+    if name.endswith(".safetensors"):
+        lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        return {"rfilename": name, "size": len(data), "blobId": "0" * 40, "lfs": lfs}
+    blob = hashlib.sha1(b"blob " + str(len(data)).encode() + b"\0" + data).hexdigest()
+    return {"rfilename": name, "size": len(data), "blobId": blob}
+
+
+_CLIENT = """
+import contextlib, io, json, os, sys, traceback
+import eval_downstream
+from burn_timm.cli import main
+for line in sys.stdin:
+    task = json.loads(line)
+    os.environ.update(task["env"])
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            if "code" in task:
+                exec(task["code"], {})
+            elif task["words"][0] == "burn-timm":
+                code = main(task["words"][1:])
+            else:
+                eval_downstream.main(task["words"][1:])
+        except SystemExit as error:
+            code = error.code
+        except Exception:
+            code = 1
+            traceback.print_exc()
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class HubClient:
+    """A process that uses a Hub: command lines and Python code, one after the other.
+
+    huggingface_hub and torch take seconds to import, so that a process for each would be the most of its test.
+    """
+
+    def __init__(self, hub: HubServer, home: Path) -> None:
+        root = Path(__file__).parents[1]
+        path = os.pathsep.join([str(root), *sys.path])
+        self.env = {**hub.environment(home), "CUDA_VISIBLE_DEVICES": ""}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **self.env, "PYTHONPATH": path},
+        )
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.kill()  # else torch takes its time
+        self._process.wait()
+        self._process.stdout.close()
+
+    def command(self, *words, **env: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of `burn-timm ...` or `eval_downstream.py ...`."""
+        return self._do({"words": [str(word) for word in words]}, env)
+
+    def python(self, code: str, **env: str) -> tuple[int, str, str]:
+        """The same of some code: 1 and the traceback where it raises."""
+        return self._do({"code": code}, env)
+
+    def _do(self, task: dict, env: dict[str, str]) -> tuple[int, str, str]:
+        self._process.stdin.write(json.dumps({**task, "env": {**self.env, **env}}) + "\n")
+        self._process.stdin.flush()
+        code, out, err = json.loads(self._process.stdout.readline())
+        assert TOKEN not in out + err, (out, err)
+        return code, out, err

@@ -11,9 +11,10 @@ LEVELS = [
     {"losses", "heads", "packing"},
     {"nn"},
     {"models", "methods"},
-    {"checkpoints", "counting", "hub"},
+    {"checkpoints", "counting"},
     {"data"},
     {"evals"},
+    {"hub"},
     {"training", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names}

@@ -166,17 +166,17 @@ def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoi
 
 
 def training_of(checkpoint: Path | None) -> dict | None:
-    """How a checkpoint of this package was trained, from the summary.json of its run; None where there is none.
+    """How a checkpoint of this package was trained, from training.json beside it, or from the summary.json of its run;
+    None where there is neither. Released weights have theirs beside them, under their own name.
 
-    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`. Released weights have theirs
-    beside them, under their own name.
+    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
     """
     if checkpoint is None:
         return None
     folder = checkpoint.absolute().parent
-    path = (folder.parent if folder.name == "export" else folder) / "summary.json"
-    if checkpoint.with_suffix(".json").is_file():
-        path = checkpoint.with_suffix(".json")
+    run = folder.parent if folder.name == "export" else folder
+    places = checkpoint.with_suffix(".json"), folder / "training.json", run / "summary.json"
+    path = next((place for place in places if place.is_file()), places[-1])
     try:
         summary = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):

@@ -2,24 +2,26 @@
 
 import argparse
 import copy
+import json
+import shutil
 from pathlib import Path
 
 import torch
 from timm.models._hub import save_config_for_hf
 
-from .. import hub
 from ..checkpoints import save_latent
-from ..files import atomic_folder
+from ..files import atomic_folder, atomic_write
+from ..hub.card import render_card
 from ..nn import binary_weight_names
 from ..packing import pack_state_dict, save_packed
 from .options import STAGES
 
 
 def export(
-    model: torch.nn.Module, args: argparse.Namespace, stage: str, output: Path, details: dict,
+    model: torch.nn.Module, args: argparse.Namespace, stage: str, output: Path,
     classifier: torch.nn.Linear | None = None,
 ) -> dict:
-    """Write `output/export` (config.json, model.safetensors, README.md) and, for binary networks, latent.safetensors.
+    """Write `output/export` (config.json, model.safetensors) and, for binary networks, latent.safetensors.
 
     1-bit weights are packed; those of other stages are real-valued and stored as they are. `model` has no classifier;
     `classifier` is the one to export with it, if there is one.
@@ -49,13 +51,25 @@ def export(
         else:
             save_latent(weights, state_dict, name, weight_bits=32)
         size = weights.stat().st_size
-        (folder / "README.md").write_text(hub.render_card(details))
     if bits is not None:
         save_latent(output / "latent.safetensors", state_dict, name, weight_bits=bits[0])
     return {
         "bytes_exported": size,
         "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),
     }
+
+
+def describe(folder: Path, details: dict, curves: Path, repo: str | None = None) -> None:
+    """Write into an export folder what tells of its weights: training.json (`details`), curves.png and README.md."""
+    with atomic_write(folder / "training.json") as beside:
+        beside.write_text(json.dumps(details, indent=2) + "\n")
+    if curves.is_file():
+        with atomic_write(folder / "curves.png") as beside:
+            shutil.copyfile(curves, beside)
+    picture = "curves.png" if curves.is_file() else None
+    card = render_card(folder, details, repo=repo, picture=picture)
+    with atomic_write(folder / "README.md") as beside:
+        beside.write_text(card, encoding="utf-8")
 
 
 def export_crop_pct(img_size: int) -> float:

@@ -151,7 +151,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--log-interval", type=int, default=10, help="optimiser steps between logged lines")
     add("--log-with", default="tensorboard", help="any accelerate tracker, or none")
     add("--threads", type=int, help="CPU threads per process; default: cores divided by local processes")
-    add("--push-to-hub", metavar="REPO", help="upload the export folder to this Hub repository")
+    add("--push-to-hub", metavar="REPO", help="upload the export folder to this Hub repository; it must be empty, "
+        "or as this run (its --output) left it")
     return parser
 
 

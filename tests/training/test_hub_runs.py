@@ -9,11 +9,12 @@ import timm
 from hub_server import HubServer
 from timm.models._hub import save_for_hf
 
-from .runs import ROOT, SHORT
+from .runs import ROOT, SHORT, command, environment
 
 RUN = """
 import sys, timm, torch, train_burn
 summary = train_burn.main(sys.argv[2:])
+train_burn.main([*sys.argv[2:], "--resume", "auto"])  # behind its last step: its own repository is no obstacle
 model = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True).eval()
 stages = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True, features_only=True).eval()
 latent = timm.create_model("test_reactnet", num_classes=0, checkpoint_path=f"{sys.argv[3]}/latent.safetensors").eval()
@@ -41,12 +42,26 @@ def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         assert "HTTP" not in done.stderr  # the client's own log
         pushed = hub.files("me/student")
+        note = json.loads((output / "pushed.json").read_text())
+        assert note == {"repo": "me/student", "commit": hub.at("me/student", "main")[0]}
         commits = [request for request in hub.requests if "/commit/" in request]
-    assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests and len(commits) == 1
+    assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests and len(commits) == 2
     settings = json.loads((output / "summary.json").read_text())["settings"]
     assert settings["teacher_img_size"] == 32  # of the configuration in the repository
-    export = {file.name: file.read_bytes() for file in (output / "export").iterdir()}
-    cards = pushed.pop("README.md").decode(), export.pop("README.md").decode()
-    assert pushed == export and set(export) == {"config.json", "model.safetensors"}
-    assert 'create_model("hf-hub:me/student", pretrained=True)' in cards[0] and "local-dir" not in cards[0]
-    assert 'create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)' in cards[1]
+    assert pushed == {file.name: file.read_bytes() for file in (output / "export").iterdir()}
+    assert set(pushed) == {"README.md", "config.json", "model.safetensors"}
+    assert 'create_model("hf-hub:me/student", pretrained=True)' in pushed["README.md"].decode()
+
+
+def test_a_repository_that_is_taken_stops_the_run_before_it_begins(tmp_path):
+    with HubServer() as hub:
+        hub.commit("me/student", {"README.md": b"another network"})
+        env = {**environment(), **hub.environment(tmp_path / "home")}
+        done = subprocess.run(
+            command("--output", str(tmp_path / "run"), "--push-to-hub", "student"),
+            capture_output=True, text=True, env=env,
+        )
+        assert len(hub.repos["me/student"]) == 1
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    start = "train_burn.py: error: --push-to-hub me/student: holds files already (README.md); name another repository"
+    assert done.stderr.strip().splitlines()[-1].startswith(start), done.stderr

@@ -1,0 +1,59 @@
+"""What is known of the data sets that networks are trained and measured on: their name on the Hub, and their terms."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A data set.
+
+    pattern: its name in ours, a regular expression. hub_id: where it lies on the Hub. text: its terms.
+    commercial: whether they allow commercial use; None where the authors state no licence.
+    license_name, link: name of the terms for a card, and where they stand; of non-commercial ones.
+    """
+
+    pattern: str
+    name: str
+    hub_id: str | None
+    text: str
+    commercial: bool | None = None
+    license_name: str | None = None
+    link: str | None = None
+
+
+_IMAGENET = {
+    "text": "its images are ImageNet's, which may be used for non-commercial research and education only, by those who "
+            "accept its terms",
+    "commercial": False, "license_name": "imagenet-terms-of-access", "link": "https://www.image-net.org/download.php",
+}
+_FLICKR = "photos from Flickr, each under its photographer's own licence; the authors grant no rights to the photos"
+_CIFAR = ("its authors state no licence, and ask for a citation of Krizhevsky, Learning Multiple Layers of Features "
+          "from Tiny Images, 2009")
+KNOWN = (
+    Terms("tiny-?imagenet(-?200)?", "Tiny ImageNet", "zh-plus/tiny-imagenet", **_IMAGENET),
+    Terms("tiny-?imagenet-?[0-9]+", "a subset of Tiny ImageNet", "zh-plus/tiny-imagenet", **_IMAGENET),
+    Terms("imagenette.*", "Imagenette", "frgfm/imagenette", **_IMAGENET),
+    Terms("imagewoof.*", "Imagewoof", "frgfm/imagewoof", **_IMAGENET),
+    Terms("imagenet(-?1k|-?2012)?|ilsvrc-?2012|in1k", "ImageNet-1k", "ILSVRC/imagenet-1k", **_IMAGENET),
+    Terms("imagenet-?[0-9a-z-]+", "a subset of ImageNet", None, **_IMAGENET),
+    Terms("stl-?10", "STL-10", None, **_IMAGENET),
+    Terms("cifar-?10", "CIFAR-10", "uoft-cs/cifar10", _CIFAR),
+    Terms("cifar-?100", "CIFAR-100", "uoft-cs/cifar100", _CIFAR),
+    Terms("digits", "Optical Recognition of Handwritten Digits", None,
+          "the test part, as it is in scikit-learn; CC BY 4.0 (UCI Machine Learning Repository)", True),
+    Terms("svhn.*", "SVHN", "ufldl-stanford/svhn", "non-commercial use only", False, "svhn-non-commercial",
+          "http://ufldl.stanford.edu/housenumbers/"),
+    Terms("places-?205", "Places205", None, "non-commercial research and education only", False,
+          "places-non-commercial", "http://places.csail.mit.edu/downloadData.html"),
+    Terms("cub(-?200)?(-?2011)?", "CUB-200-2011", None, _FLICKR),
+    Terms("birdsnap", "Birdsnap", None, _FLICKR),
+    Terms("voc-?(20)?(07|12).*|vocdevkit", "PASCAL VOC", None, _FLICKR),
+)
+
+
+def terms_of(dataset: str) -> Terms | None:
+    """The data set behind the name or description of one, such as `hfds/$BURN_DATA/cifar10 [train], 50,000 images`."""
+    name = re.split(r"[\[,:]", dataset, maxsplit=1)[0].strip().rstrip("/").lower()
+    last = re.split(r"[/\s]", name)[-1].replace("_", "-")
+    return next((terms for terms in KNOWN if re.fullmatch(terms.pattern, last)), None)
