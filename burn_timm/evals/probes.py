@@ -51,8 +51,11 @@ class LinearBank:
 
 
 class MLPBank:
-    """L classifiers with a hidden layer as wide as the features and a ReLU: what BURN's released code calls its linear
-    evaluation, with the trained 1024-1024 layer that its backbone ends in. All start from the same seeded weights."""
+    """L classifiers with a hidden layer as wide as the features and a ReLU; all start from the same seeded weights.
+
+    DEVIATION: BURN's released code calls linear evaluation what trains the 1024-1024 layer that its backbone ends in
+    together with the classifier. That layer comes pretrained; this one starts at random.
+    """
 
     def __init__(self, dim: int, classes: int, heads: int, weight_decay: float, device: torch.device, seed: int):
         self.heads = []
