@@ -93,11 +93,11 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     val = open_val(args, source)
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
-    view = make_views(args.view, side, args.hflip)
+    view = make_views(args.view, side, args.hflip, args.train_interpolation)
     if teacher is not None and len(set(teacher.size)) == 1:
         args.teacher_img_size = teacher.size[0]  # what is in force is what summary and checkpoint hold
     args.small_img_size = args.small_img_size or max(1, round(side * 3 / 7))
-    small_view = make_view(method_class.small_view, args.small_img_size, args.hflip)
+    small_view = make_view(method_class.small_view, args.small_img_size, args.hflip, args.train_interpolation)
     accum, per_process = args.grad_accum_steps, args.batch_size
     total_batch = per_process * processes * accum
     steps_per_epoch = micro_steps_per_epoch(len(source), per_process, processes) // accum

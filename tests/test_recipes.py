@@ -66,7 +66,10 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
         options += ["--small-img-size", "16"]
     summary = train_burn.main(options)
     assert summary["method"] == settings["method"]
-    for name in ("lr", "opt", "view", "temperature", "hidden_dim", "kl_direction", "target_head"):
+    for name in (
+        "lr", "opt", "view", "train_interpolation", "temperature", "hidden_dim", "head_norm", "kl_direction",
+        "target_head",
+    ):
         if name in settings:
             assert summary["settings"][name] == settings[name]
     if "weight_decay" in settings:

@@ -250,6 +250,7 @@ def protocol(args: argparse.Namespace, chosen: str, count: int, total: int) -> d
         "head_multipliers": sorted(args.head_multipliers),
         "choice": "best top-1 on the test images, as published; the whole grid is in `extra`",
         "view": args.view,
+        "view_interpolation": VIEWS[args.view].interpolation if VIEWS[args.view] else "bicubic",
         "metric": "top-1 accuracy, fraction",
     }
 

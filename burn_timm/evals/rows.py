@@ -11,7 +11,11 @@ _TRANSFER = {  # Table 4's sets: images of training and test
     "places205": (2_448_873, 20_500),
 }
 # What differs between seeds, machines and starts of one protocol, or between the columns of one row.
-_FREE = {"seed", "weights", "labels", "starts", "parameters", "device", "engine_version", "calibrated_batchnorm"}
+# The interpolation follows from the view; older results do not have it.
+_FREE = {
+    "seed", "weights", "labels", "starts", "parameters", "device", "engine_version", "calibrated_batchnorm",
+    "view_interpolation",
+}
 
 
 def network(result: dict) -> str:

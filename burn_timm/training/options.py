@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ParseKwargs
 
 from ..checkpoints import architecture_of, burn_models, require_model
-from ..data.views import VIEWS
+from ..data.views import INTERPOLATIONS, VIEWS
 from ..errors import BurnError
 from ..heads import HEAD_TYPES
 from ..losses import FS_LOSSES, KL_DIRECTIONS
@@ -82,6 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset-download", action="store_true", help="let torchvision or datasets download")
     add("--img-size", type=int, default=224, help="side in pixels of the views and the exported input size")
     add("--view", choices=VIEWS, help="augmentation; default: the method's own")
+    add(
+        "--train-interpolation", choices=INTERPOLATIONS,
+        help="of the views' crops; default: each view's own, which is bicubic but for moco_original",
+    )
     add("--hflip", type=float, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
     add("--workers", type=int, default=2, help="loader processes per training process")
 

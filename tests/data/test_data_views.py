@@ -13,6 +13,7 @@ import torchvision.transforms.v2.functional as F
 from PIL import Image
 from scipy.stats import ks_2samp, kstest
 from sklearn.datasets import load_sample_image
+from torchvision.transforms import v2
 
 from burn_timm.data import colour
 from burn_timm.data.views import VIEWS, RandomView, make_view, make_views
@@ -252,6 +253,27 @@ def test_none_is_resize_and_centre_crop(photo):
     state = torch.get_rng_state()
     make_view("none", 64)(photo)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_crops_are_resized_as_asked_else_as_the_view_says(photo):
+    """Against torchvision's own crop; the views behind measured figures stay bicubic."""
+    def crop(mode):
+        torch.manual_seed(0)
+        oracle = v2.RandomResizedCrop(48, (0.2, 1.0), interpolation=v2.InterpolationMode(mode))
+        return np.asarray(oracle(photo)).transpose(2, 0, 1)
+
+    bare = dict(jitter_p=0.0, grey_p=0.0, blur_p=0.0, flip_p=0.0)
+    assert {name for name in RANDOM if VIEWS[name].interpolation != "bicubic"} == {"moco_original"}
+    for name, asked, mode in [
+        ("moco", None, "bicubic"), ("moco_original", None, "bilinear"), ("moco", "bilinear", "bilinear"),
+    ]:
+        settings = dataclasses.replace(make_view(name, 48, None, asked).settings, **bare)
+        torch.manual_seed(0)
+        np.testing.assert_array_equal(RandomView(settings, 48)(photo).numpy(), crop(mode))
+    assert not np.array_equal(crop("bicubic"), crop("bilinear"))
+    both = make_views(("byol1", "byol2"), 32, 0.0, "bilinear")
+    assert [view.settings.interpolation for view in both] == ["bilinear"] * 2
+    assert not torch.equal(make_view("none", 48)(photo), make_view("none", 48, None, "bilinear")(photo))
 
 
 @pytest.mark.parametrize(("name", "size", "told"), [("dino", 32, "burn, moco"), ("burn", 0, "at least 1")])

@@ -111,6 +111,7 @@ def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
     assert result["value"] == starts["packed"]["top1"] and max(s["top1"] for s in starts.values()) > 0.1
     protocol = result["protocol"]
     assert protocol["fraction"] == 0.1 and protocol["weight_decay"] == 1e-4 and protocol["epochs"] == 3
+    assert protocol["view_interpolation"] == "bicubic"
     assert not (tmp_path / "r.json.cells.json").exists()
     alone = tune(tmp_path / "a.json", "--model", f"local-dir:{run_folder}", "--latent", "none", *grid)
     assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"]

@@ -146,6 +146,7 @@ def test_augmented_linear_evaluation_from_the_command_line(tmp_path):
     first = json.loads(path.read_text())
     protocol = first["protocol"]
     assert "augmented views" in protocol["method"] and protocol["features"] == "as they are"
+    assert "bicubic" in protocol["views"]
     assert "hidden layer" in protocol["probe"] and len(first["extra"]["sweep"]) == 2
     assert first["dataset"]["train"]["images"] == 300
     eval_downstream.main(argv)
