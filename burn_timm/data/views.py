@@ -64,6 +64,7 @@ VIEWS: dict[str, ViewSettings | None] = {
     "swav": ViewSettings((0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
     "swav_small": ViewSettings((0.05, 0.14), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5),
     # InfoMin (arXiv 2005.10243, appendix): MoCo v2's crops, SimCLR's colours, RandAugment with two operations.
+    # DEVIATION: it comes first and at magnitude 9; published: after jitter and blur, at 10 with a deviation of 0.5.
     "infomin": ViewSettings(
         (0.2, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey_p=0.2, blur_p=0.5, rand_augment=2,
     ),

@@ -4,6 +4,10 @@
 
 q_jigsaw is made of nine patches of the query's image, encoded one by one, in random order (PIRL, Misra and van der
 Maaten, CVPR 2020). Key encoder and queue are MoCo's; the view is `infomin`.
+
+DEVIATION: the patches are cut from the query's view as it is, colours, blur and all, and their offsets in the cells are
+one draw for the whole batch (the orders are drawn for each image). The published jigsaw cuts them from a third view, a
+crop of 0.6 to 1 of the image with a mirror image and nothing else, at 255 px, with offsets of its own for each image.
 """
 
 import torch
