@@ -41,6 +41,7 @@ class HubServer:
         self.private: set[str] = set()
         self.requests: list[str] = []
         self.faults: dict[str, list[int]] = {}
+        self.gone = False
         self._listen(0)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -51,7 +52,9 @@ class HubServer:
     def away(self) -> Iterator[None]:
         """Nobody answers at the address."""
         self.__exit__()
+        self.gone = True
         yield
+        self.gone = False
         self._listen(self._server.server_port)
         self.__enter__()
 
@@ -165,6 +168,12 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         self._json({"error": f"Invalid credentials {self.headers.get('Authorization')}"}, 401)
         return False
+
+    def parse_request(self) -> bool:
+        if self.hub.gone:  # a connection from before
+            self.close_connection = True
+            return False
+        return super().parse_request()
 
     def _fails(self) -> bool:
         """Whether `faults` has this request fail, which answers it; a dropped one goes on and is cut by `_answer`."""
