@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from burn_timm.hub.metadata import card_errors
+from hub_rules import refusals
 
 TOKEN = "hf_OfThisTestAndNoOther0123456789"
 DROP = 0
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.private.add(repo)
             return self._json({"url": f"{self.hub.endpoint}/{repo}", "name": repo}, 409 if exists else 200)
         if path == "/api/validate-yaml":
-            errors = [{"message": message} for message in card_errors(json.loads(body)["content"])]
+            errors = [{"message": message} for message in refusals(json.loads(body)["content"])]
             return self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path)
         if found is None or found[1] not in self.hub.repos:
