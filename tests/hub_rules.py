@@ -15,11 +15,14 @@ FAMILIES = {
     "eupl": "1.1 1.2", "gpl": "2.0 3.0", "lgpl": "2.1 3.0", "agpl": "3.0", "openmdw": "1.0 1.1", "apache": "2.0",
     "bsd": "2-clause 3-clause 3-clause-clear",
 }
-SINGLE = """afl-3.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
-    bigscience-openrail-m bsd bsl-1.0 c-uda cc cc0-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
-    etalab-2.0 fair-noncommercial-research-license gemma gfdl gpl grok2-community h-research intel-research isc lgpl
-    lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail
-    openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib"""
+SINGLE = """
+    afl-3.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsl-1.0 c-uda cc cc0-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0
+    epl-1.0 epl-2.0 etalab-2.0 fair-noncommercial-research-license gemma gfdl gpl grok2-community h-research
+    intel-research isc lgpl lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0
+    ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl
+    zlib
+"""
 LICENCES = {*SINGLE.split(), *(f"{name}-{end}" for name, ends in FAMILIES.items() for end in ends.split())}
 
 ID = r"(?:[\w-]+\/)?[\w\-.]+"
