@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from .errors import BurnError
+from .errors import BurnError, without_tokens
 from .files import atomic_write
 
 MARK = "burn_packed"
@@ -280,8 +280,8 @@ def _describe(tensor: torch.Tensor | torch.dtype, shape: Iterable[int] | None = 
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of `error` on one line of at most `limit` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The message of `error` on one line of at most `limit` characters, without tokens of the Hub."""
+    text = without_tokens(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -161,8 +161,8 @@ multiply-accumulates:
 
 def _limits(config: dict, rows: list[Row]) -> str:
     binary = config["architecture"] in burn_models()
-    speed = """* In PyTorch it computes with floats and is no faster than a float network: the file is small, and only an engine with
-  1-bit kernels turns the operations above into time.
+    speed = """* In PyTorch it computes with floats and is no faster than a float network: the file is small, and only
+  an engine with 1-bit kernels turns the operations above into time.
 """ if binary else ""
     measured = "Only the figures above are measured" if rows else "Nothing is measured"
     return f"""## Intended use and limits

@@ -1,6 +1,7 @@
 """The figures of a card: this network's results beside those of raw pixels and of the untrained network."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from huggingface_hub import EvalResult
 from ..errors import BurnError
 from ..evals.results import file_sha256
 from ..evals.tables import read_results, spread
-from .terms import terms_of
+from .terms import Terms, terms_of
 
 # What differs between networks under one protocol.
 _OF_A_NETWORK = {
@@ -46,9 +47,13 @@ class Row:
 
     @property
     def data(self) -> str:
-        name = self.result["dataset"]["name"]
-        terms = terms_of(name)
-        return terms.name if terms else name.rstrip("/").rsplit("/", 1)[-1]
+        return self.terms.name if self.terms else self.result["dataset"]["name"].rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def terms(self) -> Terms | None:
+        """Of the data; the name `folder` says nothing, but the description names the folder."""
+        dataset = self.result["dataset"]
+        return terms_of(dataset["name"]) or terms_of(str(dataset.get("description", "")))
 
     @property
     def images(self) -> str:
@@ -62,12 +67,10 @@ class Row:
 
     def eval_result(self) -> EvalResult:
         """As the Hub's model-index has it; in per cent."""
-        name = self.result["dataset"]["name"]
-        terms = terms_of(name)
         detection = self.result["task"] == "detection"
         return EvalResult(
             task_type="object-detection" if detection else "image-classification",
-            dataset_type=terms.hub_id if terms and terms.hub_id else self.data.lower().replace(" ", "-"),
+            dataset_type=self.terms.hub_id if self.terms and self.terms.hub_id else _slug(self.data),
             dataset_name=self.data, dataset_split=self.result["dataset"]["test"].get("split"),
             metric_type="accuracy" if self.task.endswith("top-1") else "map",
             metric_value=round(100 * self.result["value"], 2), metric_name=f"{self.task} (%)",
@@ -167,6 +170,11 @@ def protocols(rows: list[Row]) -> str:
             text += f"\n  `{row.result['command']}`"
         parts.append(text)
     return "\n".join(parts)
+
+
+def _slug(name: str) -> str:
+    """A name in the characters that the Hub takes for a data set's."""
+    return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-") or "images"
 
 
 def _comparison(result: dict) -> str | None:

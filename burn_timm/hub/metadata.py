@@ -17,12 +17,13 @@ LICENSES = frozenset("""
     cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
     cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0
     lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl
-    open-mdw openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+    openmdw-1.0 openmdw-1.1 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
     fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown
     other
 """.split())
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_DATASET = re.compile(r"(?:[\w-]+/)?[\w.-]+", re.ASCII)  # as the Hub says when it refuses
 _REPO = re.compile(rf"{NAME}(?:/{NAME})?")
 
 
@@ -79,6 +80,8 @@ def _model_index_errors(index: Any) -> list[str]:
         for key in ("task_type", "dataset_type", "dataset_name", "metric_type"):
             if not _is_text(value := getattr(result, key)):
                 errors.append(f"model-index: {key.replace('_', '.', 1)} must be text, not {value!r}")
+        if _is_text(result.dataset_type) and not _DATASET.fullmatch(result.dataset_type):
+            errors.append(f"model-index: dataset.type must be like an id of the Hub, not {result.dataset_type!r}")
         value = result.metric_value
         if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value != value:
             errors.append(f"model-index: metric.value must be a number, not {value!r}")

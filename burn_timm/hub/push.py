@@ -6,17 +6,17 @@ import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import read_state_dict
 from ..errors import BurnError
 from ..files import atomic_write
+from ..packing import one_line
 
 _logger = logging.getLogger(__name__)
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _ADVICE = re.compile(r" ?For more information check: \S+")  # of the HTTP library: what a status means
 
 
@@ -92,10 +92,7 @@ def full_name(repo: str, api: HfApi) -> str:
 
 def reason(error: Exception) -> str:
     """What an error of the Hub's client says, in one line and without tokens."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if token := get_token():
-        text = text.replace(token, "hf_***")
-    return _ADVICE.sub("", _TOKEN.sub("hf_***", text)).rstrip(".;")
+    return _ADVICE.sub("", one_line(error, limit=600)).rstrip(".;")
 
 
 def _files(folder: Path) -> dict[str, bytes]:
