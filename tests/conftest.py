@@ -35,6 +35,29 @@ def burn_data():
     return root
 
 
+@pytest.fixture(scope="session")
+def _hub_and_client(tmp_path_factory):
+    from hub_server import HubClient, HubServer
+
+    with HubServer() as hub:
+        client = HubClient(hub, tmp_path_factory.mktemp("hub"))
+        yield hub, client
+        client.close()
+
+
+@pytest.fixture
+def hub(_hub_and_client):
+    """A Hub on 127.0.0.1 with nothing on it (hub_server.HubServer)."""
+    _hub_and_client[0].clear()
+    return _hub_and_client[0]
+
+
+@pytest.fixture
+def hub_client(_hub_and_client):
+    """A process that uses it (hub_server.HubClient)."""
+    return _hub_and_client[1]
+
+
 def pytest_terminal_summary(terminalreporter):
     """Counts that a reader of the log should see even where everything passes: what tests record as `summary`."""
     for outcome in ("passed", "failed"):

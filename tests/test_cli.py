@@ -161,17 +161,20 @@ def folder(tmp_path):
     config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}
     (path / "config.json").write_text(json.dumps(config))
     (path / "README.md").write_text("# A model\n")
+    (path / "training.json").write_text('{"seed": 3}\n')
+    (path / "curves.png").write_bytes(b"\x89PNG")
     return path
 
 
-def test_folders_keep_config_and_card_and_load_in_timm(folder, tmp_path):
+def test_folders_keep_what_tells_of_them_and_load_in_timm(folder, tmp_path):
     first, floats, again = (tmp_path / name for name in ("first", "floats2", "again"))
     assert run("pack", folder, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
     assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for path in (first, floats, again):
-        assert sorted(file.name for file in path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-        assert (path / "README.md").read_text() == "# A model\n"
+        assert {file.name for file in path.iterdir()} == {file.name for file in folder.iterdir()}
+        for name in ("README.md", "training.json", "curves.png"):
+            assert (path / name).read_bytes() == (folder / name).read_bytes()
         assert json.loads((path / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
         loaded = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
         with torch.no_grad():

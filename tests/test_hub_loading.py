@@ -3,10 +3,12 @@
 Whatever fails is told in one line by our loader, leaves no half file, and the next try succeeds.
 """
 
+import json
+
 import pytest
 import timm
 import torch
-from hub_server import DROP, TOKEN, HubClient, HubServer
+from hub_server import DROP, TOKEN
 from timm.models._hub import save_config_for_hf
 
 from burn_timm.cli import main
@@ -46,41 +48,22 @@ def network(folder, seed=0):
     return model
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    with HubServer() as hub:
-        client = HubClient(hub, tmp_path_factory.mktemp("home"))
-        yield hub, client
-        client.close()
-
-
 @pytest.fixture
-def hub(shared):
-    shared[0].clear()
-    return shared[0]
-
-
-@pytest.fixture
-def client(shared):
-    return shared[1]
-
-
-@pytest.fixture
-def load(client, tmp_path):
+def load(hub_client, tmp_path):
     """What the network as timm loads it gives, or None and the error; downloads go into the folder `cache`."""
     def load(name):
         to = tmp_path / "output.pt"
         to.unlink(missing_ok=True)
-        code, _, err = client.python(LOAD.format(name=name, cache=str(tmp_path / "cache"), to=str(to)))
+        code, _, err = hub_client.python(LOAD.format(name=name, cache=str(tmp_path / "cache"), to=str(to)))
         return (torch.load(to) if code == 0 else None), err
     return load
 
 
 @pytest.fixture
-def safe(client):
+def safe(hub_client):
     """What our own loader says: `loaded`, or its one line."""
     def safe(name):
-        code, out, err = client.python(SAFE.format(name=name))
+        code, out, err = hub_client.python(SAFE.format(name=name))
         assert code == 0 and out.count("\n") == 1 and TOKEN not in out, (out, err)
         return out.rstrip("\n")
     return safe
@@ -92,10 +75,10 @@ def output_of(model):
         return model(images)
 
 
-def test_what_was_pushed_comes_back(hub, client, load, tmp_path):
+def test_what_was_pushed_comes_back(hub, hub_client, load, tmp_path):
     models = [network(tmp_path / name, seed) for seed, name in enumerate(("first", "second"))]
     for name in ("first", "second"):
-        code, _, err = client.command("burn-timm", "push", tmp_path / name, "me/model", "--yes")
+        code, _, err = hub_client.command("burn-timm", "push", tmp_path / name, "me/model", "--yes")
         assert (code, err) == (0, "")
     (first, _), (_, files) = hub.repos["me/model"]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()}
@@ -117,6 +100,9 @@ def test_a_download_that_fails_leaves_nothing_half_and_works_again(hub, load, sa
     loaded, err = load("hf-hub:me/model")
     assert loaded is None and said in err, err
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
+    hub.faults = {WEIGHTS: list(faults)}
+    line = safe("hf-hub:me/model")
+    assert line.startswith("model hf-hub:me/model: its pretrained weights cannot be loaded: ") and said in line
     hub.faults = {}
     loaded, err = load("hf-hub:me/model")
     assert loaded is not None and torch.equal(loaded[0], output_of(model)), err
@@ -130,3 +116,45 @@ def test_a_connection_that_drops_once_is_taken_up_again(hub, load, tmp_path):
     loaded, err = load("hf-hub:me/model")
     assert loaded is not None and torch.equal(loaded[0], output_of(model)), err
     assert hub.requests.count(WEIGHTS) == 2
+
+
+def test_content_that_is_not_what_was_packed_is_refused(hub, safe, tmp_path):
+    network(tmp_path / "export")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    altered = bytearray(files["model.safetensors"])
+    altered[-1] ^= 1
+    hub.commit("me/altered", {**files, "model.safetensors": bytes(altered)})
+    line = safe("hf-hub:me/altered")
+    assert line.startswith("model hf-hub:me/altered: ") and "checksum" in line, line
+    hub.commit("me/altered", files)
+    assert safe("hf-hub:me/altered") == "loaded"
+
+
+def test_what_is_not_there_is_one_line(hub, safe, tmp_path):
+    network(tmp_path / "export")
+    hub.commit("me/model", tmp_path / "export")
+    hub.commit("me/empty", {"README.md": b"nothing yet"})
+    hub.commit("me/bare", {"config.json": (tmp_path / "export" / "config.json").read_bytes()})
+    for name in ("me/nothing", "me/model@nowhere", "me/empty", "me/bare"):
+        line = safe(f"hf-hub:{name}")
+        assert line.startswith(f"model hf-hub:{name}: ") and ("404" in line or "Entry Not Found" in line), line
+    assert safe("hf-hub:me/model") == "loaded"
+
+
+def test_eval_downstream_measures_a_model_of_the_hub(hub, hub_client, tmp_path):
+    network(tmp_path / "export")
+    hub.commit("me/model", tmp_path / "export")
+
+    def knn(name):
+        out = tmp_path / "knn.json"
+        line = ["eval_downstream.py", "knn", "--model", name, "--dataset", "digits", "--img-size", 32, "--output", out]
+        code, _, err = hub_client.command(*line, "--workers", 0, "--limit-train", 100, "--limit-test", 50)
+        return code, err, json.loads(out.read_text()) if out.exists() else None
+
+    code, err, _ = knn("hf-hub:me/nothing")
+    assert code == 2 and err.startswith("eval_downstream.py: error: model hf-hub:me/nothing: ") and err.count("\n") == 1
+    assert TOKEN not in err
+    code, err, there = knn("hf-hub:me/model")
+    assert code == 0, err
+    _, _, here = knn(f"local-dir:{tmp_path / 'export'}")
+    assert there["value"] == here["value"] and "me/model" in there["protocol"]["weights"]

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import timm
-from hub_server import TOKEN, HubClient, HubServer
+from hub_server import TOKEN
 from timm.models._hub import save_config_for_hf
 
 from burn_timm.cli import main
@@ -27,23 +27,9 @@ def folder(tmp_path):
     return export
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    with HubServer() as hub:
-        client = HubClient(hub, tmp_path_factory.mktemp("home"))
-        yield hub, client
-        client.close()
-
-
 @pytest.fixture
-def hub(shared):
-    shared[0].clear()
-    return shared[0]
-
-
-@pytest.fixture
-def push(shared):
-    return functools.partial(shared[1].command, "burn-timm", "push")
+def push(hub_client):
+    return functools.partial(hub_client.command, "burn-timm", "push")
 
 
 def one_line(done, start):
