@@ -135,10 +135,10 @@ except BurnError as error:
 """
 
 
-def test_a_run_pushes_again_over_what_it_pushed_itself_and_nobody_touched(hub, shared, folder, tmp_path):
+def test_a_run_pushes_again_over_what_it_pushed_itself_and_nobody_touched(hub, hub_client, folder, tmp_path):
     def run(record, export=folder):
         code = CHECK.format(name="me/model", record=str(tmp_path / record), folder=str(export or ""))
-        return shared[1].python(code)[0]
+        return hub_client.python(code)[0]
 
     assert run("pushed.json") == 0
     (folder / "README.md").write_bytes(CARD + b"better figures\n")  # as after a resumed run
@@ -151,8 +151,8 @@ def test_a_run_pushes_again_over_what_it_pushed_itself_and_nobody_touched(hub, s
     assert hub.files("me/model")["README.md"].endswith(b"edited on the Hub")
 
 
-def test_a_refused_token_is_found_before_training_even_for_a_whole_name(hub, shared, tmp_path):
+def test_a_refused_token_is_found_before_training_even_for_a_whole_name(hub, hub_client, tmp_path):
     code = CHECK.format(name="lab/model", record=str(tmp_path / "pushed.json"), folder="")
-    assert shared[1].python(code)[0] == 0
-    said = shared[1].python(code, HF_TOKEN="hf_SomebodyElse0123456789")[0]
+    assert hub_client.python(code)[0] == 0
+    said = hub_client.python(code, HF_TOKEN="hf_SomebodyElse0123456789")[0]
     assert str(said).startswith("lab/model: ") and "hf_SomebodyElse" not in said

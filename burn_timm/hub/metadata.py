@@ -59,8 +59,8 @@ def front_matter_errors(data: dict[str, Any]) -> list[str]:
         check(key, "the ids of repositories on the Hub", lambda value: all(map(_is_repo, _listed(value))))
     check("license", "one of the Hub's licence ids, or other with license_name",
           lambda value: all(isinstance(name, str) and name in LICENSES for name in _listed(value)))
-    if "other" in _listed(data.get("license")) and not data.get("license_name"):
-        errors.append("license other needs license_name")
+    if "other" in _listed(data.get("license")):
+        errors += [f"license other needs {key}" for key in ("license_name", "license_link") if not data.get(key)]
     if "model-index" in data:
         errors += _model_index_errors(data["model-index"])
     return errors
