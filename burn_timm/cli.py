@@ -1,4 +1,4 @@
-"""The command `burn-timm`: info, pack, unpack."""
+"""The command `burn-timm`: info, pack, unpack, and those of burn_timm/deploy: export, bench."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ import torch
 
 from .checkpoints import binary_shapes, burn_models, differences, infer_model, read_state_dict, save_latent
 from .counting import count_stages
+from .deploy.commands import add_commands as add_deploy_commands
 from .errors import BurnError
 from .files import atomic_folder
 from .packing import is_packed, pack_state_dict, save_packed, unpack_state_dict
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("src", metavar="SRC", type=Path, help=where)
         command.add_argument("dst", metavar="DST", type=Path, help="a .safetensors file, or a folder where SRC is one")
         command.add_argument("--model", metavar="NAME", help="instead of inferring it from names and shapes")
+    add_deploy_commands(commands)
     return parser
 
 

@@ -14,6 +14,7 @@ LEVELS = [
     {"checkpoints", "counting", "hub"},
     {"data"},
     {"evals"},
+    {"deploy"},
     {"training", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names}
