@@ -5,10 +5,21 @@ import json
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from ..checkpoints import binary_shapes, burn_models, infer_model, load_model, read_state_dict, weights_file
+from ..checkpoints import (
+    binary_shapes,
+    burn_models,
+    infer_model,
+    load_model,
+    read_state_dict,
+    require_model,
+    weights_file,
+)
 from ..errors import BurnError
 from ..packing import is_packed, pack_weight, restore_weight
+from .bench import bench
+from .engines import ENGINES, OURS, SLOW_TO_START
 from .export import FORMATS, NOT_ONE_BIT, ONNX_OPSET, check_folder, export
 
 
@@ -30,6 +41,24 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images a call (default: 1)")
     parser.add_argument("--headless", action="store_true", help="leave the classifier out: pooled features")
     parser.set_defaults(run=_export)
+
+    parser = commands.add_parser("bench", help="time networks on every engine that is installed")
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=(
+        "timm names (random weights: times do not depend on them), local-dir:FOLDER or hf-hub:OWNER/REPO"
+    ))
+    usual = [name for name in ENGINES if name not in SLOW_TO_START]
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", default=usual, help=(
+        f"of {', '.join(ENGINES)} (default: all but {', '.join(SLOW_TO_START)})"
+    ))
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: it takes minutes, and a C++ compiler")
+    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="in every engine (default: 1)")
+    parser.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images a call (default: 1)")
+    parser.add_argument("--img-size", type=_positive, default=224, metavar="PIXELS", help="default: %(default)s")
+    parser.add_argument("--rounds", type=_positive, default=10, metavar="N", help="default: %(default)s")
+    parser.add_argument("--runs", type=_positive, default=10, metavar="N", help="of a row a round (default: %(default)s)")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory (a process a row)")
+    parser.add_argument("--output", type=Path, metavar="RESULT.json", help="write rows and provenance, and RESULT.png")
+    parser.set_defaults(run=_bench)
 
 
 def _positive(text: str) -> int:
@@ -53,6 +82,54 @@ def _export(args: argparse.Namespace) -> None:
         print(f"run it with: burn_timm.deploy.load({json.dumps(str(args.outdir))})")
     else:
         print(f"{args.format} is {NOT_ONE_BIT}")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from ..evals.results import hardware  # here, for scikit-learn takes a second to import
+    from .report import draw_chart, table, write_json
+
+    output = args.output
+    if output is not None and (output.suffix != ".json" or output.is_dir()):
+        raise BurnError(f"--output {output}: expected a file that ends in .json")
+    for name in args.models:
+        require_model(name)
+    engines = list(dict.fromkeys([*args.engines, *(SLOW_TO_START if args.compile else ())]))
+    settings = {
+        "models": args.models, "engines": engines, "threads": args.threads, "batch_size": args.batch_size,
+        "img_size": args.img_size, "rounds": args.rounds, "runs_a_round": args.runs, "input": "noise",
+        "weights": "random where the name has none; the accuracy of bf16 and int8 rows is not measured",
+        "time": "median over all runs of wall time a call, engines alternating in one process",
+        "memory": "resident bytes that opening and running adds to a process of its own that holds the libraries",
+    }
+    rows_at_most = len(args.models) * len(engines)
+    with tqdm(total=rows_at_most * (1 + args.rounds), unit="step", leave=False) as bar:
+        def progress(what: str) -> None:
+            bar.set_description(what, refresh=False)
+            bar.update()
+
+        rows = bench(
+            args.models, engines, args.img_size, args.batch_size, args.threads, args.rounds, args.runs,
+            not args.no_memory, progress,
+        )
+    cpu = hardware()["cpu"]
+    print(f"{cpu}; batch {args.batch_size}, {args.img_size} px, threads {args.threads}; ratio to {OURS}\n")
+    print(table(rows))
+    if output is not None:
+        write_json(output, rows, settings, _command(args))
+        print(f"\nwrote {output}")
+        if any(row["ms"] for row in rows):
+            draw_chart(output.with_suffix(".png"), rows, settings, cpu)
+            print(f"wrote {output.with_suffix('.png')}")
+    if not any(row["ms"] for row in rows):
+        raise BurnError("no row was measured; the reasons stand in the table")
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """The command line of this benchmark, from its options: it may have been called by another program."""
+    words = ["burn-timm", "bench", *args.models, "--engines", *args.engines]
+    for option in ("threads", "batch_size", "img_size", "rounds", "runs", "output"):
+        words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    return words + ["--compile"] * args.compile + ["--no-memory"] * args.no_memory
 
 
 def _open(args: argparse.Namespace) -> torch.nn.Module:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import platform
 import re
 import threading
 from pathlib import Path
@@ -140,10 +141,15 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
     folder = Path(folder)
     config = read_config(folder)
     openvino = require_openvino()
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        raise BurnError(
+            f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it would go bit by bit, for seconds an "
+            "image: use the ONNX or torch-export format"
+        )
     try:
         compiled = openvino.Core().compile_model(folder / GRAPH, "CPU", cpu_settings(threads))
     except Exception as error:  # OpenVINO raises RuntimeError and its own types
-        raise BurnError(f"{folder / GRAPH}: OpenVINO cannot run it here ({one_line(error)})") from error
+        raise BurnError(f"{folder / GRAPH}: OpenVINO cannot run it here; it needs AVX2 ({one_line(error)})") from error
     return OneBitModel(config, compiled)
 
 

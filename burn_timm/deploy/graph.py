@@ -4,6 +4,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+from ..errors import BurnError
 from .fold import Network, Step
 
 _CHANNELS = 8  # the CPU plugin packs 8 channels into a byte; with other counts it fails or computes something else
@@ -57,8 +58,13 @@ def binary_convolution(
 
     Returns:
         `[B, O, H', W']`, float32: what `conv2d` gives for signs (sign(0) = +1) and zero padding, exactly.
+
+    Raises:
+        BurnError: Another kernel than 1x1 or 3x3: OpenVINO 2026.4 refuses some 5x5 ones and gets others wrong.
     """
     outputs, inputs, size, _ = positive.shape
+    if size not in (1, 3):
+        raise BurnError(f"a binary {size}x{size} convolution of stride {stride} cannot be exported, only 1x1 and 3x3")
     # FakeQuantize asks x > limit. The float just below the threshold makes that x >= threshold.
     limit = np.nextafter(threshold, np.float32(-np.inf))
     extra = -inputs % _CHANNELS

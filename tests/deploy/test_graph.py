@@ -14,6 +14,7 @@ from openvino import opset13 as ops
 from burn_timm.deploy.engine import cpu_settings
 from burn_timm.deploy.fold import fold
 from burn_timm.deploy.graph import binary_convolution, build
+from burn_timm.errors import BurnError
 
 SIZES = [(1, 1), (1, 5), (2, 2), (7, 7), (6, 9), (13, 4)]
 
@@ -36,16 +37,31 @@ def hard_values(rng, threshold, shape):
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("inputs", [1, 3, 7, 8, 12, 16, 31, 33, 48, 64, 65, 100, 136, 160, 257])
 def test_a_binary_convolution_is_exact(inputs, kernel, stride):
-    rng = np.random.default_rng(1000 * inputs + 10 * kernel + stride)
+    cases = [
+        (1 + number % 3, inputs, (1, 5, 16, 33, 64, 100)[(number + inputs) % 6], size, stride)
+        for number, size in enumerate(SIZES)
+    ]
+    check_exact(cases, kernel, seed=1000 * inputs + 10 * kernel + stride)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_binary_convolution_is_exact_in_images_of_every_width(kernel):
+    """The kernels work in strips of several pixels, with other code at both ends."""
+    widths = [*range(1, 41), 56, 75, 112]
+    check_exact([(1, 16, 24, (4, width), stride) for width in widths for stride in (1, 2)], kernel, seed=0)
+
+
+def check_exact(cases, kernel, seed):
+    """Each case is (batch, inputs, outputs, size, stride)."""
+    rng = np.random.default_rng(seed)
     images, nodes, arrays, expected, buffers = [], [], [], [], []
-    for number, size in enumerate(SIZES):
-        outputs = (1, 5, 16, 33, 64, 100)[(number + inputs) % 6]
+    for batch, inputs, outputs, size, stride in cases:
         shift = rng.choice(np.array([0.0, -0.0, 0.5, -0.25, 1e-3], np.float32), inputs)
         weight = rng.choice(np.array([-0.5, -1e-30, -0.0, 0.0, 0.7], np.float32), (outputs, inputs, kernel, kernel))
-        x = hard_values(rng, -shift, (1 + number % 3, inputs, *size))
+        x = hard_values(rng, -shift, (batch, inputs, *size))
         image = ops.parameter(list(x.shape), np.float32)
         node = binary_convolution(image, -shift, weight >= 0, stride, kernel // 2, buffers)
         images.append(image)
@@ -58,6 +74,13 @@ def test_a_binary_convolution_is_exact(inputs, kernel, stride):
     for got, reference in zip(run(images, nodes, *arrays), expected, strict=True):
         assert got.shape == tuple(reference.shape)
         np.testing.assert_array_equal(got.astype(np.float64), reference.numpy())
+
+
+@pytest.mark.parametrize("kernel", [2, 5])
+def test_other_kernels_are_refused(kernel):
+    image = ops.parameter([1, 8, 9, 9], np.float32)
+    with pytest.raises(BurnError, match=f"a binary {kernel}x{kernel} convolution .* only 1x1 and 3x3"):
+        binary_convolution(image, np.zeros(8, np.float32), np.ones((8, 8, kernel, kernel), bool), 1, kernel // 2, [])
 
 
 def outputs_of(model, x):
