@@ -76,6 +76,7 @@ def _prepare_onnx(model: nn.Module, path: Path, shape: Shape) -> None:
 def _prepare_int8(model: nn.Module, path: Path, shape: Shape) -> None:
     """Static quantisation, 8-bit weights (a scale per channel) and activations, ranges from noise: good for its time."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Noise(CalibrationDataReader):
         def __init__(self) -> None:
@@ -88,6 +89,8 @@ def _prepare_int8(model: nn.Module, path: Path, shape: Shape) -> None:
     floats = path.with_name("floats.onnx")
     try:
         _prepare_onnx(model, floats, shape)
+        # Without it a bias that two layers share is no constant, and their convolutions stay in fp32.
+        quant_pre_process(floats, floats, skip_symbolic_shape=True)
         quantize_static(
             floats, path, Noise(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,

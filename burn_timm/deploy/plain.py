@@ -19,7 +19,7 @@ class Sign(nn.Module):
         self.register_buffer("limit", -shift.detach().clone().view(1, -1, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.where(x >= self.limit, 1.0, -1.0).to(x.dtype)
+        return (x >= self.limit).to(x.dtype).mul_(2).sub_(1)  # torch.where with two numbers takes twice the time
 
 
 def plain_network(model: nn.Module) -> nn.Module:

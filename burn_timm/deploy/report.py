@@ -12,6 +12,7 @@ from ..evals.results import git_commit, hardware, redact_command, redact_tree, v
 from ..files import atomic_write
 from .engines import OURS
 
+_BUSY = 0.9  # CPU seconds a second below which others used the cores
 _COLUMNS = ("network", "engine", "ms", "ratio", "file MB", "memory MB")
 
 
@@ -27,6 +28,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for what, reason in (("", row["error"]), (" memory", row.get("memory_error"))):
             if reason:
                 notes.append(f"n/a: {short_name(row['model'])} {row['title']}{what}: {reason}")
+    for row in rows:
+        if row["cpu_per_wall"] and row["cpu_per_wall"] < _BUSY:
+            notes.append(f"busy machine: {short_name(row['model'])} {row['title']} had {row['cpu_per_wall']:.2f} of a CPU")
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     shown = [_line(line, widths) for line in lines]
     return "\n".join([*shown, *([""] + notes if notes else [])])
