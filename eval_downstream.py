@@ -42,7 +42,6 @@ from burn_timm.evals.results import redact, redact_tree, write_result
 from burn_timm.evals.tables import all_tables, read_results
 from burn_timm.files import atomic_write
 
-
 ENGINE_BATCH = 16  # images a call of another engine than torch, whose batch is fixed: more are no faster
 
 

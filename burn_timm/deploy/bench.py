@@ -41,7 +41,7 @@ def bench(
     Returns:
         Rows: model, engine, title, and ms (the median over all runs), ms_min, ms_rounds (each round's median),
         cpu_per_wall (CPU seconds a second: the threads in use), file_bytes, memory_bytes, memory_peak_bytes, ratio (to
-        the first 1-bit row, else to the first) and error; None where not measured. A row that fails says why in `error`.
+        the first 1-bit row, else to the first) and error; None where not measured. `error` says why a row failed.
     """
     rows: list[dict[str, Any]] = []
     opened: list[tuple[dict[str, Any], Run]] = []
@@ -82,8 +82,10 @@ def bench(
 
 @torch.no_grad()
 def fill_zero_gains(model: nn.Module) -> None:
-    """timm starts the last BatchNorm of a residual branch with gains of 0. Folded, they make whole convolutions 0, which
-    an exporter stores once and an engine may skip: give such gains 1. A trained network has none."""
+    """Give BatchNorms whose gains are all 0 gains of 1: timm starts the last one of a residual branch so.
+
+    Folded, they make whole convolutions 0, which an exporter stores once and an engine may skip; trained networks do not.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
             module.weight.fill_(1)
@@ -150,7 +152,7 @@ def _rounds(opened: list[tuple[dict, Run]], rounds: int, runs: int, progress: Ca
 
 @contextlib.contextmanager
 def _bound_to(threads: int) -> Iterator[None]:
-    """Bind the process to as many cores as there are threads, one hardware thread each; nothing where that cannot be."""
+    """Bind the process to as many cores as there are threads, one hardware thread each, where that can be."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -50,12 +50,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", default=usual, help=(
         f"of {', '.join(ENGINES)} (default: all but {', '.join(SLOW_TO_START)})"
     ))
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: it takes minutes, and a C++ compiler")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes and a C++ compiler")
     parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="in every engine (default: 1)")
     parser.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images a call (default: 1)")
     parser.add_argument("--img-size", type=_positive, default=224, metavar="PIXELS", help="default: %(default)s")
     parser.add_argument("--rounds", type=_positive, default=10, metavar="N", help="default: %(default)s")
-    parser.add_argument("--runs", type=_positive, default=10, metavar="N", help="of a row a round (default: %(default)s)")
+    parser.add_argument("--runs", type=_positive, default=10, metavar="N", help="a row and round (default: %(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory (a process a row)")
     parser.add_argument("--output", type=Path, metavar="RESULT.json", help="write rows and provenance, and RESULT.png")
     parser.set_defaults(run=_bench)

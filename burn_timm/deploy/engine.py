@@ -65,7 +65,7 @@ class OneBitModel:
         batch_size, input_size: The shape it was exported for; input_size is `(C, H, W)`.
         num_classes: 0 where it has no classifier.
         num_features: Channels of the feature map.
-        pretrained_cfg: mean, std, crop_pct, interpolation, ... as in timm: `timm.data.resolve_model_data_config(model)`.
+        pretrained_cfg: mean, std, crop_pct, ... as in timm, for `timm.data.resolve_model_data_config(model)`.
         label_names: Names of the classes, or None where the checkpoint had none.
     """
 
@@ -133,8 +133,8 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
         threads: CPU threads at most; None leaves it to OpenVINO (all cores).
 
     Raises:
-        BurnError: No such folder, damaged files, no OpenVINO, one outside the tested range, or a CPU for which it has no
-            1-bit kernel.
+        BurnError: No such folder, damaged files, no OpenVINO, one outside the tested range, or a CPU it has no 1-bit
+            kernels for.
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise BurnError(f"threads must be a whole number of at least 1, not {threads}")
@@ -143,8 +143,8 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
     openvino = require_openvino()
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise BurnError(
-            f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it would go bit by bit, for seconds an "
-            "image: use the ONNX or torch-export format"
+            f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit, seconds an image: "
+            "use the ONNX or torch-export format"
         )
     try:
         compiled = openvino.Core().compile_model(folder / GRAPH, "CPU", cpu_settings(threads))

@@ -75,7 +75,9 @@ def fold(model: nn.Module) -> Network:
     shift = np.zeros(len(stem_bias))
     for block in (block for stage in model.stages for block in stage):
         if isinstance(block, PairBlock):
-            parts = [(block.sign1, block.conv1, block.bn1, block.act1), (block.sign2, block.conv2, block.bn2, block.act2)]
+            parts = [
+                (block.sign1, block.conv1, block.bn1, block.act1), (block.sign2, block.conv2, block.bn2, block.act2),
+            ]
         else:
             parts = [(block.sign, block.conv, block.bn, block.act)]
         for sign, conv, norm, act in parts:

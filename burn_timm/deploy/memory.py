@@ -34,8 +34,9 @@ def memory_added(engine: str, prepared: Path, threads: int, images: np.ndarray) 
         np.save(file, images)
         root = str(Path(__file__).resolve().parents[2])  # where it is not installed
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, "-W", "ignore", "-m", "burn_timm.deploy.memory"]
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "burn_timm.deploy.memory", engine, str(prepared), str(threads), file],
+            [*command, engine, str(prepared), str(threads), str(file)],
             env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
         )
     words = done.stdout.split()

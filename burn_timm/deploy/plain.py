@@ -1,4 +1,4 @@
-"""The same network out of standard layers: what ONNX, torch.export and the other engines get. It does not run in 1 bit."""
+"""The same network out of standard layers, for ONNX, torch.export and other engines. It does not run in 1 bit."""
 
 import copy
 

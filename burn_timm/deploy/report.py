@@ -30,7 +30,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 notes.append(f"n/a: {short_name(row['model'])} {row['title']}{what}: {reason}")
     for row in rows:
         if row["cpu_per_wall"] and row["cpu_per_wall"] < _BUSY:
-            notes.append(f"busy machine: {short_name(row['model'])} {row['title']} had {row['cpu_per_wall']:.2f} of a CPU")
+            had = f"{row['cpu_per_wall']:.2f} of a CPU"
+            notes.append(f"busy machine: {short_name(row['model'])} {row['title']} had {had}")
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     shown = [_line(line, widths) for line in lines]
     return "\n".join([*shown, *([""] + notes if notes else [])])

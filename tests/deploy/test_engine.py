@@ -13,11 +13,12 @@ import burn_timm.deploy
 from burn_timm.deploy import engine
 from burn_timm.errors import BurnError
 
-openvino = pytest.importorskip("openvino")
+pytest.importorskip("openvino")
 
-from deploy.networks import errors, lively
+import openvino
 
 from burn_timm.deploy.export import export
+from deploy.networks import errors, lively
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,8 @@ def test_the_face_of_timm(exported, images, call):
     got = getattr(loaded, call)(images)
     assert isinstance(got, torch.Tensor) and got.dtype == torch.float32 and got.shape == expected.shape
     assert errors(got, expected).median() < 2e-3
-    for x in (images.numpy(), images.double().numpy(), images.numpy().transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)):
+    channels_last = images.to(memory_format=torch.channels_last)
+    for x in (images.numpy(), images.double().numpy(), channels_last.numpy()):
         other = getattr(loaded, call)(x)
         assert isinstance(other, np.ndarray)
         np.testing.assert_array_equal(other, got.numpy())

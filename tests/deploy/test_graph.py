@@ -8,13 +8,13 @@ import torch.nn.functional as F
 pytest.importorskip("openvino")
 
 import openvino as ov
-from deploy.networks import errors, lively
 from openvino import opset13 as ops
 
 from burn_timm.deploy.engine import cpu_settings
 from burn_timm.deploy.fold import fold
 from burn_timm.deploy.graph import binary_convolution, build
 from burn_timm.errors import BurnError
+from deploy.networks import errors, lively
 
 SIZES = [(1, 1), (1, 5), (2, 2), (7, 7), (6, 9), (13, 4)]
 
@@ -86,7 +86,8 @@ def test_other_kernels_are_refused(kernel):
 def outputs_of(model, x):
     graph, buffers = build(fold(model), tuple(x.shape))
     compiled = ov.Core().compile_model(graph, "CPU", cpu_settings(1))
-    return {next(iter(output.names)): torch.from_numpy(np.array(value)) for output, value in compiled(x.numpy()).items()}
+    results = compiled(x.numpy()).items()
+    return {next(iter(output.names)): torch.from_numpy(np.array(value)) for output, value in results}
 
 
 @pytest.mark.parametrize(("name", "shape", "options"), [
