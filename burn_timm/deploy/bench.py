@@ -68,6 +68,7 @@ def bench(
                     if run is not None:
                         opened.append((row, run))
                 del model
+                gc.collect()
             _rounds(opened, rounds, runs, progress)
         finally:
             torch.set_num_threads(torch_threads)
@@ -84,7 +85,7 @@ def bench(
 def fill_zero_gains(model: nn.Module) -> None:
     """Give BatchNorms whose gains are all 0 gains of 1: timm starts the last one of a residual branch so.
 
-    Folded, they make whole convolutions 0, which an exporter stores once and an engine may skip; trained networks do not.
+    Folded, they make whole convolutions 0, which an exporter stores once and an engine may skip. Training ends that.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
@@ -118,8 +119,6 @@ def _open(
     except Exception as error:  # whatever an engine raises costs its own row only
         row["error"] = one_line(error, 120)
         return None
-    finally:
-        gc.collect()
 
 
 def size_of(path: Path) -> int:

@@ -55,7 +55,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images a call (default: 1)")
     parser.add_argument("--img-size", type=_positive, default=224, metavar="PIXELS", help="default: %(default)s")
     parser.add_argument("--rounds", type=_positive, default=10, metavar="N", help="default: %(default)s")
-    parser.add_argument("--runs", type=_positive, default=10, metavar="N", help="a row and round (default: %(default)s)")
+    parser.add_argument("--runs", type=_positive, default=10, metavar="N", help="a round (default: %(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory (a process a row)")
     parser.add_argument("--output", type=Path, metavar="RESULT.json", help="write rows and provenance, and RESULT.png")
     parser.set_defaults(run=_bench)

@@ -143,7 +143,7 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
     openvino = require_openvino()
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise BurnError(
-            f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit, seconds an image: "
+            f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit: "
             "use the ONNX or torch-export format"
         )
     try:
