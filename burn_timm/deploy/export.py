@@ -33,7 +33,7 @@ def export(
     """Write `model` to `folder`, whole or not at all; returns what its config.json holds.
 
     Args:
-        model: A timm model; for `openvino` a ReActNet with 1-bit weights and activations. It is read in eval mode.
+        model: A timm model, in any mode; for `openvino` a ReActNet with 1-bit weights and activations. It is only read.
         folder: New, empty, or written by this function before.
         format: `openvino`: model.xml, model.bin. `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each with
             config.json: preprocessing, labels if known, versions.
@@ -49,19 +49,15 @@ def export(
     data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
     shape = (batch_size, getattr(model, "in_chans", channels), img_size or height, img_size or width)
-    was_training = model.training
-    try:
-        with atomic_folder(folder) as beside, torch.no_grad():
-            details = write(model.eval(), beside, shape)
-            names = sorted(path.name for path in beside.iterdir())
-            config = {
-                **details,
-                **describe(model, data, shape),
-                "files": {name: hashlib.sha256((beside / name).read_bytes()).hexdigest() for name in names},
-            }
-            (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    finally:
-        model.train(was_training)
+    with atomic_folder(folder) as beside, torch.no_grad():
+        details = write(model, beside, shape)
+        names = sorted(path.name for path in beside.iterdir())
+        config = {
+            **details,
+            **describe(model, data, shape),
+            "files": {name: hashlib.sha256((beside / name).read_bytes()).hexdigest() for name in names},
+        }
+        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return config
 
 

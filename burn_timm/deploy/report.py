@@ -28,10 +28,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for what, reason in (("", row["error"]), (" memory", row.get("memory_error"))):
             if reason:
                 notes.append(f"n/a: {short_name(row['model'])} {row['title']}{what}: {reason}")
-    for row in rows:
-        if row["cpu_per_wall"] and row["cpu_per_wall"] < _BUSY:
-            had = f"{row['cpu_per_wall']:.2f} of a CPU"
-            notes.append(f"busy machine: {short_name(row['model'])} {row['title']} had {had}")
+    starved = [row["cpu_per_wall"] for row in rows if row["cpu_per_wall"] and row["cpu_per_wall"] < _BUSY]
+    if starved:
+        notes.append(
+            f"busy machine: {len(starved)} rows had {min(starved):.2f} to {max(starved):.2f} of a CPU; "
+            "measure again when it is idle"
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     shown = [_line(line, widths) for line in lines]
     return "\n".join([*shown, *([""] + notes if notes else [])])
