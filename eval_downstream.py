@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from burn_timm.checkpoints import load_model
 from burn_timm.data import eval_loader
+from burn_timm.deploy.backbone import engine_backbone
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS, detection, finetune, svm
 from burn_timm.evals.augmented import augmented_probe, held_out
@@ -42,6 +43,8 @@ from burn_timm.evals.results import redact, redact_tree, write_result
 from burn_timm.evals.summary import summary
 from burn_timm.evals.tables import all_tables, read_results
 from burn_timm.files import atomic_write
+
+ENGINE_BATCH = 16  # images a call of another engine than torch, whose batch is fixed: more are no faster
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,11 +83,15 @@ def _parser() -> _Parser:
     add("--limit-train", type=int, metavar="N", help="a seeded random subset of N training images")
     add("--limit-test", type=int, metavar="N", help="a seeded random subset of N test images")
 
+    frozen = _Parser(add_help=False)
+    frozen.add_argument("--engine", choices=("torch", "openvino"), default="torch",
+                        help="what computes the features; openvino: real 1-bit kernels (default: %(default)s)")
+
     parser = _Parser(prog="eval_downstream.py", description=__doc__.split("\n")[0])
     names = [*EVALS, "finetune", "detection", "table", "figures"]
     subparsers = parser.add_subparsers(dest="task", required=True, metavar=" | ".join(names))
     for name, task in EVALS.items():
-        task.add_options(subparsers.add_parser(name, parents=[base, images], help=task.description))
+        task.add_options(subparsers.add_parser(name, parents=[base, images, frozen], help=task.description))
     finetune.add_options(subparsers.add_parser("finetune", parents=[base, images], help=finetune.DESCRIPTION))
     detection.add_options(subparsers.add_parser("detection", parents=[base], help=detection.DESCRIPTION))
     table = subparsers.add_parser("table", help="the paper's tables, in Markdown, from result files")
@@ -130,6 +137,8 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     task = EVALS[args.task]
     options = task.options(args)
     augment = options.get("augment", False)
+    if args.engine != "torch" and (args.pixels or augment or device.type != "cpu"):
+        raise BurnError(f"--engine {args.engine} takes neither --pixels nor --augment, and --device cpu only")
 
     full_train, full_test, test_split = open_splits(args)
     train = subset(full_train, args.limit_train, args.seed, "--limit-train")
@@ -170,6 +179,11 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
         batches = (images for images, _ in eval_loader(calibration, transform, batch, args.workers, whole * batch))
         layers = calibrate_batchnorm(model, batches)
         features_protocol["calibrated_batchnorm"] = {"layers": layers, "images": whole * batch, "batch_size": batch}
+
+    if args.engine != "torch":
+        model, features_protocol["engine"] = engine_backbone(
+            model, config["input_size"][-1], min(args.batch_size, ENGINE_BATCH), args.threads,
+        )
 
     protocol = {
         **task.protocol(**options),

@@ -1,4 +1,4 @@
-"""The command `burn-timm`: info, pack, unpack, push, card."""
+"""The command `burn-timm`: info, pack, unpack; burn_timm/hub adds push and card, burn_timm/deploy export and bench."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ import torch
 
 from .checkpoints import binary_shapes, burn_models, differences, infer_model, read_state_dict, save_latent
 from .counting import count_stages
+from .deploy.commands import add_commands as add_deploy_commands
 from .errors import BurnError
 from .files import atomic_folder
 from .hub.commands import add_commands as add_hub_commands
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("dst", metavar="DST", type=Path, help="a .safetensors file, or a folder where SRC is one")
         command.add_argument("--model", metavar="NAME", help="instead of inferring it from names and shapes")
     add_hub_commands(commands)
+    add_deploy_commands(commands)
     return parser
 
 

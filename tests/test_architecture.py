@@ -14,7 +14,7 @@ LEVELS = [
     {"checkpoints", "counting"},
     {"data"},
     {"evals"},
-    {"hub"},
+    {"hub", "deploy"},
     {"training", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names}

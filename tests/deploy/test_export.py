@@ -1,0 +1,225 @@
+"""burn-timm export: what comes in, what is written, what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hub_server import HubServer
+from safetensors.torch import save_file
+
+import burn_timm.deploy
+from burn_timm.checkpoints import save_latent
+from burn_timm.cli import main
+from burn_timm.nn import binary_weight_names
+from burn_timm.packing import pack_state_dict, save_packed
+from deploy.networks import errors, lively
+
+FILES = {"openvino": ["model.bin", "model.xml"], "onnx": ["model.onnx"], "torch-export": ["model.pt2"]}
+
+
+def requires(format):
+    if format == "openvino":
+        pytest.importorskip("openvino")
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def fails(capsys, *arguments):
+    """The one line on stderr."""
+    assert run("export", *arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("burn-timm export: ")
+    return err.removeprefix("burn-timm export: ").rstrip("\n")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder as train_burn.py writes it, but with a classifier and labels; and the model."""
+    model = lively(num_classes=5)
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    cfg = {"input_size": [3, 48, 48], "crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5],
+           "std": [0.25, 0.25, 0.25], "num_classes": 5}
+    config = {"architecture": "test_reactnet", "num_classes": 5, "label_names": list("vwxyz"),
+              "model_args": {"weight_bits": 1, "act_bits": 1}, "pretrained_cfg": cfg}
+    (folder / "config.json").write_text(json.dumps(config))
+    return model, folder
+
+
+def outputs(folder, format, x):
+    """Features and logits of an exported folder."""
+    if format == "openvino":
+        model = burn_timm.deploy.load(folder, threads=1)
+        return model.features(x), model(x)
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        return tuple(torch.from_numpy(value) for value in session.run(["features", "logits"], {"images": x.numpy()}))
+    return torch.export.load(folder / "model.pt2").module()(x)
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_a_trained_folder_to_every_format(trained, tmp_path, format, digits, capsys):
+    requires(format)
+    model, folder = trained
+    out = tmp_path / "out" / "net"
+    assert run("export", f"local-dir:{folder}", out, "--format", format, "--batch-size", 3) == 0
+    printed = capsys.readouterr().out
+    assert ("does not run in 1 bit" in printed) == (format != "openvino")
+    assert sorted(os.listdir(out)) == ["config.json", *FILES[format]]
+    config = json.loads((out / "config.json").read_text())
+    assert config["one_bit"] == (format == "openvino")
+    assert ("does not run in 1 bit" in config.get("note", "")) != config["one_bit"]
+    cfg = config["pretrained_cfg"]
+    assert (cfg["input_size"], cfg["crop_pct"], cfg["interpolation"]) == ([3, 48, 48], 1.0, "bilinear")
+    assert cfg["mean"] == [0.5] * 3 and cfg["std"] == [0.25] * 3
+    assert config["label_names"] == list("vwxyz") and config["batch_size"] == 3
+    assert str(tmp_path) not in (out / "config.json").read_text()
+    x = torch.nn.functional.interpolate(digits[0][:3].float() / 255 - 0.5, (48, 48))
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(x), pre_logits=True), model(x)
+    for got, reference in zip(outputs(out, format, x), expected, strict=True):
+        assert errors(got, reference).median() < 2e-3
+    assert run("export", folder, out, "--format", format) == 0  # again, over it
+    assert json.loads((out / "config.json").read_text())["batch_size"] == 1
+
+
+@pytest.mark.parametrize("kind", ["packed", "restored", "latent"])
+def test_a_weights_file(trained, tmp_path, kind):
+    pytest.importorskip("openvino")
+    model, folder = trained
+    file = folder / "model.safetensors"
+    if kind == "restored":  # floats whose rows are +-scale: they must be of 1 bit
+        assert run("unpack", file, tmp_path / "floats.safetensors") == 0
+        restored = timm.create_model("test_reactnet", num_classes=5, checkpoint_path=tmp_path / "floats.safetensors")
+        file = tmp_path / "bare.safetensors"
+        save_file(restored.state_dict(), file)
+    elif kind == "latent":
+        file = tmp_path / "latent.safetensors"
+        save_latent(file, model.state_dict(), "test_reactnet", 1)
+    assert run("export", file, tmp_path / "net", "--img-size", 41) == 0
+    loaded = burn_timm.deploy.load(tmp_path / "net")
+    x = torch.randn(1, 3, 41, 41)
+    assert loaded.num_classes == 5 and errors(loaded(x), model(x).detach()) < 0.05
+
+
+def test_headless(trained, tmp_path):
+    pytest.importorskip("openvino")
+    model, folder = trained
+    assert run("export", folder, tmp_path / "net", "--headless") == 0
+    loaded = burn_timm.deploy.load(tmp_path / "net")
+    x = np.zeros((1, 3, 48, 48), np.float32)
+    assert loaded.num_classes == 0 and loaded.label_names is None and loaded(x).shape == (1, 128)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("bits", [(32, 1), (32, 32)])
+def test_other_stages_are_for_interchange_only(tmp_path, format, bits, capsys):
+    requires(format)
+    model = lively(num_classes=4, weight_bits=bits[0], act_bits=bits[1])
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    save_latent(folder / "model.safetensors", model.state_dict(), "test_reactnet", bits[0])
+    config = {"architecture": "test_reactnet", "num_classes": 4,
+              "model_args": {"weight_bits": bits[0], "act_bits": bits[1]}}
+    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"input_size": [3, 64, 64]}}))
+    assert run("export", folder, tmp_path / "net", "--format", format) == 0
+    x = torch.randn(1, 3, 64, 64)
+    assert errors(outputs(tmp_path / "net", format, x)[1], model(x).detach()) < 0.05
+    capsys.readouterr()
+    line = fails(capsys, folder, tmp_path / "no")
+    assert f"weight_bits={bits[0]}, act_bits={bits[1]}; only 1/1 runs in 1 bit" in line
+    assert not (tmp_path / "no").exists()
+    line = fails(capsys, folder / "model.safetensors", tmp_path / "no")
+    assert "weights trained with 32 bits; give the folder" in line
+
+
+def test_onnx_is_standard_operators_of_the_opset_that_it_states(trained, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    assert run("export", trained[1], tmp_path / "net", "--format", "onnx") == 0
+    written = onnx.load(tmp_path / "net" / "model.onnx")
+    assert [(entry.domain, entry.version) for entry in written.opset_import] == [("", 17)]
+    assert json.loads((tmp_path / "net" / "config.json").read_text())["opset"] == 17
+    assert "does not run in 1 bit" in {entry.key: entry.value for entry in written.metadata_props}["note"]
+
+
+def test_what_is_refused(trained, tmp_path, capsys):
+    model, folder = trained
+    out = tmp_path / "out"
+    assert "no such file" in fails(capsys, tmp_path / "nothing", out)
+    assert "names a network without weights" in fails(capsys, "reactnet_a", out)
+    assert "pretrained weights cannot be loaded" in fails(capsys, "reactnet_a", out, "--pretrained")
+    save_file(model.state_dict(), tmp_path / "bare.safetensors")
+    assert "nothing tells whether" in fails(capsys, tmp_path / "bare.safetensors", out)
+    assert "no burn_timm model fits" in fails(capsys, trained_resnet(tmp_path), out)
+    assert "no binary convolutions" in fails(capsys, trained_resnet(tmp_path), out, "--model", "test_resnet")
+    out.mkdir()
+    (out / "precious.txt").write_text("keep me")
+    assert "would be replaced, but it also holds precious.txt" in fails(capsys, folder, out)
+    assert os.listdir(out) == ["precious.txt"]
+    assert "OUTDIR is a file" in fails(capsys, folder, out / "precious.txt")
+    with pytest.raises(SystemExit):
+        run("export", folder, tmp_path / "new", "--img-size", "0")
+
+
+def trained_resnet(tmp_path):
+    file = tmp_path / "resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    return file
+
+
+def test_a_failure_leaves_the_old_export(trained, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openvino")
+    assert run("export", trained[1], tmp_path / "net") == 0
+    before = (tmp_path / "net" / "model.bin").read_bytes()
+    monkeypatch.setattr("openvino.save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
+    capsys.readouterr()
+    assert "disk full" in fails(capsys, trained[1], tmp_path / "net", "--img-size", "64")
+    assert (tmp_path / "net" / "model.bin").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["net", "trained"]
+
+
+def test_weights_that_are_not_finite(tmp_path, capsys):
+    model = lively()
+    model.stages[1][0].bn1.bias.data[2] = float("nan")
+    save_packed(tmp_path / "nan.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    line = fails(capsys, tmp_path / "nan.safetensors", tmp_path / "net")
+    assert "bias of binary convolution 2: NaN" in line and "did the training diverge" in line
+
+
+def test_the_thousand_class_network_takes_less_than_8_mb(tmp_path):
+    pytest.importorskip("openvino")
+    from burn_timm.deploy.export import export
+
+    export(timm.create_model("reactnet_a"), tmp_path / "net")
+    assert sum(path.stat().st_size for path in (tmp_path / "net").iterdir()) < 6.2e6
+
+
+def test_from_the_hub(trained, tmp_path):
+    pytest.importorskip("openvino")
+    root = Path(__file__).parents[2]
+    with HubServer() as hub:
+        hub.commit("somebody/net", trained[1])
+        environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(root)}
+        command = ["export", "hf-hub:somebody/net", str(tmp_path / "net")]
+        done = subprocess.run(
+            [sys.executable, "-m", "burn_timm.cli", *command],
+            env=environment, capture_output=True, text=True, check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    x = torch.randn(1, 3, 48, 48)
+    loaded = burn_timm.deploy.load(tmp_path / "net")
+    assert loaded.label_names == list("vwxyz") and errors(loaded(x), trained[0](x).detach()) < 0.05
