@@ -23,4 +23,4 @@ def command(*options: str, workers: int = 0) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}

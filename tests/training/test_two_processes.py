@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from methods.cases import OPTIONS
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from burn_timm.data.loader import epoch_order, seed_for
-from burn_timm.methods import METHODS
 
 from .runs import ROOT, SHORT, environment
+from .two_process_worker import encoder
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
 
@@ -50,9 +51,9 @@ def records(tmp_path_factory):
     return result
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_losses_and_gradients_of_three_steps_agree(method, records):
-    one, two = (record[method] for record in records)
+@pytest.mark.parametrize("case", OPTIONS)
+def test_losses_and_gradients_of_three_steps_agree(case, records):
+    one, two = (record[case] for record in records)
     assert [step["processes"] for step in one] == [1] * 3 and [step["processes"] for step in two] == [2] * 3
     for a, b in zip(one, two, strict=True):
         assert a["scalars"].keys() == b["scalars"].keys()
@@ -64,6 +65,26 @@ def test_losses_and_gradients_of_three_steps_agree(method, records):
         assert a["gradients"].keys() == b["gradients"].keys() and len(a["gradients"]) > 20
         for name in a["gradients"]:
             torch.testing.assert_close(a["gradients"][name], b["gradients"][name], atol=1e-8, rtol=0, msg=name)
+
+
+def test_keys_are_normalised_among_strangers(records):
+    """MoCo's shuffling BatchNorm: a process's keys go through the encoder with images of both, and come back to it."""
+    orders = []
+    for step in records[1]["shuffled keys"]:
+        key_of = {}
+        for group in step["seen"]:  # those that one process encoded together
+            keys = torch.nn.functional.normalize(encoder().train()(group), dim=-1)
+            key_of.update({image.numpy().tobytes(): key for image, key in zip(group, keys.detach(), strict=True)})
+        places = [[image.numpy().tobytes() for image in step["images"]].index(image.numpy().tobytes())
+                  for image in step["seen"].flatten(0, 1)]
+        assert step["seen"].shape[:2] == (2, 16) and sorted(places) == list(range(32))
+        assert any(place < 16 for place in places[16:]) and any(place >= 16 for place in places[:16])
+        expected = torch.stack([key_of[image.numpy().tobytes()] for image in step["images"]])
+        torch.testing.assert_close(step["keys"], expected, atol=1e-12, rtol=0)
+        orders.append(places)
+    assert orders[0] != orders[1]  # a new order in every step
+    for step in records[0]["shuffled keys"]:  # one process has nobody to hide from
+        assert torch.equal(step["seen"][0], step["images"])
 
 
 def test_train_burn_in_two_processes_is_one_run_and_repeats(tmp_path):

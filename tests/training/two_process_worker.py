@@ -1,53 +1,67 @@
-"""Run by test_two_processes.py in one and in two processes: three steps of each method, losses and gradients to a file.
+"""Run by test_two_processes.py in one and in two processes: three steps of each case, losses and gradients to a file.
 
 Float64 on the CPU, BatchNorm in eval mode: what remains between 1 x 32 and 2 x 16 images is whether the losses,
-negatives and mean class distributions are those of the whole batch.
+negatives and mean class distributions are those of the whole batch. BatchNorm in training mode is what the shuffled
+keys are for: `shuffled_keys`.
 """
 
 import sys
 
-import timm
 import torch
+import torch.nn as nn
 from accelerate import Accelerator
+from methods.cases import OPTIONS, make
 
-import burn_timm  # noqa: F401
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import make_train_loader
 from burn_timm.data.views import make_view
-from burn_timm.methods import METHODS
-from burn_timm.nn import Backbone
+from burn_timm.distributed import gather_over_processes
+from burn_timm.methods.moco import MomentumKeys
 
-STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Queues that the first step fills (32 images), so that the next ones use it.
-OPTIONS = {
-    "burn": {"head_dim": 24, "views": "cross", "information_weight": 0.5},
-    "s2bnn": {"contrastive_weight": 1.0, "queue_size": 40},
-    "byol": {"hidden_dim": 16, "head_dim": 8, "target_momentum": 0.5},
-    "swav": {
-        "epochs": 1, "hidden_dim": 16, "head_dim": 8, "prototypes": 12, "queue_size": 30, "queue_start_epoch": 0,
-        "freeze_prototypes_epochs": 0, "small_views": 1,
-    },
-    "mocov2": {"head_dim": 8, "queue_size": 40, "target_momentum": 0.5},
-    "infomin": {"head_dim": 8, "queue_size": 40, "target_momentum": 0.5},
-    "supervised": {"num_classes": 10},
+# Queues that the first step fills or nearly so (32 images), so that the next ones use it and overwrite its oldest.
+ALSO = {
+    "burn": {"views": "cross", "information_weight": 0.5},
+    "swav": {"queue_size": 30, "small_views": 1},
+    **{case: {"queue_size": 40, "target_momentum": 0.5} for case in ("s2bnn_contrastive", "mocov2", "infomin")},
 }
 
 
 def main(batch_size: int, output: str) -> None:
     accelerator = Accelerator(cpu=True)
-    records = {name: three_steps(name, batch_size, accelerator) for name in METHODS}
+    records = {case: three_steps(case, batch_size, accelerator) for case in OPTIONS}
+    records["shuffled keys"] = shuffled_keys(batch_size, accelerator.process_index)
     if accelerator.is_main_process:
         torch.save(records, output)
 
 
+def encoder() -> nn.Sequential:
+    """Images `[B, 3, 8, 8]` to `[B, 5]`, with a BatchNorm and the same weights in every process."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 5)).double()
+
+
+def shuffled_keys(batch_size: int, process: int) -> list[dict]:
+    """Two steps of MoCo's key encoder in training mode: what its BatchNorm saw in each process, and the keys."""
+    torch.manual_seed(1)
+    everything = torch.randn(2, 32, 3, 8, 8, dtype=torch.float64)
+    keys = MomentumKeys(encoder(), nn.Identity(), dim=5, size=64, momentum=0.9).double().train()
+    seen = []
+    keys.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    record = []
+    for images in everything:
+        mine = images[process * batch_size : (process + 1) * batch_size]
+        found = keys(mine)
+        keys.enqueue(found)
+        record.append({
+            "images": images, "seen": gather_over_processes(seen.pop()).view(-1, batch_size, 3, 8, 8),
+            "keys": gather_over_processes(found),
+        })
+    return record
+
+
 def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[dict]:
     torch.manual_seed(0)
-    student = Backbone(timm.create_model("test_reactnet", num_classes=0), *STATS)
-    kwargs = {"student_dim": 128, **OPTIONS.get(name, {})}
-    if METHODS[name].teacher_output:
-        teacher = Backbone(timm.create_model("test_resnet", num_classes=0), *STATS)
-        kwargs.update(teacher=teacher, teacher_dim=teacher.model.num_features)
-    method = METHODS[name](student, **kwargs).double().train()  # queues are filled in training mode only
+    method = make(name, **ALSO.get(name, {})).double().train()  # queues are filled in training mode only
     for module in method.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
