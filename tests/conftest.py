@@ -37,7 +37,8 @@ def burn_data():
 
 @pytest.fixture(scope="session")
 def _hub_and_client(tmp_path_factory):
-    from hub_server import HubClient, HubServer
+    from hub_client import HubClient
+    from hub_server import HubServer
 
     with HubServer() as hub:
         client = HubClient(hub, tmp_path_factory.mktemp("hub"))
@@ -54,7 +55,7 @@ def hub(_hub_and_client):
 
 @pytest.fixture
 def hub_client(_hub_and_client):
-    """A process that uses it (hub_server.HubClient)."""
+    """A process that uses it (hub_client.HubClient)."""
     return _hub_and_client[1]
 
 

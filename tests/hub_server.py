@@ -7,17 +7,14 @@ huggingface_hub reads HF_ENDPOINT when it is imported, so what is to use this Hu
         subprocess.run(..., env={**os.environ, **hub.environment(tmp_path)})
         hub.files("somebody/model")["README.md"]
 
-or in a `HubClient`, a process that many tests may share.
+or in a `hub_client.HubClient`, a process that many tests may share.
 """
 
 import base64
 import contextlib
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -225,66 +222,3 @@ def _about(name: str, data: bytes) -> dict:
         return {"rfilename": name, "size": len(data), "blobId": "0" * 40, "lfs": lfs}
     blob = hashlib.sha1(b"blob " + str(len(data)).encode() + b"\0" + data).hexdigest()
     return {"rfilename": name, "size": len(data), "blobId": blob}
-
-
-_CLIENT = """
-import contextlib, io, json, os, sys, time, traceback
-sleep = time.sleep
-time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # the client tries again, but after seconds
-import eval_downstream
-from burn_timm.cli import main
-for line in sys.stdin:
-    task = json.loads(line)
-    os.environ.update(task["env"])
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            if "code" in task:
-                exec(task["code"], {})
-            elif task["words"][0] == "burn-timm":
-                code = main(task["words"][1:])
-            else:
-                eval_downstream.main(task["words"][1:])
-        except SystemExit as error:
-            code = error.code
-        except Exception:
-            code = 1
-            traceback.print_exc()
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
-"""
-
-
-class HubClient:
-    """A process that uses a Hub: command lines and Python code, one after the other.
-
-    huggingface_hub and torch take seconds to import, so that a process for each would be the most of its test.
-    """
-
-    def __init__(self, hub: HubServer, home: Path) -> None:
-        root = Path(__file__).parents[1]
-        path = os.pathsep.join([str(root), *sys.path])
-        self.env = {**hub.environment(home), "CUDA_VISIBLE_DEVICES": ""}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", _CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **self.env, "PYTHONPATH": path},
-        )
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.kill()  # else torch takes its time
-        self._process.wait()
-        self._process.stdout.close()
-
-    def command(self, *words, **env: str) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of `burn-timm ...` or `eval_downstream.py ...`."""
-        return self._do({"words": [str(word) for word in words]}, env)
-
-    def python(self, code: str, **env: str) -> tuple[int, str, str]:
-        """The same of some code: 1 and the traceback where it raises."""
-        return self._do({"code": code}, env)
-
-    def _do(self, task: dict, env: dict[str, str]) -> tuple[int, str, str]:
-        self._process.stdin.write(json.dumps({**task, "env": {**self.env, **env}}) + "\n")
-        self._process.stdin.flush()
-        return tuple(json.loads(self._process.stdout.readline()))

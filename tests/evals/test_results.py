@@ -9,6 +9,7 @@ import torch
 import burn_timm
 from burn_timm.errors import BurnError
 from burn_timm.evals import results
+from burn_timm.evals.inputs import training_of
 from burn_timm.evals.results import git_commit, hardware, redact, redact_command, write_result
 
 
@@ -148,3 +149,17 @@ def test_git_commit(tmp_path, monkeypatch):
     inner.mkdir(parents=True)
     monkeypatch.setattr(results, "__file__", str(inner / "results.py"))
     assert git_commit() == burn_timm.__version__
+
+
+def test_how_weights_were_trained_is_told_beside_them_or_by_their_run(tmp_path):
+    """An export folder keeps it wherever it is copied; older ones have it in their run's folder only."""
+    weights = tmp_path / "run" / "export" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    assert training_of(weights) is None
+    run = {"method": "burn", "model": "reactnet_a", "settings": {"lr": 1.0, "hflip": 0.5}}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({**run, "seed": 1}))
+    assert training_of(weights) == {"method": "burn", "model": "reactnet_a", "seed": 1, "settings": {"lr": 1.0}}
+    (weights.parent / "training.json").write_text(json.dumps({**run, "seed": 2}))
+    copy = tmp_path / "elsewhere"
+    weights.parent.rename(copy)
+    assert training_of(copy / "model.safetensors")["seed"] == 2

@@ -9,7 +9,7 @@ import timm
 from hub_server import HubServer
 from timm.models._hub import save_for_hf
 
-from .runs import ROOT, SHORT, command, environment
+from .runs import ROOT, SHORT
 
 RUN = """
 import sys, timm, torch, train_burn
@@ -54,15 +54,10 @@ def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
     assert 'create_model("hf-hub:me/student", pretrained=True)' in pushed["README.md"].decode()
 
 
-def test_a_repository_that_is_taken_stops_the_run_before_it_begins(tmp_path):
-    with HubServer() as hub:
-        hub.commit("me/student", {"README.md": b"another network"})
-        env = {**environment(), **hub.environment(tmp_path / "home")}
-        done = subprocess.run(
-            command("--output", str(tmp_path / "run"), "--push-to-hub", "student"),
-            capture_output=True, text=True, env=env,
-        )
-        assert len(hub.repos["me/student"]) == 1
-    assert done.returncode == 2 and not (tmp_path / "run").exists()
+def test_a_repository_that_is_taken_stops_the_run_before_it_begins(hub, hub_client, tmp_path):
+    hub.commit("me/student", {"README.md": b"another network"})
+    options = [*SHORT, "--workers", "0", "--output", str(tmp_path / "run"), "--push-to-hub", "student"]
+    code, _, err = hub_client.python(f"import train_burn; train_burn.main({options!r})", ACCELERATE_USE_CPU="true")
+    assert code == 2 and not (tmp_path / "run").exists() and len(hub.repos["me/student"]) == 1
     start = "train_burn.py: error: --push-to-hub me/student: holds files already (README.md); name another repository"
-    assert done.stderr.strip().splitlines()[-1].startswith(start), done.stderr
+    assert err.strip().splitlines()[-1].startswith(start), err
