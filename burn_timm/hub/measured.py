@@ -15,8 +15,8 @@ from .terms import Terms, terms_of
 
 # What differs between networks under one protocol.
 _OF_A_NETWORK = {
-    "weights", "features_of", "parameters", "transform", "feature_dim", "calibrated_batchnorm", "device", "seed",
-    "starts",
+    "weights", "engine", "features_of", "parameters", "transform", "feature_dim", "calibrated_batchnorm", "device",
+    "seed", "starts",
 }
 # Results of earlier versions: what they did not say, because there was no choice, and what they worded otherwise.
 _ONCE_IMPLIED = {"linear": {"probe": "linear classifier", "views": "centre crop"}}
