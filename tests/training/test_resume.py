@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .runs import command, environment, train
+import train_burn
+
+from .runs import SHORT, command, environment, train
 
 LENGTH = [
     "--epochs", "2", "--max-steps", "30", "--checkpoint-steps", "4", "--log-interval", "1", "--drop", "0.1",
@@ -59,6 +61,52 @@ def test_killed_three_times_and_resumed_equals_unbroken(unbroken, tmp_path, work
     assert (unbroken / packed).read_bytes() == (output / packed).read_bytes()
     losses = [[json.loads(line)["loss"] for line in open(run / "log.jsonl")] for run in (unbroken, output)]
     assert losses[0] == losses[1] and len(losses[0]) == 60
+
+
+@pytest.mark.parametrize("method, options", [
+    ("swav", [
+        "--queue-size", "48", "--queue-start-epoch", "0", "--freeze-prototypes-epochs", "0.05", "--prototypes", "20",
+        "--hidden-dim", "32", "--small-views", "1",
+    ]),
+    ("mocov2", ["--queue-size", "48", "--target-momentum", "0.9"]),
+])
+def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across_stages(
+    method, options, tmp_path, monkeypatch,
+):
+    """Broken off in step 3, in step 5, the first of stage 2, and in step 7; each time the last two steps are kept."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    argv = [
+        *SHORT, "--method", method, "--teacher", "", *options, "--workers", "0", "--batch-size", "32", "--max-steps",
+        "4", "--lr", "1e-2", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none",
+    ]
+    train_burn.main([*argv, "--output", str(tmp_path / "unbroken")])
+
+    step, broken = train_burn.RunLog.step, []
+
+    def break_off(log, images):
+        step(log, images)
+        broken[0] -= 1
+        if broken[0] == 0:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "resumed"
+    with monkeypatch.context() as patched:
+        patched.setattr(train_burn.RunLog, "step", break_off)
+        for steps, kept in ((3, (0, 2)), (3, (1, 0)), (3, (1, 2))):
+            broken[:] = [steps]
+            with pytest.raises(KeyboardInterrupt):
+                train_burn.main([*argv, "--output", str(output), "--resume", "auto"])
+            saved = torch.load(output / "checkpoint.pt", weights_only=True)
+            assert (saved["stage"], saved["step"]) == kept
+    train_burn.main([*argv, "--output", str(output), "--resume", "auto"])
+    ends = [torch.load(run / "checkpoint.pt", weights_only=True)["method"] for run in (tmp_path / "unbroken", output)]
+    assert any(name.endswith("queue") for name in ends[0]) and ends[0].keys() == ends[1].keys()
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+    losses = [[json.loads(line)["loss"] for line in open(run / "log.jsonl")] for run in (tmp_path / "unbroken", output)]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+    packed = "export/model.safetensors"
+    assert (tmp_path / "unbroken" / packed).read_bytes() == (output / packed).read_bytes()
 
 
 def test_a_finished_run_resumes_to_its_own_export(unbroken):
