@@ -12,6 +12,7 @@ from ..errors import BurnError
 from ..methods import METHODS
 from ..methods.base import Method
 from ..nn import Backbone
+from .moco_teacher import load_moco_teacher
 from .options import STAGES
 
 
@@ -47,7 +48,11 @@ def build_teacher(args: argparse.Namespace) -> tuple[Backbone | None, dict | Non
     if args.teacher_output == "features":
         kwargs["num_classes"] = 0
     try:
-        model = load_model(args.teacher, args.teacher_checkpoint or None, pretrained=pretrained, **kwargs)
+        model = None
+        if args.teacher_checkpoint:
+            model = load_moco_teacher(args.teacher, args.teacher_checkpoint, args.teacher_output, **kwargs)
+        if model is None:
+            model = load_model(args.teacher, args.teacher_checkpoint or None, pretrained=pretrained, **kwargs)
     except BurnError as error:
         hint = "; give --teacher-checkpoint FILE, or --no-teacher-pretrained for a random teacher" if pretrained else ""
         raise BurnError(f"--teacher {args.teacher}: {error}{hint}") from error
