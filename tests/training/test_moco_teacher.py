@@ -49,8 +49,8 @@ def test_other_layouts_are_left_to_the_usual_loader_and_other_networks_refused(m
 
 def test_s2bnn_learns_from_it(moco, tmp_path):
     summary = train_burn.main([
-        "--method", "s2bnn", "--model", "test_reactnet", "--teacher", "test_resnet",
-        "--teacher-checkpoint", str(moco[0]), "--teacher-output", "logits", "--dataset", "digits", "--img-size", "32", "--teacher-img-size", "32",
+        "--method", "s2bnn", "--model", "test_reactnet", "--teacher", "test_resnet", "--teacher-output", "logits",
+        "--teacher-checkpoint", str(moco[0]), "--dataset", "digits", "--img-size", "32", "--teacher-img-size", "32",
         "--stages", "w1a1", "--max-steps", "1", "--batch-size", "8", "--workers", "0", "--threads", "1",
         "--val-split", "none", "--log-with", "none", "--output", str(tmp_path / "run"),
     ])
