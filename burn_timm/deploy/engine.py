@@ -1,5 +1,6 @@
 """An exported network in memory, with the face of a timm model: OpenVINO's 1-bit kernels on a CPU."""
 
+import functools
 import hashlib
 import importlib
 import json
@@ -41,6 +42,16 @@ def require_openvino() -> ModuleType:
             'pip install "burn-timm[openvino]"'
         )
     return module
+
+
+@functools.cache
+def core() -> Any:
+    """The process's one `openvino.Core`; errors as in `require_openvino`.
+
+    Each Core gives its thread another stack for signals. Two that do not end in the reverse of their order leave that
+    stack unmapped (OpenVINO 2026.4), and the next signal, such as the end of a loader's worker, kills the process.
+    """
+    return require_openvino().Core()
 
 
 def cpu_settings(threads: int | None, precision: str = "f32") -> dict[str, Any]:
@@ -140,14 +151,14 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
         raise BurnError(f"threads must be a whole number of at least 1, not {threads}")
     folder = Path(folder)
     config = read_config(folder)
-    openvino = require_openvino()
+    require_openvino()
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise BurnError(
             f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit: "
             "use the ONNX or torch-export format"
         )
     try:
-        compiled = openvino.Core().compile_model(folder / GRAPH, "CPU", cpu_settings(threads))
+        compiled = core().compile_model(folder / GRAPH, "CPU", cpu_settings(threads))
     except Exception as error:  # OpenVINO raises RuntimeError and its own types
         raise BurnError(f"{folder / GRAPH}: OpenVINO cannot run it here; it needs AVX2 ({one_line(error)})") from error
     return OneBitModel(config, compiled)

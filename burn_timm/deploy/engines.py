@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import BurnError
 from ..models import ReActNet
-from .engine import cpu_settings, load, require_openvino
+from .engine import core, cpu_settings, load, require_openvino
 from .export import export, to_onnx
 from .plain import plain_network
 
@@ -115,7 +115,7 @@ def _prepare_openvino(half: bool) -> Callable[[nn.Module, Path, Shape], None]:
         path.mkdir()
         floats = path / "floats.onnx"  # not by convert_model, which reports home (openvino-telemetry)
         _prepare_onnx(model, floats, shape)
-        openvino.save_model(openvino.Core().read_model(floats), path / "model.xml", compress_to_fp16=half)
+        openvino.save_model(core().read_model(floats), path / "model.xml", compress_to_fp16=half)
         floats.unlink()
 
     return prepare
@@ -123,11 +123,10 @@ def _prepare_openvino(half: bool) -> Callable[[nn.Module, Path, Shape], None]:
 
 def _open_openvino(precision: str) -> Callable[[Path, int, np.ndarray], Run]:
     def open_it(path: Path, threads: int, images: np.ndarray) -> Run:
-        core = require_openvino().Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise BurnError("this CPU does not compute in bfloat16")
         file = path / "model.xml" if path.is_dir() else path
-        request = core.compile_model(file, "CPU", cpu_settings(threads, precision)).create_infer_request()
+        request = core().compile_model(file, "CPU", cpu_settings(threads, precision)).create_infer_request()
         return lambda: request.infer({0: images}, share_outputs=True)
 
     return open_it

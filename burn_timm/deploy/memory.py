@@ -96,8 +96,10 @@ def _warm_libraries(engine: str) -> None:
         import openvino
         from openvino import opset13 as ops
 
+        from .engine import core
+
         x = ops.parameter([1], np.float32)
-        openvino.Core().compile_model(openvino.Model([ops.negative(x)], [x], "tiny"), "CPU")([np.zeros(1, np.float32)])
+        core().compile_model(openvino.Model([ops.negative(x)], [x], "tiny"), "CPU")([np.zeros(1, np.float32)])
 
 
 if __name__ == "__main__":

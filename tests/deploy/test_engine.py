@@ -1,8 +1,12 @@
 """deploy.load and the object it gives: timm's face, and one clear line for everything that is wrong."""
 
 import json
+import os
 import platform
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +78,28 @@ def test_threads_share_a_model(exported, images):
         assert all(map(torch.equal, pool.map(loaded, inputs), expected))
 
 
+SIGNAL = """
+import faulthandler, signal, sys
+import burn_timm.deploy, burn_timm.deploy.engines
+faulthandler.enable()  # gives this thread a stack for signals
+signal.signal(signal.SIGUSR1, lambda *args: print("handled"))
+first, second = (burn_timm.deploy.load(sys.argv[1], threads=1) for _ in range(2))
+del first
+del second
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_after_two_models_have_come_and_gone(exported):
+    """With a Core for each of them OpenVINO would leave the signal's stack unmapped: a segmentation fault."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL, exported[1]], env=environment, capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_it_knows_what_a_user_needs(exported):
     model, folder = exported
     loaded = burn_timm.deploy.load(folder)
@@ -140,15 +166,11 @@ def test_a_version_that_nobody_tested(exported, monkeypatch, version):
 
 
 def test_the_range_is_that_of_the_extra():
-    from pathlib import Path
-
     (low, _), (high, _) = engine.TESTED
     assert f'openvino = ["openvino>={low}.0,<{high}"]' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_without_openvino(exported, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BurnError, match=r'OpenVINO is missing .*: pip install "burn-timm\[openvino\]"'):
         burn_timm.deploy.load(exported[1])

@@ -10,7 +10,7 @@ pytest.importorskip("openvino")
 import openvino as ov
 from openvino import opset13 as ops
 
-from burn_timm.deploy.engine import cpu_settings
+from burn_timm.deploy.engine import core, cpu_settings
 from burn_timm.deploy.fold import fold
 from burn_timm.deploy.graph import binary_convolution, build
 from burn_timm.errors import BurnError
@@ -20,7 +20,7 @@ SIZES = [(1, 1), (1, 5), (2, 2), (7, 7), (6, 9), (13, 4)]
 
 
 def run(inputs, nodes, *arrays):
-    compiled = ov.Core().compile_model(ov.Model(nodes, inputs, "test"), "CPU", cpu_settings(1))
+    compiled = core().compile_model(ov.Model(nodes, inputs, "test"), "CPU", cpu_settings(1))
     return list(compiled(list(arrays)).values())
 
 
@@ -85,7 +85,7 @@ def test_other_kernels_are_refused(kernel):
 
 def outputs_of(model, x):
     graph, buffers = build(fold(model), tuple(x.shape))
-    compiled = ov.Core().compile_model(graph, "CPU", cpu_settings(1))
+    compiled = core().compile_model(graph, "CPU", cpu_settings(1))
     results = compiled(x.numpy()).items()
     return {next(iter(output.names)): torch.from_numpy(np.array(value)) for output, value in results}
 
