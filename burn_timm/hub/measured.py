@@ -163,6 +163,8 @@ def protocols(rows: list[Row]) -> str:
         transform = row.result["protocol"].get("transform") or {}
         if "input_size" in transform:
             words.append(f"{transform['input_size'][-1]} px, crop {transform.get('crop_pct', 1)}")
+        if engine := row.result["protocol"].get("engine"):
+            words.append(f"features by {engine['name']}")
         seed = row.result["protocol"].get("seed")
         words += [] if seed is None else [f"seed {seed}"]
         text = f"* **{row.task}, {row.data}**: {protocol.get('method', row.result['task'])}; {'; '.join(words)}."
