@@ -13,7 +13,7 @@ _TRANSFER = {  # Table 4's sets: images of training and test
 # What differs between seeds, machines and starts of one protocol, or between the columns of one row.
 # The interpolation follows from the view; older results do not have it.
 _FREE = {
-    "seed", "weights", "labels", "starts", "parameters", "device", "engine", "calibrated_batchnorm",
+    "seed", "weights", "labels", "starts", "parameters", "device", "calibrated_batchnorm",
     "view_interpolation",
 }
 
