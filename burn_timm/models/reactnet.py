@@ -11,6 +11,7 @@ stage). `weight_bits` and `act_bits` choose the stage: 1/1 fully binary (stage 2
 Written from the papers' descriptions; Apache-2.0.
 """
 
+import importlib.resources
 import logging
 import re
 from typing import Any
@@ -29,6 +30,8 @@ from ..packing import PackedError, is_packed, load_pre_hook, restore_weight, unp
 __all__ = ["ReActNet"]
 
 _logger = logging.getLogger(__name__)
+
+HUB_ORGANISATION = "burn-timm"  # of the repositories that hold the released weights, each named by its tag
 
 
 def _half_size(x: torch.Tensor) -> torch.Tensor:
@@ -319,9 +322,23 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+def _released(name: str, **kwargs: Any) -> dict[str, Any]:
+    """Weights without classifier that ship in the package as `weights/NAME.safetensors`; NAME on the Hub too."""
+    file = importlib.resources.files("burn_timm") / "weights" / f"{name}.safetensors"
+    source = {"file": str(file)} if file.is_file() else {}  # timm takes `file` before `hf_hub_id`, and must find it
+    return _cfg(
+        hf_hub_id=f"{HUB_ORGANISATION}/{name}", num_classes=0, paper_ids="arXiv:2110.08851",
+        paper_name="Unsupervised Representation Learning for Binary Networks by Joint Classifier Learning",
+        **source, **kwargs,
+    )
+
+
 default_cfgs = generate_default_cfgs({
     "reactnet_a.untrained": _cfg(),
-    "reactnet_a_burn.untrained": _cfg(),
+    # The data's terms: non-commercial research and education.
+    "reactnet_a_burn.tiny_imagenet_80_64": _released(
+        "reactnet_a_burn.tiny_imagenet_80_64", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0, license="other",
+    ),
     "reactnet_a_050.untrained": _cfg(),
     "reactnet_a_025.untrained": _cfg(),
     "reactnet_18.untrained": _cfg(),

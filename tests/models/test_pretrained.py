@@ -1,0 +1,104 @@
+"""Released weights: every tag has its file in the package, loads offline in all the ways of timm, and gives what it
+gave when it was released."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+
+import burn_timm
+from burn_timm.models import MODEL_MODULES
+from burn_timm.models.reactnet import HUB_ORGANISATION
+from burn_timm.packing import read_packed
+
+from .golden import features
+from .oracle import reactnet_a
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = Path(burn_timm.__file__).parent / "weights"
+TAGS = timm.list_models("*", module=MODEL_MODULES, pretrained=True, include_tags=True)
+EACH = pytest.mark.parametrize("tag", TAGS)
+
+
+def golden(tag):
+    return np.load(Path(__file__).parent / "golden_outputs" / f"{tag}.npz")
+
+
+def prepared(tag):
+    """The stored photos as the network takes them, float64 [2, 3, H, W]."""
+    config = timm.get_pretrained_cfg(tag)
+    mean, std = (torch.tensor(getattr(config, key)).double()[:, None, None] for key in ("mean", "std"))
+    return (torch.tensor(golden(tag)["images"]).double() / 255 - mean) / std
+
+
+def test_the_files_of_the_package_are_the_tags_of_the_package_and_small():
+    assert TAGS and {f"{tag}.safetensors" for tag in TAGS} == {path.name for path in WEIGHTS.glob("*.safetensors")}
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 6e6
+    assert timm.is_model_pretrained("reactnet_a_burn") and not timm.is_model_pretrained("reactnet_a")
+    assert set(TAGS) <= set(timm.list_pretrained("reactnet*"))
+
+
+@EACH
+def test_the_tag_names_data_size_and_a_repository(tag):
+    config = timm.get_pretrained_cfg(tag)
+    assert config.hf_hub_id == f"{HUB_ORGANISATION}/{tag}" and Path(config.file).parent == WEIGHTS
+    training = json.loads((WEIGHTS / f"{tag}.json").read_text())
+    data, _, px = tag.partition(".")[2].rpartition("_")
+    assert config.input_size == (3, int(px), int(px)) and training["img_size"] == int(px)
+    assert data.replace("_", "-") in training["dataset"] and training["model"] == tag.partition(".")[0]
+
+
+@EACH
+def test_golden_outputs(tag):
+    assert features(tag, golden(tag)["images"]) == pytest.approx(golden(tag)["features"], rel=1e-9, abs=1e-9)
+
+
+@EACH
+def test_the_network_is_the_papers_on_the_files_own_bits(tag):
+    stored = read_packed(WEIGHTS / f"{tag}.safetensors")
+    weights = {name: tensor.double() for name, tensor in stored.items() if not name.endswith(("_bits", "_scale"))}
+    model = timm.create_model(tag, device="meta")
+    for name, shape in ((name, tensor.shape) for name, tensor in model.state_dict().items()):
+        if f"{name}_bits" in stored:  # little-endian bits of each row: 1 is +, 0 is -
+            bits = np.unpackbits(stored[f"{name}_bits"].numpy(), axis=1, bitorder="little")[:, : shape[1:].numel()]
+            signs = torch.tensor(bits).double() * 2 - 1
+            weights[name] = (signs * stored[f"{name}_scale"].double()[:, None]).reshape(shape)
+    width = model.num_features
+    weights.update({"head.fc.weight": torch.eye(width).double(), "head.fc.bias": torch.zeros(width).double()})
+    out = reactnet_a(prepared(tag), weights, 1, 1)
+    assert out.numpy() == pytest.approx(golden(tag)["features"], rel=1e-6, abs=1e-6)
+
+
+@EACH
+def test_all_that_timm_users_do(tag):
+    images = prepared(tag).float()
+    with torch.no_grad():
+        model = timm.create_model(tag, pretrained=True).eval()
+        expected = model(images)
+        assert model.num_classes == 0 and expected.shape == (2, model.num_features)
+        named = timm.create_model(tag.partition(".")[0], pretrained=True).eval()  # the default tag, today's only one
+        assert named.pretrained_cfg["tag"] in tag and torch.equal(named(images), expected)
+
+        head = timm.create_model(tag, pretrained=True, num_classes=7).eval()
+        assert head(images).shape == (2, 7)
+        assert torch.equal(head.forward_head(head.forward_features(images), pre_logits=True), expected)
+
+        grey = timm.create_model(tag, pretrained=True, in_chans=1).eval()
+        kernel = model.stem.conv.weight.sum(1, keepdim=True)
+        assert torch.allclose(grey.stem.conv.weight, kernel, atol=1e-6)
+
+        maps = timm.create_model(tag, pretrained=True, features_only=True).eval()(images)
+        assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
+        assert torch.equal(maps[-1].mean((2, 3)), expected)
+
+
+@EACH
+def test_the_card_is_released_with_the_weights(tag):
+    card = (ROOT / "model_cards" / f"{tag}.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "timm" and front["model-index"]
+    assert f'timm.create_model("{tag}", pretrained=True)' in card or f"hf-hub:{HUB_ORGANISATION}/{tag}" in card
