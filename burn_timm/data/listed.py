@@ -59,6 +59,10 @@ class ListedImages:
     def name(self, index: int) -> str:
         return os.fsdecode(self._paths[index])
 
+    def identities(self) -> Iterator[str]:
+        root = os.path.realpath(self._root)
+        return (f"{root}/{os.fsdecode(path)}" for path in self._paths)
+
 
 def locate(published: Published, data_dir: str | None, split: str, marker: str) -> str:
     """The folder that holds `marker`: `data_dir` itself or one of the archive's folders in it.

@@ -1,6 +1,7 @@
 """`ImageSource`: images by index, whatever they are stored in."""
 
 import os
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,8 @@ from burn_timm.errors import BurnError
 class Images(Protocol):
     """What an `ImageSource` reads from; `class_names` and `num_classes` are None where there are no labels.
 
-    One that also has a `label_matrix` (see `ImageSource`) reads the image's own index in place of a class.
+    One that also has a `label_matrix` (see `ImageSource`) reads the image's own index in place of a class. `labels()`
+    and `identities()` (a name for each image that no other image of any split has) are optional, and may give None.
     """
 
     class_names: list[str] | None
@@ -82,6 +84,16 @@ class ImageSource:
         """The file name (or row) of image `index` alone."""
         return self._images.name(index)
 
+    def shared(self, other: "ImageSource") -> int:
+        """How many images of `other` are images of this source too, as far as files and names of splits tell."""
+        if self._title == other._title:
+            return len(other)
+        ours, theirs = (getattr(source._images, "identities", lambda: None)() for source in (self, other))
+        if ours is None or theirs is None:
+            return 0
+        theirs = set(theirs)
+        return len(theirs.intersection(ours))
+
     def labels(self) -> np.ndarray:
         """The class of every image, int64 [N], from the dataset's own list where it has one, else by reading each.
 
@@ -140,6 +152,14 @@ class TimmImages:
             return [-1 if label is None else label for label in dataset.select_columns(column)[:][column]]
         return None
 
+    def identities(self) -> Iterable[str] | None:
+        root, samples = getattr(self.reader, "root", None), getattr(self.reader, "samples", None)
+        if isinstance(samples, list):
+            return (os.path.realpath(sample[0]) for sample in samples)
+        if isinstance(root, str) and os.path.isfile(root):  # a tar has no splits
+            return (f"{os.path.realpath(root)} {index}" for index in range(len(self)))
+        return None
+
     def name(self, index: int) -> str:
         try:
             return str(self.reader.filename(index) or f"row {index}")
@@ -168,6 +188,12 @@ class TorchImages:
             if known is not None and len(known) == len(self):
                 return [int(label) for label in known]
         return None
+
+    def identities(self) -> Iterable[str] | None:
+        samples, train = getattr(self.dataset, "samples", None), getattr(self.dataset, "train", None)
+        if samples:
+            return (os.path.realpath(sample[0]) for sample in samples)
+        return None if train is None else (f"{train} {index}" for index in range(len(self)))
 
     def name(self, index: int) -> str:
         samples = getattr(self.dataset, "samples", None)  # ImageFolder, ImageNet: (path, class)

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import create_dataset
 
 from burn_timm.data.sources import public_path
-from burn_timm.errors import BurnError
+from burn_timm.errors import BurnError, NoSplitError
 
 
 class StreamSource:
@@ -36,7 +36,8 @@ class StreamSource:
             info = self._open(is_training=True).reader.split_info
         except Exception as error:
             hint = "; name shards and their images as 'NAME-{0000..0009}.tar|10000', or write an _info.json"
-            raise BurnError(f"--dataset {shown}: {str(error).splitlines()[0].rstrip('.')}{hint}") from error
+            kind = NoSplitError if f"split {split} not found" in str(error) else BurnError
+            raise kind(f"--dataset {shown}: {str(error).splitlines()[0].rstrip('.')}{hint}") from error
         self._count = info.num_samples
         self.shards = len(info.filenames)
         self.labelled = True

@@ -16,7 +16,6 @@ from ..errors import BurnError, NoSplitError
 from .features import data_config, eval_mode
 
 TEST_SPLITS = ("validation", "test", "val")
-PARTS = {"trainval": ("train", "val")}  # of VOC2007
 Source = ImageSource | StreamSource
 TELLING = (
     "fs_loss", "lambda_0", "lambda_T", "lambda_schedule", "target_head", "reset_target_head", "information_weight",
@@ -67,24 +66,31 @@ def check_run(args: argparse.Namespace) -> torch.device:
 
 
 def open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
-    """The training source, the test source and the name of its split."""
+    """The training source, the test source and the name of its split.
+
+    Without --val-split the test source is the published set's own, of other sets the first that there is.
+
+    Raises:
+        BurnError: there is no such split, it cannot be read, has no labels, or has images of the training split.
+    """
     keys = {"input_key": args.input_key, "target_key": args.target_key}
     train = open_dataset(args.dataset, args.data_dir, args.train_split, **keys)
     published = PUBLISHED_TEST_SPLITS.get(args.dataset.lower())
     named = args.val_split or published
     candidates = [named] if named else [split for split in TEST_SPLITS if split != args.train_split]
     for split in candidates:
-        if split == args.train_split or split in PARTS.get(args.train_split, ()):
-            raise BurnError(f"--val-split {split}: its images are among those of --train-split {args.train_split}")
         try:
             test = open_dataset(args.dataset, args.data_dir, split, **keys)
             break
-        except BurnError as error:
-            # torchvision and webdataset do not tell a missing split from other faults.
-            if not isinstance(error, NoSplitError) and not args.dataset.lower().startswith(("torch/", "wds/")):
-                raise
-            if args.val_split or split == candidates[-1]:
+        except NoSplitError as error:  # any other error is about a split that is there
+            if split == candidates[-1]:
                 raise BurnError(f"no test split: {error} (name one with --val-split)") from error
+    shared = len(test) if split == args.train_split else 0 if train.streaming else train.shared(test)
+    if shared:
+        raise BurnError(
+            f"--val-split {split}: {shared:,} of its {len(test):,} images are among those of --train-split "
+            f"{args.train_split}; name a split apart from it"
+        )
     for option, name, source in (("--train-split", args.train_split, train), ("--val-split", split, test)):
         if source.multi_label:
             if args.task != "svm":

@@ -318,6 +318,26 @@ def test_options_that_cannot_be_followed(words, message, tmp_path):
         detection.check(options(tmp_path, tmp_path / "r.json", *words))
 
 
+def test_photos_of_the_training_sets_are_not_tested_on(small, tmp_path):
+    names = (small / "ImageSets/Main/val.txt").read_text()
+    (small / "ImageSets/Main/test.txt").write_text(names)
+    with pytest.raises(BurnError, match="--test-set 2007:test: 3 of its 3 photos are in --train-sets too"):
+        run(small.parents[1], tmp_path / "r.json")
+
+
+def test_difficult_boxes_are_trained_on_as_published_and_skipped_on_demand(small, tmp_path):
+    for xml in sorted((small / "Annotations").iterdir()):
+        if xml.stem in (small / "ImageSets/Main/val.txt").read_text():
+            xml.write_text(xml.read_text().replace("<difficult>0</difficult>", "<difficult>1</difficult>", 1))
+    images = read_split(str(small.parents[1]), "2007:val")
+    boxes, hard = (sum(len(image.boxes) for image in images), sum(int(image.difficult.sum()) for image in images))
+    published = run(small.parents[1], tmp_path / "a.json")
+    skipped = run(small.parents[1], tmp_path / "b.json", "--difficult", "skip")
+    assert hard >= 3 and published["dataset"]["trained_on"]["boxes"] == boxes
+    assert published["protocol"]["difficult"] == "train" and skipped["protocol"]["difficult"] == "skip"
+    assert skipped["dataset"]["trained_on"]["boxes"] == boxes - hard
+
+
 def test_no_folder_and_no_pycocotools(tmp_path, monkeypatch):
     args = options(tmp_path, tmp_path / "r.json")
     args.data_dir = None

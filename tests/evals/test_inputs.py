@@ -1,6 +1,7 @@
 """Which splits an evaluation opens, and that it never tests on images it trains on."""
 
 import argparse
+import tarfile
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from burn_timm.evals.inputs import open_splits
 
 def splits(dataset, data_dir, train_split="train", val_split=None, task="linear"):
     keys = {"input_key": None, "target_key": None}
-    args = argparse.Namespace(dataset=dataset, data_dir=str(data_dir), train_split=train_split, val_split=val_split,
-                              task=task, **keys)
+    args = argparse.Namespace(dataset=dataset, data_dir=data_dir and str(data_dir), train_split=train_split,
+                              val_split=val_split, task=task, **keys)
     train, test, name = open_splits(args)
     return len(train), len(test), name
 
@@ -45,8 +46,9 @@ def voc(tmp_path):
 
 def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc):
     refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", "voc07", voc, "trainval", task="svm")
-    refused("--val-split val: its images are among those of --train-split trainval", "voc07", voc, "trainval", "val",
-            task="svm")
+    refused("--val-split val: 1 of its 1 images are among those of --train-split trainval", "voc07", voc, "trainval",
+            "val", task="svm")
+    refused("--val-split trainval: 1 of its 3 images are among", "voc07", voc, "val", "trainval", task="svm")
     assert splits("voc07", voc, "train", "val", task="svm") == (2, 1, "val")
 
 
@@ -63,5 +65,46 @@ def test_the_usual_names_are_tried_in_turn_but_never_the_training_split(tmp_path
         for number in range(count):
             photo(tmp_path / split / "ab"[number % 2] / f"{number}.png")
     assert splits("folder", tmp_path) == (3, 2, "test")
-    refused("--val-split train: its images are among those of --train-split", "folder", tmp_path, "train", "train")
+    refused("--val-split train: 3 of its 3 images are among those of", "folder", tmp_path, "train", "train")
     refused(r"no test split: .*no split 'dev'; available: train, test \(name one", "folder", tmp_path, "train", "dev")
+
+
+def test_a_damaged_split_is_not_passed_over(tmp_path):
+    for split in ("train", "test"):
+        for kind in ("a", "b"):
+            photo(tmp_path / split / kind / "0.png")
+    (tmp_path / "val").mkdir()  # a split that is there, without an image
+    refused("Found 0 images", "folder", tmp_path)
+
+
+def test_training_images_under_another_name_are_no_test_images(tmp_path):
+    for kind in ("a", "b"):
+        photo(tmp_path / "train" / kind / "0.png")
+        photo(tmp_path / "val" / kind / "0.png")
+    (tmp_path / "val" / "a" / "1.png").symlink_to(tmp_path / "train/a/0.png")
+    refused("--val-split validation: 1 of its 3 images are among those of --train-split train", "folder", tmp_path)
+    (tmp_path / "val/a/1.png").unlink()
+    assert splits("folder", tmp_path) == (2, 2, "validation")
+    archive = tmp_path / "all.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(tmp_path / "train", "all")
+    refused("2 of its 2 images are among", "folder", archive)  # whatever the name of the split
+    refused("360 of its 360 images are among", "digits", None, "validation", "test")
+
+
+@pytest.mark.parametrize(("train", "val"), [("train", "training"), ("validation", "test")])
+def test_torchvisions_sets_have_two_splits_with_many_names(tmp_path, train, val):
+    from torchvision.datasets import MNIST
+
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, count in (("train", 6), ("t10k", 4)):
+        images = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28)) + bytes(count * 28 * 28)
+        labels = b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes(range(count))
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(labels)
+    assert len(MNIST(tmp_path)) == 6
+    assert splits("torch/mnist", tmp_path) == (6, 4, "validation")
+    refused("images are among those of --train-split", "torch/mnist", tmp_path, train, val)
+    (folder / "t10k-images-idx3-ubyte").unlink()
+    refused("--dataset torch/mnist in .*Dataset not found", "torch/mnist", tmp_path)

@@ -4,9 +4,12 @@ C4 (Ren et al., https://arxiv.org/abs/1506.01497, with the extra BatchNorm of Mo
 https://arxiv.org/abs/1911.05722, Appendix): the trunk's map at stride 16 feeds the proposals; the last stage runs on
 each proposal's 14x14 crop, followed by a BatchNorm and average pooling.
 
-DEVIATION (published recipe, which ran in detectron2): torchvision's box losses are smooth L1 with beta 1/9 instead of
-L1, and its RoIAlign samples half a pixel off (aligned=False). BatchNorm's statistics are of the batch of one process;
-there they were synchronised over 8 GPUs. Biases and BatchNorm have no weight decay.
+DEVIATION (published recipe, which ran in detectron2; what torchvision and timm do instead):
+- box losses: smooth L1 with beta 1/9 instead of L1; RoIAlign samples half a pixel off (aligned=False).
+- BatchNorm in training: there synchronised over 8 GPUs with 2 photos each, the mean of the GPUs' statistics; here one
+  process has all 16 photos, padded to the largest of them, so borders of zeros count more.
+- weight decay: there of biases too, here of neither biases nor BatchNorm (detectron2 spares BatchNorm as well), nor of
+  the shifts and slopes of binary blocks, which its networks do not have.
 """
 
 import argparse

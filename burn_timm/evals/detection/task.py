@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...checkpoints import state_hash
+from ...errors import BurnError
 from .batches import test_batches, trainable
 from .coco_ap import coco_ap
 from .logs import draw_curves
@@ -44,6 +45,9 @@ def evaluate(
     test = read_split(args.data_dir, args.test_set)
     sets = {name: read_split(args.data_dir, name) for name in args.train_sets}
     photos = [image for images in sets.values() for image in images]
+    shared = {image.path for image in photos}.intersection(image.path for image in test)
+    if shared:
+        raise BurnError(f"--test-set {args.test_set}: {len(shared)} of its {len(test)} photos are in --train-sets too")
     train = trainable(photos, difficult=args.difficult == "train")
     torch.manual_seed(args.seed)
     detector = build_detector(args).to(device)
