@@ -3,7 +3,7 @@
     eval_downstream.py figures --output DIR --runs RUN_FOLDER ... --results results/*.json
 """
 
-from collections import defaultdict
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
@@ -14,7 +14,7 @@ from ..errors import BurnError
 from ..files import atomic_write, read_log
 from .inputs import training_of
 from .paper import row_name
-from .rows import network
+from .rows import rows_of
 
 # Eq. 5: dimensions, learning rate (BYOL's), momentum of the average, iterations, independent runs.
 DIMENSIONS, RATE, MOMENTUM, ITERATIONS, RUNS = 100, 4.8, 0.99, 100, 10
@@ -106,16 +106,14 @@ def draw_times(results: list[dict], path: Path, task: str = "linear") -> None:
     Raises:
         BurnError: no linear result says how long its training took.
     """
-    points = defaultdict(list)
-    for result in results:
-        seconds = (result.get("training") or {}).get("train_seconds")
-        if result["task"] == task and seconds:
-            points[network(result)].append((seconds / 3600, 100 * result["value"]))
-    if not points:
+    timed = [r for r in results if r["task"] == task and (r.get("training") or {}).get("train_seconds")]
+    if not timed:
         raise BurnError("--results: no linear result of a network that train_burn.py has trained, so no Fig. 4")
     figure, (axis,) = _figure(1)
-    for name, pairs in sorted(points.items()):
-        axis.scatter(mean(p[0] for p in pairs), mean(p[1] for p in pairs), label=name.split(" (")[0])
+    for name, seeds in sorted(rows_of(timed).items()):
+        hours = mean(same[0]["training"]["train_seconds"] / 3600 for same in seeds)
+        accuracy = mean(mean(100 * r["value"] for r in same) for same in seeds)
+        axis.scatter(hours, accuracy, label=re.sub(r" \(.*?\)", "", name, count=1))
     axis.set(xlabel="training time, hours", ylabel="linear evaluation, top-1 (%)", title="Training time and accuracy")
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)

@@ -1,25 +1,32 @@
 """Which results share a row of a table: one network, trained and evaluated in one way; only the seed may differ."""
 
 import json
+import re
 from collections import defaultdict
 
 from .paper import row_name
 
-IMAGENET = (1_281_167, 50_000)  # images of training and validation
-_TRANSFER = {  # Table 4's sets: images of training and test
-    "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "cub": (5_994, 5_794), "birdsnap": (47_386, 2_443),
-    "places205": (2_448_873, 20_500),
-}
-# What differs between seeds, machines and starts of one protocol, or between the columns of one row.
-# The interpolation follows from the view; older results do not have it.
-_FREE = {
-    "seed", "weights", "labels", "starts", "parameters", "device", "calibrated_batchnorm",
-    "view_interpolation",
+# Of a protocol: what says which network or which seed, or repeats in words what another setting says; of the view's
+# interpolation, which older results do not have, the view decides.
+_FREE = (
+    "seed", "weights", "parameters", "device", "feature_dim", "starts", "fraction", "shots", "full",
+    "method", "probe", "init", "metric", "choice", "lr_choice", "penalty_choice", "detector", "optimiser", "batchnorm",
+    "train_sets", "view_interpolation",
+)
+_LATER = ("views",)  # settings that older results do not state, which had the default
+_REWORDED = {  # as older results have it -> as it is now
+    "lr_schedule": (r"(\d+) %", lambda match: f"{int(match[1]) / 100:g}"),
+    "views": (r"\(0.08 to 1\)", "(0.08 to 1, bicubic)"),
+    "labels": (r", seed \d+", ""),  # of the drawn ones, as of all
 }
 
 
 def network(result: dict) -> str:
-    """Which network, trained how; the same for all seeds."""
+    """The row of a result: which network, trained how, and a head or start that is not the usual one; no seed."""
+    return ", ".join([_network(result), *_head(result)])
+
+
+def _network(result: dict) -> str:
     protocol, training = result["protocol"], result.get("training")
     if result["model"] == "pixels":
         return "raw pixels"
@@ -30,10 +37,22 @@ def network(result: dict) -> str:
     weights = str(protocol.get("weights", ""))
     if weights.startswith("random"):
         calibrated = ", BatchNorm calibrated" if "calibrated_batchnorm" in protocol else ""
-        size = f", {protocol['transform']['input_size'][-1]} px" if "transform" in protocol else ""
+        side = (protocol.get("transform", {}).get("input_size") or [None])[-1]
+        size = f", {side} px" if side else ""
         return f"untrained ({result['model']}{size}{calibrated})"
-    digest = (result.get("checkpoint") or {}).get("sha256", "")[:8]  # one path may have held several networks
+    digest = _digest(result)  # one path may have held several networks
     return f"{result['model']} ({weights}{' ' + digest if digest else ''})" if weights else result["model"]
+
+
+def _head(result: dict) -> list[str]:
+    protocol = result["protocol"]
+    named = {
+        "L-BFGS": "L-BFGS" in str(protocol.get("method")),
+        "MLP probe": str(protocol.get("probe")).startswith("hidden layer"),
+        "FPN": protocol.get("neck") == "fpn",
+    }
+    start = [f"from {result['start']} weights"] if "start" in result else []  # beside the first one of finetune
+    return [name for name, is_so in named.items() if is_so] + start
 
 
 def set_of(result: dict) -> str:
@@ -45,62 +64,76 @@ def set_of(result: dict) -> str:
     return dataset["description"] or dataset["name"]
 
 
-def row_names(results: list[dict]) -> list[str]:
-    """The row of each result: `network`, and where one network was evaluated by several protocols on the same data,
-    what the protocol of this one says where they differ."""
-    groups = defaultdict(list)
-    for index, result in enumerate(results):
-        fraction = result["protocol"].get("fraction")
-        groups[network(result), set_of(result), result["task"], fraction, result.get("start")].append(index)
-    names = [
-        network(result) + (f", from {result['start']} weights" if "start" in result else "") for result in results
-    ]
-    for indices in groups.values():
-        said = {index: _said(results[index]) for index in indices}
-        keys = sorted({key for found in said.values() for key in found})
-        differ = [key for key in keys if len({found.get(key) for found in said.values()}) > 1]
-        if "method" in differ:  # says the rest
-            differ = ["method", *(key for key in ("probe",) if key in differ)]
-        for index in indices if differ else ():
-            words = "; ".join(f"{key} {said[index].get(key, 'none')}" for key in differ)
-            names[index] += f" [{words}]"
-    return names
+def rows_of(results: list[dict]) -> dict[str, list[list[dict]]]:
+    """Results of one column by the name of their row; in a row, a list for each seed.
+
+    One row holds one protocol: where that of a network differs between its results, the differences are added to the
+    name. Several results of one seed are the same weights measured again; where the weights differ, so do the rows.
+    """
+    networks = defaultdict(list)
+    for result in results:
+        networks[network(result)].append(result)
+    named = defaultdict(list)
+    for name, members in networks.items():
+        for result, words in zip(members, _differences(members), strict=True):
+            named[f"{name} [{'; '.join(words)}]" if words else name].append(result)
+    rows = {}
+    for name, members in named.items():
+        seeds = _by_seed(members)
+        if any(len({_digest(result) for result in same}) > 1 for same in seeds.values()):
+            apart = defaultdict(list)
+            for result in members:
+                apart[f"{name} [weights {_digest(result)}]"].append(result)
+            rows |= {other: list(_by_seed(same).values()) for other, same in apart.items()}
+        else:
+            rows[name] = list(seeds.values())
+    return rows
 
 
-def _said(result: dict) -> dict[str, str]:
-    """The protocol's entries as text, those of the evaluated images (limits) among them."""
-    train, test = result["dataset"]["train"], result["dataset"]["test"]
-    entries = {key: value for key, value in result["protocol"].items() if key not in _FREE}
-    images = [part["images"] for part in (train if isinstance(train, list) else [train])]
-    entries["images"] = f"{sum(images):,} and {test['images']:,}"
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+def _by_seed(results: list[dict]) -> dict:
+    seeds = defaultdict(list)
+    for result in results:
+        seeds[(result.get("training") or {}).get("seed", result["protocol"].get("seed"))].append(result)
+    return seeds
 
 
-def same_protocol(number: int, result: dict) -> bool:
-    """Whether the paper's figures of a table may stand beside a result: ReActNet-A, trained on the whole of ImageNet at
-    224 px, and evaluated in the published way on all of the paper's images."""
-    training, protocol, dataset = result.get("training") or {}, result["protocol"], result["dataset"]
-    # A run's dataset is named with its count, "..., 1,281,167 images, ...".
-    imagenet = f"{IMAGENET[0]:,}" in str(training.get("dataset"))
-    same_network = training.get("model") in ("reactnet_a", "reactnet_a_burn") and training.get("img_size") == 224
-    if not (imagenet and same_network):
-        return False
-    if number == 1:  # VOC 07+12
-        images = sum(part["images"] for part in dataset["train"]), dataset["test"]["images"]
-        published = {"neck": "c4", "iterations": 24_000, "milestones": [18_000, 22_000], "batch_size": 16, "lr": 0.02}
-        return images == (16_551, 4_952) and all(protocol.get(key) == value for key, value in published.items())
-    cut = [part for part in ("train", "test") if dataset[part]["images"] != dataset[part]["of"]]
-    if cut and not (cut == ["train"] and result["task"] == "finetune"):  # --limit-train, --limit-test
-        return False
-    counts = dataset["train"]["of"], dataset["test"]["images"]
-    if number == 3:
-        return counts == (5_011, 4_952)
-    if result["task"] == "finetune":
-        grid = set(protocol.get("lrs", ())), set(protocol.get("head_multipliers", ()))
-        return counts == IMAGENET and grid == ({0.1, 0.01, 0.001}, {1, 10, 100})
-    if protocol.get("probe") != "linear classifier":  # an MLP, or logistic regression by L-BFGS
-        return False
-    if number == 4:
-        name = dataset["name"].rstrip("/").rsplit("/", 1)[-1].lower().replace("-", "")
-        return counts == _TRANSFER.get(name)
-    return counts == IMAGENET and str(protocol.get("views")).startswith("random resized crop")
+def _digest(result: dict) -> str:
+    return (result.get("checkpoint") or {}).get("sha256", "")[:8]
+
+
+def _differences(results: list[dict]) -> list[list[str]]:
+    """For each result, in words, the settings in which these results are not all alike."""
+    settings = [_settings(result) for result in results]
+    words: list[list[str]] = [[] for _ in results]
+    for key in dict.fromkeys(key for found in settings for key in found):
+        stated = [found.get(key, "none") for found in settings]
+        if len(set(stated) - ({"none"} if key in _LATER else set())) > 1:
+            name = key.removeprefix("transform.").replace(".", " ").replace("_", " ")
+            for told, value in zip(words, stated, strict=True):
+                told.append(f"{name} {value}")
+    return words
+
+
+def _settings(result: dict) -> dict[str, str]:
+    """Every setting that may change a figure, nested ones by a dotted name, as text."""
+    protocol, dataset = result["protocol"], result["dataset"]
+    found = {key: value for key, value in protocol.items() if key not in _FREE}
+    for key, (before, after) in _REWORDED.items():
+        if key in found:
+            found[key] = re.sub(before, after, str(found[key]))
+    for part in ("train", "test"):
+        if isinstance(dataset.get(part), dict):
+            name = "training" if part == "train" else "test"
+            found |= {f"{name}_{key}": dataset[part].get(key) for key in ("images", "split")}
+    flat = {}
+
+    def flatten(key: str, value) -> None:
+        if isinstance(value, dict):
+            for inner, item in value.items():
+                flatten(f"{key}.{inner}", item)
+        else:
+            flat[key] = re.sub(r'[\[\]",]', "", json.dumps(value, ensure_ascii=False))
+
+    for key, value in found.items():
+        flatten(key, value)
+    return flat

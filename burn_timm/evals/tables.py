@@ -1,7 +1,8 @@
 """The paper's tables from result files: `eval_downstream.py table results/*.json`.
 
-Rows are networks, seeds are put together (mean ± standard deviation), columns are the paper's. Its own figures stand
-beside ours where the protocol is the same: ReActNet-A, trained and evaluated on the data that the paper used.
+Rows are networks measured in one way, seeds are put together (mean ± standard deviation), columns are the paper's. Its
+own figures stand beside ours where the protocol is the same: ReActNet-A, trained and evaluated as in the paper, on its
+data.
 """
 
 import json
@@ -13,7 +14,8 @@ from typing import NamedTuple
 
 from ..errors import BurnError
 from .paper import TABLES, Column
-from .rows import row_names, same_protocol, set_of
+from .published import last_part, same_protocol
+from .rows import rows_of, set_of
 
 COST = ("train_seconds", "peak_memory_bytes")
 
@@ -60,7 +62,7 @@ def figure(result: dict, column: Column) -> float | Spread | str | None:
 
 def named(dataset: str, name: str) -> bool:
     """Whether the last part of a dataset's name is `name` ('' for any): cifar10 is not cifar100."""
-    return not name or dataset.rstrip("/").rsplit("/", 1)[-1].lower().replace("-", "") == name
+    return not name or last_part(dataset) == name
 
 
 def _at(value, keys: tuple[str, ...]):
@@ -72,16 +74,25 @@ def _at(value, keys: tuple[str, ...]):
 
 
 def spread(values: list[float | Spread | str]) -> str:
-    """Mean, and the standard deviation (n - 1) where there are two or more; that of the draws where one has them."""
-    if any(isinstance(value, str) for value in values):
-        return next(value for value in values if isinstance(value, str))
-    if isinstance(values[0], Spread):
-        if len(values) == 1:
-            return f"{values[0].mean:.2f} ± {values[0].std:.2f}"
-        values = [value.mean for value in values]
+    """Mean, and the standard deviation (n - 1) where there are two or more; that of the draws where one has them;
+    "n/a" where no value is known."""
+    values = [value for value in values if value != "n/a"]
+    if not values:
+        return "n/a"
+    if len(values) == 1 and isinstance(values[0], Spread):
+        return f"{values[0].mean:.2f} ± {values[0].std:.2f}"
+    values = [value.mean if isinstance(value, Spread) else value for value in values]
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{mean(values):.2f} ± {stdev(values):.2f}"
+
+
+def of_seed(results: list[dict], column: Column) -> float | Spread | str:
+    """The figure of one seed's results: weights that were measured again count once, with the mean."""
+    figures = [value for value in (figure(result, column) for result in results) if value != "n/a"]
+    if len(figures) < 2:
+        return figures[0] if figures else "n/a"
+    return mean(value.mean if isinstance(value, Spread) else value for value in figures)
 
 
 def starts_of(result: dict) -> list[dict]:
@@ -106,62 +117,68 @@ def paper_table(number: int, results: list[dict], always: bool = False) -> str:
     table = TABLES[number]
     if number in (5, 6, 7):  # ablations are BURN's
         results = [r for r in results if (r.get("training") or {}).get("method") == "burn"]
-    parts = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    comparable = defaultdict(bool)
-    results = [result for found in results for result in starts_of(found)]
-    for name, result in zip(row_names(results), results, strict=True):
+    columns = defaultdict(lambda: defaultdict(list))  # part -> column -> results
+    for result in (result for found in results for result in starts_of(found)):
         for index, column in enumerate(table.columns):
-            value = figure(result, column)
-            if value is not None:
-                part = "" if number == 4 else set_of(result)
-                parts[part][name][index].append(value)
-                comparable[part] |= same_protocol(number, result)
-    if not parts and not always:
+            if figure(result, column) is not None:
+                columns["" if number == 4 else set_of(result)][index].append(result)
+    if not columns and not always:
         return ""
     lines = [f"## Table {number}: {table.caption} (%)", ""]
-    for part, rows in parts.items():
+    for part, ours in columns.items():
+        rows = defaultdict(dict)
+        for index, members in ours.items():
+            for name, seeds in rows_of(members).items():
+                rows[name][index] = spread([of_seed(same, table.columns[index]) for same in seeds])
+        same = {index for index, members in ours.items() if any(same_protocol(number, r) for r in members)}
+        shown = [index for index in range(len(table.columns)) if always or index in same or index not in ours]
         lines += [f"{part}", ""] if part else []
-        lines += _markdown(table.columns, rows, table.rows if comparable[part] or always else {})
-    if not parts:
-        lines += _markdown(table.columns, {}, table.rows)
+        lines += _markdown(table.columns, rows, table.rows if same or always else {}, shown)
+    if not columns:
+        lines += _markdown(table.columns, {}, table.rows, range(len(table.columns)))
     return "\n".join(lines)
 
 
-def _markdown(columns: tuple[Column, ...], rows: dict, paper: dict) -> list[str]:
+def _markdown(columns: tuple[Column, ...], rows: dict, paper: dict, shown: Iterable[int]) -> list[str]:
+    """The table's lines; `shown`: the columns in which the paper's figures stand."""
     lines = ["| | " + " | ".join(column.heading for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, figures in paper.items():
-        cells = [figure if isinstance(figure, str) else f"{figure:.2f}" for figure in figures]
+        texts = [figure if isinstance(figure, str) else f"{figure:.2f}" for figure in figures]
+        cells = [text if index in shown else "" for index, text in enumerate(texts)]
         lines.append(f"| {name}, the paper's figures | " + " | ".join(cells) + " |")
     for name, cells in sorted(rows.items()):
-        shown = [spread(cells[index]) if cells.get(index) else "" for index in range(len(columns))]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells.get(index, "") for index in range(len(columns))) + " |")
     return [*lines, ""]
 
 
 def comparison_table(results: list[dict]) -> str:
     """Markdown: kNN and linear of every network, best first, with what its training cost; a part for each dataset."""
-    parts = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    results = [result for result in results if result["task"] in ("knn", "linear")]
-    for name, result in zip(row_names(results), results, strict=True):
-        row = parts[set_of(result)][name]
-        seed = (result.get("training") or {}).get("seed", result["protocol"].get("seed"))
-        row[result["task"]][seed] = 100 * result["value"]
-        for name in COST:
-            if (result.get("training") or {}).get(name):
-                row[name][seed] = result["training"][name]
+    columns = defaultdict(lambda: defaultdict(list))  # part -> task -> results
+    for result in results:
+        if result["task"] in ("knn", "linear"):
+            columns[set_of(result)][result["task"]].append(result)
+    parts = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for part, tasks in columns.items():
+        for task, members in tasks.items():
+            for name, seeds in rows_of(members).items():
+                parts[part][name][task] = [100 * mean(result["value"] for result in same) for same in seeds]
+                for cost in COST:
+                    spent = [(same[0].get("training") or {}).get(cost) for same in seeds]
+                    spent = [value for value in spent if value]
+                    parts[part][name][cost] = max(spent, parts[part][name][cost], key=len)
     lines = []
     for part, rows in parts.items():
         lines += [f"## Frozen features, top-1 (%): {part}", "", "| | kNN | linear | seeds | minutes | memory, GB |",
                   "|---|---|---|---|---|---|"]
 
         def order(row: dict) -> tuple:
-            return tuple(-mean(row[task].values()) if row[task] else 0.0 for task in ("linear", "knn"))
+            return tuple(-mean(row[task]) if row[task] else 0.0 for task in ("linear", "knn"))
 
         for name, row in sorted(rows.items(), key=lambda item: order(item[1])):
-            knn, linear = (spread(list(row[task].values())) if row[task] else "" for task in ("knn", "linear"))
+            knn, linear = (spread(row[task]) if row[task] else "" for task in ("knn", "linear"))
             seeds = max(len(row["knn"]), len(row["linear"]))
             minutes, memory = (
-                f"{mean(row[key].values()) / scale:.1f}" if row[key] else "" for key, scale in zip(COST, (60, 1e9),
+                f"{mean(row[key]) / scale:.1f}" if row[key] else "" for key, scale in zip(COST, (60, 1e9),
                                                                                                  strict=True)
             )
             lines.append(f"| {name} | {knn} | {linear} | {seeds} | {minutes} | {memory} |")
