@@ -192,9 +192,11 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
         "device": str(device),
         "seed": args.seed,
     }
-    sources = {"train": train, "test": test}
-    if augment:
-        sources["train"], held = held_out(train, args.seed, options)
+    sources, held = {"train": train, "test": test}, []
+    if augment and len(protocol["lrs"]) > 1:
+        sources["train"], held = held_out(train, args.seed)
+    elif augment:  # one rate: nothing to choose
+        sources = {"test": test}
     features = {}
     for name, source in sources.items():
         with tqdm(total=len(source), desc=f"{name} features", unit=" images") as bar:
@@ -205,12 +207,13 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
             if source.multi_label:  # the loader gives rows of the matrix, so that a broken image may be left out
                 rows = features[name][1]
                 features[name] = features[name][0], torch.from_numpy(source.label_matrix)[rows].long()
-    protocol["feature_dim"] = features["train"][0].shape[1]
+    features.setdefault("train", tuple(tensor[:0] for tensor in features["test"]))
+    protocol["feature_dim"] = features["test"][0].shape[1]
     _print_protocol(protocol, shown_data(args.dataset, full_train, full_test))
 
     if augment:
         outcome = augmented_probe(
-            model, train, features["train"][0], held, *features["test"], img_size=config["input_size"][-1],
+            model, train, held, *features["train"], *features["test"], img_size=config["input_size"][-1],
             device=device, workers=args.workers, hflip=0.0 if args.dataset == "digits" else 0.5, **options,
         )
         images, classes = len(train), train.num_classes

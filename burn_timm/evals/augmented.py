@@ -22,15 +22,17 @@ VIEW = "supervised"
 
 
 def augmented_probe(
-    model: nn.Module, source: ImageSource, held_features: Tensor, held: list[int], test_features: Tensor,
-    test_labels: Tensor, *, img_size: int, device: torch.device, workers: int, hflip: float = 0.5, **settings,
+    model: nn.Module, source: ImageSource, held: list[int], held_features: Tensor, held_labels: Tensor,
+    test_features: Tensor, test_labels: Tensor, *, img_size: int, device: torch.device, workers: int,
+    hflip: float = 0.5, **settings,
 ) -> dict:
     """`linear.linear_probe` on augmented views.
 
     Args:
         model: gives pooled features; on `device`.
         source: the training images.
-        held_features, held: features [H, D] of the images of `source` on which the rate is chosen, and their indices.
+        held: indices of the images of `source` on which the rate is chosen; none where there is one rate.
+        held_features, held_labels: float [H, D], int64 [H], of those of them that could be read.
         test_features, test_labels: float [M, D], int64 [M].
         img_size: side of the views in pixels.
         settings: of `linear.Settings`.
@@ -40,8 +42,7 @@ def augmented_probe(
     """
     settings = linear.Settings(**settings)
     settings.check(len(source))
-    held_labels = torch.from_numpy(source.labels()[held])  # most sets know them without decoding the images
-    if len(held):
+    if len(held_features):
         check_features(held_features, held_labels, test_features, test_labels)
     excluded = set(held)
     rest = [index for index in range(len(source)) if index not in excluded]
@@ -81,9 +82,8 @@ def augmented_probe(
     )
 
 
-def held_out(source: ImageSource, seed: int, settings: dict) -> tuple[ImageSource, list[int]]:
-    """A seeded tenth of the training images, on which the learning rate is chosen, and their indices; one image where
-    there is one rate, and nothing to choose."""
-    count = max(1, round(linear.HOLD_OUT * len(source))) if len(linear.Settings(**settings).lrs) > 1 else 1
+def held_out(source: ImageSource, seed: int) -> tuple[ImageSource, list[int]]:
+    """A seeded tenth of the training images, on which the learning rate is chosen, and their indices."""
+    count = max(1, round(linear.HOLD_OUT * len(source)))
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count]
     return random_subset(source, count, seed), chosen.sort().values.tolist()

@@ -32,7 +32,8 @@ def _svm(extra: dict) -> list[str]:
     ]
     full = extra["full"]
     if full is not None:
-        lines.append(f"full: {full if isinstance(full, str) else _percent(full) + ' mAP'}")
+        why = f" ({extra['full_lacks']})" if "full_lacks" in extra else ""
+        lines.append(f"full: {full}{why}" if isinstance(full, str) else f"full: {_percent(full)} mAP")
     return lines
 
 

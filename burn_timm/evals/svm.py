@@ -165,10 +165,10 @@ def run(
             ("difficult") and -1.
 
     Returns:
-        `value`: the full figure, without it the one of the largest k that the set can supply; `full` (None if left out,
-        "n/a" where a class has fewer images than folds) and
-        `low_shot`: {k: {"mean", "std" (over draws, n - 1), "draws", "cost"}, or "n/a" where images are too few}. With
-        `multi_label` also `classes`: the columns that the figures are the mean over.
+        `value`: the full figure, without it the one of the largest k that the set can supply; `full` (None if left out)
+        and `low_shot`: {k: {"mean", "std" (over draws, n - 1), "draws", "cost"}}, "n/a" in place of a figure for which
+        a class has too few images; `full_lacks`: where `full` is "n/a", which class that is. With `multi_label` also
+        `classes`: the columns that the figures are the mean over.
 
     Raises:
         BurnError: the sets do not fit each other, or no figure can be computed.
@@ -184,16 +184,18 @@ def run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the published limit of iterations is low
         low_shot = {str(k): _low_shot(x, y, z, t, classes, k, draws, costs, seed) for k in shots}
-        whole = _full(x, y, z, t, classes, costs, seed) if full else None
+        lacks = _lacking(y, classes) if full else None
+        whole = "n/a" if lacks else _full(x, y, z, t, classes, costs, seed) if full else None
     figures = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
     if isinstance(whole, float):
         value = whole
     elif figures:
         value = figures[-1]
     else:
-        needed = [f"{k} positive and {NEGATIVES * k} negative" for k in shots[:1]] + [f"{FOLDS} of both"] * full
-        raise BurnError(f"not every class has the training images that an SVM needs: {', or '.join(needed)}")
-    outcome = {"value": value, "full": whole, "low_shot": low_shot}
+        few = [f"all images: {lacks}"] if lacks else []
+        few += [f"--shots {k}: not every class has {k} positive and {NEGATIVES * k} negative ones" for k in shots[:1]]
+        raise BurnError(f"too few training images; {'; '.join(few)}")
+    outcome = {"value": value, "full": whole, "low_shot": low_shot, **({"full_lacks": lacks} if lacks else {})}
     return {**outcome, "classes": classes} if multi_label else outcome
 
 
@@ -202,10 +204,17 @@ def _marks(labels: np.ndarray, c: int) -> np.ndarray:
     return labels[:, c] if labels.ndim == 2 else np.where(labels == c, 1, -1)
 
 
-def _full(x, y, z, t, classes, costs, seed) -> float | str:
-    marks = [_marks(y, c) == 1 for c in classes]
-    if min(min(positive.sum(), (~positive).sum()) for positive in marks) < FOLDS:  # too few to cross-validate
-        return "n/a"
+def _lacking(y: np.ndarray, classes: list[int]) -> str | None:
+    """Which class has too few images for the cross-validation, in words; None where all have enough."""
+    for c in classes:
+        positive = int((_marks(y, c) == 1).sum())
+        for count, kind in ((positive, ""), (len(y) - positive, "other ")):
+            if count < FOLDS:
+                return f"class {c} has {count} {kind}training images, {FOLDS} are needed"
+    return None
+
+
+def _full(x, y, z, t, classes, costs, seed) -> float:
     figures = []
     for c in tqdm(classes, desc="SVM, all images", unit=" classes", disable=None):
         positive = _marks(y, c) == 1

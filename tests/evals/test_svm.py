@@ -256,7 +256,8 @@ def test_real_photos_with_several_labels(burn_data, tmp_path):
     same_low_shot(found["low_shot"]["1"], plain)
     both = run(*parts, shots=(1,), draws=2, costs=(1.0,), multi_label=True)  # a class of one or two photos
     assert both["full"] == "n/a" and both["value"] == both["low_shot"]["1"]["mean"]
-    with pytest.raises(BurnError, match="not every class has the training images that an SVM needs: 3 of both"):
+    assert both["full_lacks"].startswith("class 1 has ")
+    with pytest.raises(BurnError, match="all images: class 1 has [12] training images, 3 are needed$"):
         run(*parts, shots=(), costs=(1.0,), multi_label=True)
 
 
@@ -286,8 +287,21 @@ def test_full_chooses_a_cost_for_each_class_and_beats_few_shots(sets):
     assert found["low_shot"]["96"] == "n/a"  # no digit comes 96 times among 800
 
 
+def test_too_few_images_of_a_class_cost_the_full_figure_alone():
+    torch.manual_seed(0)
+    y = torch.tensor([0] * 30 + [1] * 30 + [2] * 2)
+    x, z = torch.randn(62, 5) + y[:, None], torch.randn(62, 5) + y[:, None]
+    found = run(x, y, z, y, shots=(1, 40), draws=3, costs=(1.0,))
+    assert found["full"] == "n/a" and found["full_lacks"] == "class 2 has 2 training images, 3 are needed"
+    assert found["value"] == found["low_shot"]["1"]["mean"] > 0.3 and found["low_shot"]["40"] == "n/a"
+    with pytest.raises(BurnError, match="class 2 has 2 .* are needed; --shots 40: not every class has 40 positive"):
+        run(x, y, z, y, shots=(40,), costs=(1.0,))
+    enough = run(x[:60], y[:60], z[:60], y[:60], shots=(1,), draws=2, costs=(1.0,))
+    assert enough["value"] == enough["full"] and "full_lacks" not in enough
+
+
 def test_bad_settings_are_refused(sets):
-    with pytest.raises(BurnError, match="an SVM needs: 96 positive"):
+    with pytest.raises(BurnError, match="too few training images; --shots 96: not every class has 96 positive"):
         run(*sets, shots=(96,), full=False)
     one = torch.zeros(20, dtype=torch.int64)
     with pytest.raises(BurnError, match="at least two classes"):
@@ -308,5 +322,5 @@ def test_bad_matrices_are_refused(several):
         run(x, y[:, 2:], z, t[:, 2:], multi_label=True)
     crowd = torch.ones_like(y)
     crowd[:2] = -1
-    with pytest.raises(BurnError, match="SVM needs: 3 of both"):
+    with pytest.raises(BurnError, match="class 0 has 2 other training images, 3 are needed"):
         run(x, crowd, z, t, shots=(), multi_label=True)

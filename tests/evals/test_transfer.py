@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import eval_downstream
-from burn_timm.data import epoch_order, make_view, open_dataset, seed_for
+from burn_timm.data import ImageSource, epoch_order, make_view, open_dataset, seed_for
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS, linear, transfer
 from burn_timm.evals.augmented import augmented_probe, held_out
@@ -97,8 +98,8 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone():
     with torch.no_grad():
         features = model((images / 255 - 0.5) / 0.5)
     result = augmented_probe(
-        model, source, features[:0], [], features, labels, img_size=32, device=torch.device("cpu"), workers=0,
-        hflip=0.0, **settings,
+        model, source, [], features[:0], labels[:0], features, labels, img_size=32, device=torch.device("cpu"),
+        workers=0, hflip=0.0, **settings,
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -131,10 +132,42 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone():
 
 def test_the_rate_is_chosen_on_images_that_are_not_trained_on():
     source = open_dataset("digits", None, "train")
-    held, indices = held_out(source, 1, {"lrs": (0.1, 0.01)})
+    held, indices = held_out(source, 1)
     assert len(held) == len(indices) == round(0.1 * len(source)) == len(set(indices))
     assert [held.load(number)[1] for number in range(5)] == [source.load(index)[1] for index in indices[:5]]
-    assert len(held_out(source, 1, {"lrs": (0.1,)})[0]) == 1  # one rate: nothing to choose
+
+
+@pytest.mark.parametrize("lrs", [["0.1"], ["0.01", "0.1"]])
+def test_held_out_images_are_read_only_where_a_rate_is_chosen(tmp_path, monkeypatch, lrs):
+    """Once each for their features, which bring their labels, and once an epoch in the fit on all images."""
+    held, read, load = held_out(open_dataset("digits"), 0)[1], [], ImageSource.load
+
+    def counted(source, index):
+        if source.description.startswith("digits [train]"):  # not through a subset's own numbers
+            read.append(index)
+        return load(source, index)
+
+    monkeypatch.setattr(ImageSource, "load", counted)
+    eval_downstream.main([
+        "linear", "--model", "test_resnet", "--dataset", "digits", "--img-size", "32", "--workers", "0",
+        "--limit-test", "50", "--augment", "--epochs", "1", "--lrs", *lrs, "--sgd-batch-size", "1437",
+        "--output", str(tmp_path / "r.json")])
+    assert len(held) == 144 and set(range(1437)) == set(read)
+    assert {read.count(index) for index in held} == ({1} if len(lrs) == 1 else {2})
+
+
+def test_an_unreadable_held_out_image_is_left_out(tmp_path):
+    for number in range(1002):  # one in a hundred may be unreadable, of the hundred that are held out too
+        path = tmp_path / ("train" if number < 1000 else "val") / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (255 * (number % 2), number % 256, 0)).save(path)
+    source = open_dataset("folder", str(tmp_path))
+    _, held = held_out(source, 0)
+    (tmp_path / "train" / source.file_name(held[0])).write_bytes(b"no image")
+    eval_downstream.main([
+        "linear", "--model", "test_resnet", "--dataset", "folder", "--data-dir", str(tmp_path), "--img-size", "32",
+        "--workers", "0", "--augment", "--epochs", "1", "--lrs", "0.01", "0.1", "--output", str(tmp_path / "r.json")])
+    assert len(json.loads((tmp_path / "r.json").read_text())["extra"]["sweep"]) == 2
 
 
 def test_augmented_linear_evaluation_from_the_command_line(tmp_path):
