@@ -27,13 +27,14 @@ from burn_timm.evals.figures import draw_all
 from burn_timm.evals.inputs import (
     TEST_SPLITS,
     Source,
+    announced,
     check_options,
     check_run,
     checkpoint_file,
     fit_input_size,
     open_splits,
     pixel_size,
-    shown_data,
+    published_images,
     subset,
     training_of,
     weights_in_words,
@@ -143,6 +144,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     full_train, full_test, test_split = open_splits(args)
     train = subset(full_train, args.limit_train, args.seed, "--limit-train")
     test = subset(full_test, args.limit_test, args.seed, "--limit-test")
+    _announce(args, full_train, len(train), full_test, len(test), test_split)
     if augment and train.streaming:
         raise BurnError("--augment needs images by number, which a stream (wds/...) has not: use folder or hfds")
     if args.task == "svm":
@@ -209,19 +211,20 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
                 features[name] = features[name][0], torch.from_numpy(source.label_matrix)[rows].long()
     features.setdefault("train", tuple(tensor[:0] for tensor in features["test"]))
     protocol["feature_dim"] = features["test"][0].shape[1]
-    _print_protocol(protocol, shown_data(args.dataset, full_train, full_test))
+    images = len(train) if augment else len(features["train"][0])  # a few may have been unreadable
+    dataset = _dataset(args, full_train, full_test, test_split, images, len(features["test"][0]))
+    _print_protocol(protocol, dataset)
 
     if augment:
         outcome = augmented_probe(
             model, train, held, *features["train"], *features["test"], img_size=config["input_size"][-1],
             device=device, workers=args.workers, hflip=0.0 if args.dataset == "digits" else 0.5, **options,
         )
-        images, classes = len(train), train.num_classes
+        classes = train.num_classes
     else:
         where = device if device.type == "cuda" else "cpu"  # other accelerators lack float64
         outcome = task.run(*(tensor.to(where) for name in ("train", "test") for tensor in features[name]), **options)
-        images, classes = len(features["train"][0]), int(features["train"][1].max()) + 1  # of one label an image
-    dataset = _dataset(args, full_train, full_test, test_split, images, len(features["test"][0]))
+        classes = int(features["train"][1].max()) + 1  # of one label an image
     dataset["classes"] = dataset["classes"] or classes  # a stream does not know
     return _write(args, command, started, outcome, protocol, dataset, checkpoint)
 
@@ -240,6 +243,7 @@ def evaluate_finetuning(args: argparse.Namespace, command: list[str]) -> dict:
         raise BurnError("finetune needs images by number, which a stream (wds/...) has not: use folder or hfds")
     train, chosen = finetune.labelled_subset(subset(full_train, args.limit_train, args.seed, "--limit-train"), args)
     test = subset(full_test, args.limit_test, args.seed, "--limit-test")
+    _announce(args, full_train, len(train), full_test, len(test), test_split)
     model = load_model(args.model, args.checkpoint, pretrained=args.pretrained or None)
     checkpoint = checkpoint_file(args)
     config = fit_input_size(args, model)
@@ -252,9 +256,9 @@ def evaluate_finetuning(args: argparse.Namespace, command: list[str]) -> dict:
         "device": str(device),
         "seed": args.seed,
     }
-    _print_protocol(protocol, shown_data(args.dataset, full_train, full_test))
-    outcome = finetune.finetune(args, device, train, test, config, checkpoint)
     dataset = _dataset(args, full_train, full_test, test_split, len(train), len(test))
+    _print_protocol(protocol, dataset)
+    outcome = finetune.finetune(args, device, train, test, config, checkpoint)
     return _write(args, command, started, outcome, protocol, dataset, checkpoint)
 
 
@@ -267,7 +271,7 @@ def evaluate_detection(args: argparse.Namespace, command: list[str]) -> dict:
     started = time.perf_counter()
     device = check_run(args)
     checkpoint = checkpoint_file(args)
-    outcome = detection.evaluate(args, device, announce=lambda protocol, dataset: _print_protocol(protocol, dataset))
+    outcome = detection.evaluate(args, device, announce=_print_protocol)
     protocol, dataset, extra = (outcome.pop(name) for name in ("protocol", "dataset", "extra"))
     protocol = {**protocol, "weights": weights_in_words(args, None, checkpoint)}
     return _write(args, command, started, {**outcome, **extra}, protocol, dataset, checkpoint)
@@ -293,19 +297,26 @@ def report(args: argparse.Namespace) -> None:
     print(f"wrote {args.output}")
 
 
-def _print_protocol(protocol: dict, dataset: dict | None = None) -> None:
-    shown = {"protocol": protocol} if dataset is None else {"protocol": protocol, "dataset": dataset}
-    print(json.dumps(redact_tree(shown), indent=2), flush=True)
+def _announce(args, train: Source, train_images: int, test: Source, test_images: int, test_split: str) -> None:
+    print(redact(f"training images: {announced(args.dataset, args.train_split, train, train_images)}"))
+    print(redact(f"test images: {announced(args.dataset, test_split, test, test_images)}"), flush=True)
+
+
+def _print_protocol(protocol: dict, dataset: dict) -> None:
+    print(json.dumps(redact_tree({"protocol": protocol, "dataset": dataset}), indent=2), flush=True)
 
 
 def _dataset(args, train: Source, test: Source, test_split: str, train_images: int, test_images: int) -> dict:
-    return {
-        "name": args.dataset,
-        "data_dir": args.data_dir,
-        "description": train.description,
-        "classes": train.num_classes,
+    parts = {
         "train": {"split": args.train_split, "images": train_images, "of": len(train)},
         "test": {"split": test_split, "images": test_images, "of": len(test)},
+    }
+    for part in parts.values():
+        if published := published_images(args.dataset, part["split"]):
+            part["published_images"] = published
+    return {
+        "name": args.dataset, "data_dir": args.data_dir, "description": train.description, "classes": train.num_classes,
+        **parts,
     }
 
 

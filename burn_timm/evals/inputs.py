@@ -100,11 +100,20 @@ def open_splits(args: argparse.Namespace) -> tuple[Source, Source, str]:
     return train, test, split
 
 
-def shown_data(dataset: str, train: Source, test: Source) -> dict[str, str]:
-    """Both splits in words, with their counts, beside the published counts where the set is one of those."""
-    shown = {"train": train.description, "test": test.description}
-    published = PUBLISHED_IMAGES.get(dataset.lower())
-    return {**shown, "published": ", ".join(f"{split} {n:,}" for split, n in published.items())} if published else shown
+def announced(dataset: str, split: str, source: Source, used: int) -> str:
+    """What an evaluation works on, for one line: the source with its count, the published count where the set is one
+    of those, and how many images are used where not all are."""
+    parts = [source.description]
+    if published := published_images(dataset, split):
+        parts.append(f"published: {published:,}")
+    if used != len(source):
+        parts.append(f"used: {used:,}")
+    return "; ".join(parts)
+
+
+def published_images(dataset: str, split: str) -> int | None:
+    """How many images a split of a published set has, None for all other sets."""
+    return PUBLISHED_IMAGES.get(dataset.lower(), {}).get(split)
 
 
 def subset(source: Source, count: int | None, seed: int, option: str) -> Source:

@@ -22,7 +22,7 @@ def exports(tmp_path_factory):
     """Options that name a network and its weights: packed and latent files, a floating-point timm model's, and a
     folder as training exports it."""
     root = tmp_path_factory.mktemp("exports")
-    torch.manual_seed(0)
+    torch.manual_seed(11)  # not what an evaluation without weights draws
     model = timm.create_model("test_reactnet", num_classes=0)
     state_dict = model.state_dict()
     folder = root / "folder"

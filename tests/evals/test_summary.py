@@ -35,10 +35,11 @@ def test_svm_on_voc07_from_the_command_line(voc, tmp_path, capsys):
     argv = ["svm", "--model", "test_resnet", "--img-size", "32", "--dataset", "voc07", "--data-dir", str(voc),
             "--train-split", "trainval", "--shots", "1", "96", "--draws", "2", "--costs", "1"]
     result, printed = run(argv, tmp_path / "r.json", capsys)
-    assert result["dataset"]["test"] == {"split": "test", "images": 12, "of": 12}
+    assert result["dataset"]["test"] == {"split": "test", "images": 12, "of": 12, "published_images": 4952}
     assert result["protocol"]["transform"]["squash_to"] == [32, 32] and result["extra"]["classes"] == [0, 1]
     assert "k = 96: n/a" in printed and "k = 1: " in printed and " ± " in printed and "full: " in printed
-    assert "48 images" in printed and "trainval 5,011, test 4,952" in printed
+    before = printed.partition("{")[0]  # of the protocol, which needs the features
+    assert "[trainval], 48 images" in before and "published: 5,011" in before and "published: 4,952" in before
     other, _ = run([*argv, "--no-squash"], tmp_path / "r.json", capsys)
     assert "crop_pct" in other["protocol"]["transform"]
 
@@ -62,8 +63,15 @@ def test_every_task_takes_every_kind_of_checkpoint(task, exports, tmp_path, caps
         "finetune": ["--fraction", "0.2", "--epochs", "1", "--lrs", "0.01", "--head-multipliers", "1",
                      "--sgd-batch-size", "16"],
     }.get(task, [])
+    data = ["--img-size", "32", "--dataset", "digits", "--limit-train", "200", "--limit-test", "60", *options]
+    found = {}
     for kind, model in exports.items():
-        argv = [task, *model, "--img-size", "32", "--dataset", "digits", "--limit-train", "200", "--limit-test", "60",
-                *options]
-        result, _ = run(argv, tmp_path / f"{kind}.json", capsys)
-        assert result["checkpoint"]["sha256"] and 0 <= result["value"] <= 1
+        found[kind], _ = run([task, *model, *data], tmp_path / f"{kind}.json", capsys)
+        assert found[kind]["checkpoint"]["sha256"] and 0 <= found[kind]["value"] <= 1
+    assert found["packed"]["value"] == found["folder"]["value"]
+    if task != "finetune":  # signs and scales are those of the latent weights; training goes on from either
+        assert found["packed"]["value"] == pytest.approx(found["latent"]["value"], abs=1e-6)
+    if task == "knn":
+        for kind, name in (("packed", "test_reactnet"), ("float", "test_resnet")):
+            other, _ = run([task, "--model", name, *data], tmp_path / "random.json", capsys)
+            assert other["value"] != found[kind]["value"] and other["checkpoint"] is None
