@@ -108,7 +108,7 @@ def _differences(results: list[dict]) -> list[list[str]]:
     for key in dict.fromkeys(key for found in settings for key in found):
         stated = [found.get(key, "none") for found in settings]
         if len(set(stated) - ({"none"} if key in _LATER else set())) > 1:
-            name = key.removeprefix("transform.").replace(".", " ").replace("_", " ")
+            name = key.removeprefix("transform.").removesuffix(".name").replace(".", " ").replace("_", " ")
             for told, value in zip(words, stated, strict=True):
                 told.append(f"{name} {value}")
     return words
@@ -132,8 +132,9 @@ def _settings(result: dict) -> dict[str, str]:
             for inner, item in value.items():
                 flatten(f"{key}.{inner}", item)
         else:
-            flat[key] = re.sub(r'[\[\]",]', "", json.dumps(value, ensure_ascii=False))
+            flat[key] = value if isinstance(value, str) else re.sub(r'[\[\]",]', "", json.dumps(value))
 
     for key, value in found.items():
         flatten(key, value)
+    flat.pop("engine.version", None)  # as torch's, which no protocol has
     return flat

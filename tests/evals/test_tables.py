@@ -170,7 +170,8 @@ def test_probes_of_one_network_are_no_seeds_of_each_other():
 
 @pytest.mark.parametrize(("changes", "names"), [
     ({"protocol": {"epochs": 20}}, ["epochs 100", "epochs 20"]),
-    ({"protocol": {"engine": "openvino"}}, ["engine none", "engine openvino"]),
+    ({"protocol": {"engine": {"name": "openvino, 1-bit kernels", "version": "2026.4"}}},
+     ["engine none", "engine openvino, 1-bit kernels"]),
     ({"protocol": {"transform": {"input_size": [3, 224, 224], "crop_pct": 0.9}}},
      ["crop pct none", "crop pct 0.9"]),
     ({"of": (50_000, 2_000)}, ["test images 10000", "test images 2000"]),
