@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import eval_downstream
+from burn_timm import cli
 from burn_timm.training.options import parse_options
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,11 @@ def test_training_commands_parse(command):
 def test_evaluation_commands_parse(command):
     argv = shlex.split(command)
     eval_downstream._parser().parse_args(argv[argv.index("eval_downstream.py") + 1 :])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("burn-timm ")])
+def test_other_commands_parse(command):
+    cli._parser().parse_args(shlex.split(command)[1:])
 
 
 def test_every_task_has_a_command():

@@ -27,6 +27,6 @@ def test_knn_on_cifar10_is_the_cards(tag, burn_data, tmp_path):
                  if "cifar10" in result["dataset"]["type"] and "knn" in metric["name"].lower())
     out = tmp_path / "knn.json"
     argv = ["knn", "--model", tag, "--pretrained", "--dataset", f"hfds/{burn_data}/cifar10", "--val-split", "test",
-            "--workers", "0", "--output", str(out)]
+            "--engine", "openvino", "--workers", "0", "--output", str(out)]
     subprocess.run([sys.executable, "-c", CUT, *argv], cwd=ROOT, check=True, timeout=3600)
     assert 100 * json.loads(out.read_text())["value"] == pytest.approx(figure, abs=0.05)
