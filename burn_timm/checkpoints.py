@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,39 +65,76 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
             safetensors file, or no state dict. It names the file and, where there is one, the tensor.
     """
     path = weights_file(path)
-    with open(path, "rb") as file:
-        start = file.read(9)
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
-        if path.suffix == ".safetensors":
-            raise BurnError(f"{path}: a torch (pickle) file under the name of a safetensors file; rename it to .pth")
-        state_dict, metadata = _read_torch(path), {}
-    elif start[8:] == b"{" or path.suffix == ".safetensors":
-        state_dict, metadata = read_tensors(path)
-    else:
-        raise BurnError(f"{path}: truncated or damaged, or neither a safetensors nor a torch file")
+    content, metadata = read_content(path)
+    state_dict = content if metadata is not None else _unwrapped(path, content)
     if is_packed(state_dict):
         try:
             verify(state_dict)
         except BurnError as error:
             raise BurnError(f"{path}: {error}") from error
-    return state_dict, metadata
+    return state_dict, metadata or {}
 
 
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's own checkpoints hold their arguments
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+def read_content(
+    path: Path, placeholders: bool = False,
+) -> tuple[Any, dict[str, str] | None]:
+    """All that a safetensors file (its tensors, its metadata) or a torch file (any object, None) holds.
+
+    With `placeholders`, settings and other objects of foreign packages in a pickle become empty dicts: nothing of
+    theirs is imported or run. Raises BurnError as `read_state_dict` does.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+        if path.suffix == ".safetensors":
+            raise BurnError(f"{path}: a torch (pickle) file under the name of a safetensors file; rename it to .pth")
+        return _read_torch(path, placeholders), None
+    if start[8:] == b"{" or path.suffix == ".safetensors":
+        return read_tensors(path)
+    raise BurnError(f"{path}: truncated or damaged, or neither a safetensors nor a torch file")
+
+
+class _Placeholder(dict):
+    """Stands for an object of a foreign class: takes any arguments and state, and stays empty."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def __setstate__(self, state):
+        pass
+
+    __hash__ = object.__hash__
+
+
+def _read_torch(path: Path, placeholders: bool = False) -> Any:
+    harmless: list[type] = [argparse.Namespace]  # timm's own checkpoints hold their arguments
+    while True:
         try:
-            refused = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        except Exception:  # only the wording of the message depends on it
-            refused = ""
-        if not refused and "truncated" in str(error):
-            raise BurnError(f"{path}: truncated; copy or download the file again") from error
-        what = f"it holds Python objects ({refused})" if refused else one_line(error)
-        raise BurnError(f"{path}: weights_only=True refuses this pickle: {what}; {_PICKLE_REMEDY}") from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
-        raise BurnError(f"{path}: truncated or damaged ({one_line(error)}); copy or download the file again") from error
+            with torch.serialization.safe_globals(harmless):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            foreign = re.search(r"GLOBAL (\S+)\.(\w+) was not an allowed global", str(error))
+            if placeholders and foreign and len(harmless) < 100:
+                module, name = foreign.groups()
+                harmless.append(type(name, (_Placeholder,), {"__module__": module}))
+                continue
+            try:
+                refused = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            except Exception:  # only the wording of the message depends on it
+                refused = ""
+            if not refused and "truncated" in str(error):
+                raise BurnError(f"{path}: truncated; copy or download the file again") from error
+            what = f"it holds Python objects ({refused})" if refused else one_line(error)
+            raise BurnError(f"{path}: weights_only=True refuses this pickle: {what}; {_PICKLE_REMEDY}") from error
+        except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
+            what = f"truncated or damaged ({one_line(error)})"
+            raise BurnError(f"{path}: {what}; copy or download the file again") from error
+
+
+def _unwrapped(path: Path, content: Any) -> dict[str, torch.Tensor]:
     while isinstance(content, Mapping) and (key := next((key for key in _WRAPPERS if key in content), None)):
         if not isinstance(content[key], Mapping):
             break
@@ -130,9 +168,10 @@ def state_hash(module_or_state_dict: torch.nn.Module | Mapping[str, torch.Tensor
 
 @functools.cache
 def _plan(model_name: str) -> tuple[dict[str, tuple[int, ...]], frozenset[str], str]:
-    """Shapes by name of a headless burn_timm model, its binary weights, and the name of its first convolution."""
+    """Shapes by name of a burn_timm model without head, its binary weights, and the name of its first convolution."""
     model = timm.create_model(model_name, num_classes=0, device="meta")
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.startswith("head.")}
     return shapes, frozenset(binary_weight_names(model)), model.pretrained_cfg["first_conv"]
 
 
@@ -145,10 +184,9 @@ def binary_shapes(model_name: str) -> dict[str, tuple[int, ...]]:
 def differences(state_dict: Mapping[str, torch.Tensor], model_name: str) -> list[str]:
     """How `state_dict`, packed or float, differs from a burn_timm model, a phrase for each tensor; empty where it fits.
 
-    The classifier and the number of input channels may be any.
+    The classifier, with the hidden layer it may have, and the number of input channels may be any.
     """
     shapes, binary, first_conv = _plan(model_name)
-    classifier = timm.get_pretrained_cfg(model_name).classifier
     packed = set(packed_weight_names(state_dict))
     expected = {}
     for name, shape in shapes.items():
@@ -158,7 +196,7 @@ def differences(state_dict: Mapping[str, torch.Tensor], model_name: str) -> list
             expected[name] = shape
     found = {
         name: tuple(tensor.shape) for name, tensor in state_dict.items()
-        if name != MARK and not name.startswith(f"{classifier}.")
+        if name != MARK and not name.startswith("head.")
     }
     first = f"{first_conv}.weight"
     if len(found.get(first, ())) == 4:

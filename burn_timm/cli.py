@@ -1,4 +1,4 @@
-"""The command `burn-timm`: info, pack, unpack; burn_timm/hub adds push and card, burn_timm/deploy export and bench."""
+"""The command `burn-timm`: info, pack, unpack; convert/ adds convert, hub/ push and card, deploy/ export and bench."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ import timm
 import torch
 
 from .checkpoints import binary_shapes, burn_models, differences, infer_model, read_state_dict, save_latent
+from .convert import command as convert_command
 from .counting import count_stages
 from .deploy.commands import add_commands as add_deploy_commands
 from .errors import BurnError
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("src", metavar="SRC", type=Path, help=where)
         command.add_argument("dst", metavar="DST", type=Path, help="a .safetensors file, or a folder where SRC is one")
         command.add_argument("--model", metavar="NAME", help="instead of inferring it from names and shapes")
+    convert_command.add_command(commands)
     add_hub_commands(commands)
     add_deploy_commands(commands)
     return parser

@@ -12,7 +12,7 @@ LEVELS = [
     {"nn"},
     {"models", "methods"},
     {"checkpoints", "counting"},
-    {"data"},
+    {"data", "convert"},
     {"evals"},
     {"hub", "deploy"},
     {"training", "cli"},

@@ -159,7 +159,7 @@ SHAPES = [{"num_classes": 0}, {"num_classes": 7}, {"num_classes": 7, "in_chans":
 @pytest.mark.parametrize("kwargs", SHAPES)
 def test_every_model_is_inferred(name, kwargs):
     model = make(name, device="meta", **kwargs)  # names and shapes are all it looks at
-    expected = "reactnet_a" if name == "reactnet_a_burn" else name
+    expected = {"reactnet_a_burn": "reactnet_a", "test_reactnet_mlp": "test_reactnet"}.get(name, name)
     assert checkpoints.infer_model(model.state_dict()) == expected
 
 

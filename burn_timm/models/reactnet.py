@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead
+from timm.layers import ClassifierHead, NormMlpClassifierHead
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 
@@ -107,6 +107,8 @@ class ReActNet(nn.Module):
         channels, depths: Channels and number of blocks of each stage; every stage but the first halves the resolution.
         weight_bits, act_bits: 1 or 32 each.
         act_grad: Gradient of the activations' sign, `approx` (2 - 2|x|) or `clip` (1), both on [-1, 1].
+        head_hidden_size: Width of a Linear + ReLU between pooling and classifier, as BURN's linear evaluation has it;
+            None: no such layer. It belongs to the features: `num_classes=0` and `pre_logits` end behind it.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class ReActNet(nn.Module):
         act_bits: int = 1,
         act_grad: str = "approx",
         drop_rate: float = 0.0,
+        head_hidden_size: int | None = None,
         device=None,
         dtype=None,
     ):
@@ -155,8 +158,9 @@ class ReActNet(nn.Module):
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = nn.Sequential(*stages)
 
-        self.num_features = self.head_hidden_size = width
-        self.reset_classifier(num_classes, global_pool)
+        self.num_features = width
+        self.head = self._new_head(num_classes, global_pool, head_hidden_size or None)
+        self.head_hidden_size = _head_width(self.head)
         self.register_load_state_dict_pre_hook(_load_hook)
         self.init_weights()
 
@@ -191,16 +195,35 @@ class ReActNet(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 
+    def _new_head(self, num_classes: int, global_pool: str, hidden_size: int | None) -> nn.Module:
+        like = self.stem.conv.weight
+        dd = {"device": like.device, "dtype": like.dtype}
+        if not hidden_size:
+            return ClassifierHead(self.num_features, num_classes, global_pool, self.drop_rate, **dd)
+        if global_pool == "catavgmax":
+            raise ValueError("head_hidden_size needs a pooling that keeps the width, not catavgmax")
+        return NormMlpClassifierHead(
+            self.num_features, num_classes, hidden_size, global_pool, self.drop_rate, nn.Identity, "relu", **dd,
+        )
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier on the model's device and in its dtype; `global_pool` None keeps the pooling."""
+        """A new classifier on the model's device and in its dtype; `global_pool` None keeps the pooling.
+
+        A hidden layer (`head_hidden_size`) keeps its weights.
+        """
         if global_pool is None:
             global_pool = self.head.global_pool.pool_type
-        like = self.stem.conv.weight
         self.num_classes = num_classes
-        self.head = ClassifierHead(
-            self.num_features, num_classes, global_pool, self.drop_rate, device=like.device, dtype=like.dtype,
-        ).train(self.training)
-        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
+        old, hidden = self.head, getattr(self.head, "hidden_size", None)
+        self.head = self._new_head(num_classes, global_pool, hidden).train(self.training)
+        if hidden:
+            with torch.no_grad():  # a 1x1 convolution where nothing is pooled, else a linear layer
+                for name, tensor in self.head.pre_logits.fc.named_parameters():
+                    kept = old.pre_logits.fc.get_parameter(name)
+                    if not tensor.is_meta:
+                        tensor.copy_(kept.view_as(tensor))
+                    tensor.requires_grad_(kept.requires_grad)
+        self.head_hidden_size = _head_width(self.head)
 
     def forward_intermediates(
         self,
@@ -251,6 +274,7 @@ class ReActNet(nn.Module):
         self.stages = self.stages[: max_index + 1]
         self.num_features = self.feature_info[max_index]["num_chs"]
         if prune_head or pruned:
+            self.head = self._new_head(0, "", None).train(self.training)  # a hidden layer is head, too
             self.reset_classifier(0, "")
         return take_indices
 
@@ -266,6 +290,11 @@ class ReActNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+def _head_width(head: nn.Module) -> int:
+    """Width of what a head gives before its classifier."""
+    return getattr(head, "hidden_size", None) or head.in_features * head.global_pool.feat_mult()
 
 
 def _load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
@@ -343,6 +372,7 @@ default_cfgs = generate_default_cfgs({
     "reactnet_a_025.untrained": _cfg(),
     "reactnet_18.untrained": _cfg(),
     "test_reactnet.untrained": _cfg(input_size=(3, 64, 64), pool_size=(4, 4)),
+    "test_reactnet_mlp.untrained": _cfg(input_size=(3, 64, 64), pool_size=(4, 4)),
 })
 
 
@@ -403,4 +433,11 @@ def test_reactnet(pretrained: bool = False, **kwargs: Any) -> ReActNet:
     return _create_reactnet("test_reactnet", pretrained, **dict(args, **kwargs))
 
 
-test_reactnet.__test__ = False  # pytest collects functions whose name starts with test
+@register_model
+def test_reactnet_mlp(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """The same with a hidden layer in its head."""
+    args = {"stem_chs": 8, "channels": (16, 32, 64, 128), "depths": (1, 1, 2, 1), "head_hidden_size": 48}
+    return _create_reactnet("test_reactnet_mlp", pretrained, **dict(args, **kwargs))
+
+
+test_reactnet.__test__ = test_reactnet_mlp.__test__ = False  # pytest collects functions whose name starts with test

@@ -1,0 +1,52 @@
+"""`burn-timm convert SRC DST`."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from .binary import STAGES
+from .detect import NAMES, convert_source
+from .origins import ORIGINS
+from .source import read_source
+from .write import check_destination, write_folder
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand to `commands` of the command line."""
+    convert = commands.add_parser("convert", help="published checkpoints to a folder that timm loads")
+    convert.add_argument("src", metavar="SRC", type=Path, help="a checkpoint, torch or safetensors")
+    convert.add_argument("dst", metavar="DST", type=Path, help="the folder to write")
+    convert.add_argument(
+        "--from", dest="layout", default="auto", choices=("auto", *NAMES), metavar="LAYOUT",
+        help="auto (by the keys), " + ", ".join(NAMES),
+    )
+    convert.add_argument(
+        "--stage", choices=tuple(STAGES),
+        help="of a binary network, where the file does not tell: w1a1 (step 2: 1-bit weights) or w32a1 (step 1)",
+    )
+    convert.add_argument("--part", metavar="NAME", help="which network of the file, for example encoder_k or teacher")
+    convert.add_argument("--keep-hidden", action="store_true", help="keep BURN's 1024-1024 layer, in the head")
+    convert.add_argument("--license", metavar="ID", help="the Hub's identifier, instead of that of the origin")
+    convert.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    check_destination(args.dst)
+    layout = None if args.layout == "auto" else args.layout
+    source = read_source(args.src)
+    converted = convert_source(source, layout, args.stage, args.part, args.keep_hidden)
+    options = ["--from", converted.layout, *(["--stage", converted.stage] if converted.stage else [])]
+    options += ["--part", args.part] if args.part else []
+    options += ["--keep-hidden"] if args.keep_hidden else []
+    options += ["--license", args.license] if args.license else []
+    command = shlex.join(["burn-timm", "convert", args.src.name, "DST", *options])
+    size = write_folder(converted, args.dst, command, args.license)
+    told = "given" if layout else "by its keys"
+    stage = f", stage {converted.stage}" if converted.stage else ""
+    classes = f"{converted.num_classes} classes" if converted.num_classes else "no classifier"
+    print(f"layout: {converted.layout} ({ORIGINS[converted.layout].title}), {told}; part {converted.part}{stage}")
+    print(f"model: {converted.model_name}, {classes}; all of its {len(converted.state_dict)} tensors filled")
+    for line in converted.ledger.lines():
+        print(line)
+    print(f"licence: {args.license or ORIGINS[converted.layout].license}")
+    print(f"{args.dst / 'model.safetensors'}: {size:,} bytes")

@@ -1,0 +1,131 @@
+"""A converted network as a folder that timm loads: config.json, model.safetensors, README.md."""
+
+import re
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import ModelCardData
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models._hub import save_config_for_hf
+
+from ..checkpoints import save_latent
+from ..errors import BurnError
+from ..files import atomic_folder
+from ..nn import binary_weight_names
+from ..packing import pack_state_dict, save_packed, save_tensors
+from .origins import ORIGINS
+from .result import Converted
+
+FILES = ("config.json", "model.safetensors", "README.md")
+
+
+def check_destination(folder: Path) -> None:
+    """BurnError unless `folder` is new, empty, or holds nothing but an earlier conversion."""
+    if folder.exists() and not folder.is_dir():
+        raise BurnError(f"{folder}: DST must be a folder")
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in FILES)):
+        raise BurnError(f"{folder}: would be replaced, but it also holds {others[0]}; give a new folder")
+
+
+def build(converted: Converted) -> torch.nn.Module:
+    """The timm model of a conversion, in eval mode, with every one of its tensors from the file.
+
+    Raises:
+        BurnError: A tensor is missing, too many, or of another shape; it names it.
+    """
+    model = timm.create_model(converted.model_name, num_classes=converted.num_classes, **converted.model_args)
+    own, found = model.state_dict(), converted.state_dict
+    path = converted.ledger.source.path
+    for name in sorted(own.keys() ^ found.keys()):
+        what = "is not filled by the file" if name in own else f"has no place in {converted.model_name}"
+        raise BurnError(f"{path}: {name} {what}; is the file complete, and --from right?")
+    for name, tensor in found.items():
+        if tensor.shape != own[name].shape:
+            raise BurnError(f"{path}: {name} is {list(tensor.shape)}, but {converted.model_name} has "
+                            f"{list(own[name].shape)} there")
+    model.load_state_dict(found)
+    origin = ORIGINS[converted.layout]
+    of_others = ("test_", "hf_hub", "url")
+    config = {key: value for key, value in model.pretrained_cfg.items() if not key.startswith(of_others)}
+    config |= {
+        "tag": converted.layout, "crop_pct": 0.875, "interpolation": origin.interpolation, "crop_mode": "center",
+        "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "license": origin.license, "origin_url": origin.url,
+        "paper_ids": f"arXiv:{origin.paper}" if origin.paper else None, "paper_name": None,
+        "num_classes": converted.num_classes,
+    }
+    model.pretrained_cfg = model.default_cfg = config
+    return model.eval()
+
+
+def write_folder(converted: Converted, folder: Path, command: str, license_id: str | None = None) -> int:
+    """Write the folder, whole or not at all; 1-bit weights are packed. Returns the bytes of model.safetensors.
+
+    Args:
+        converted: What to write.
+        folder: Its place; see `check_destination`.
+        command: How it was made, for the card.
+        license_id: The Hub's identifier of a licence, instead of that of the layout's origin.
+    """
+    check_destination(folder)
+    card = render_card(converted, command, license_id)
+    model = build(converted)
+    if license_id:
+        model.pretrained_cfg["license"] = license_id
+    state_dict = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_folder(folder) as beside:
+        weights = beside / "model.safetensors"
+        size = model.pretrained_cfg["input_size"]
+        save_config_for_hf(
+            model, beside / "config.json", model_args=dict(converted.model_args),
+            data_config={"input_size": size, "crop_pct": 0.875},
+        )
+        if converted.stage == "w1a1":
+            save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
+        elif converted.stage:
+            save_latent(weights, state_dict, converted.model_name, weight_bits=32)
+        else:
+            save_tensors(weights, state_dict, {"format": "pt"})
+        (beside / "README.md").write_text(card)
+        return weights.stat().st_size
+
+
+def render_card(converted: Converted, command: str, license_id: str | None = None) -> str:
+    """README.md with front matter for the Hub: where the weights are from, on which terms, what became of each."""
+    origin = ORIGINS[converted.layout]
+    if license_id is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
+        raise BurnError(f"--license {license_id}: must be an identifier of the Hub, such as mit or cc-by-nc-4.0")
+    license_id, terms = license_id or origin.license, "As given by --license." if license_id else origin.terms
+    extra = {"license_name": "see-origin", "license_link": origin.url} if license_id == "other" else {}
+    task = "image-classification" if converted.num_classes else "image-feature-extraction"
+    tags = ["timm", "burn-timm", *(["binary-neural-network"] if converted.stage else []), converted.layout]
+    front = ModelCardData(library_name="timm", pipeline_tag=task, license=license_id, tags=tags, **extra)
+    bits = {"w1a1": "1-bit weights and activations, packed", "w32a1": "real weights and 1-bit activations (stage 1)"}
+    kind = f", {bits[converted.stage]}" if converted.stage else ""
+    gives = f"{converted.num_classes} logits" if converted.num_classes else "pooled features"
+    paper = f", paper https://arxiv.org/abs/{origin.paper}" if origin.paper else ""
+    report = "\n".join(f"- {line}" for line in converted.ledger.lines())
+    return f"""---
+{front.to_yaml()}
+---
+# {converted.model_name} converted from {origin.title}
+
+```python
+import burn_timm, timm
+model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval()
+output = model(images)  # [B, 3, H, W] -> {gives}
+```
+
+Origin: {origin.title}, {origin.url}{paper}. Layout `{converted.layout}`, part `{converted.part}`{kind}.
+Images as the original evaluates them: ImageNet's mean and standard deviation, centre crop of 224 from 256 px.
+
+Licence: `{license_id}`. {terms}
+
+What became of the file's tensors:
+
+{report}
+
+```
+{command}
+```
+"""
