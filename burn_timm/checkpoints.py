@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,11 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
     return state_dict, metadata or {}
 
 
-def read_content(
-    path: Path, placeholders: bool = False,
-) -> tuple[Any, dict[str, str] | None]:
+def read_content(path: Path, placeholders: bool = False) -> tuple[Any, dict[str, str] | None]:
     """All that a safetensors file (its tensors, its metadata) or a torch file (any object, None) holds.
 
-    With `placeholders`, settings and other objects of foreign packages in a pickle become empty dicts: nothing of
-    theirs is imported or run. Raises BurnError as `read_state_dict` does.
+    With `placeholders`, settings and other objects of foreign packages in a pickle become empty stand-ins: nothing
+    of theirs is imported or run. Raises BurnError as `read_state_dict` does.
     """
     with open(path, "rb") as file:
         start = file.read(9)
@@ -94,32 +93,36 @@ def read_content(
     raise BurnError(f"{path}: truncated or damaged, or neither a safetensors nor a torch file")
 
 
-class _Placeholder(dict):
+class _Placeholder:
     """Stands for an object of a foreign class: takes any arguments and state, and stays empty."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
 
     def __init__(self, *args, **kwargs):
-        super().__init__()
+        pass
 
     def __setstate__(self, state):
         pass
 
-    __hash__ = object.__hash__
-
 
 def _read_torch(path: Path, placeholders: bool = False) -> Any:
-    harmless: list[type] = [argparse.Namespace]  # timm's own checkpoints hold their arguments
+    stand_ins: dict[str, type] = {}
     while True:
+        # timm's own checkpoints hold their arguments
+        harmless = [argparse.Namespace, *((stand_in, name) for name, stand_in in stand_ins.items())]
         try:
             with torch.serialization.safe_globals(harmless):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            foreign = re.search(r"GLOBAL (\S+)\.(\w+) was not an allowed global", str(error))
-            if placeholders and foreign and len(harmless) < 100:
-                module, name = foreign.groups()
-                harmless.append(type(name, (_Placeholder,), {"__module__": module}))
+            foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+            mapping = re.search(r"Can only SETITEM .* but got <class '(\S+)'>", str(error))
+            if placeholders and foreign and foreign[1] not in stand_ins and len(stand_ins) < 100:
+                module, _, name = foreign[1].rpartition(".")
+                stand_ins[foreign[1]] = type(name, (_Placeholder,), {"__module__": module})
+                continue
+            if mapping and stand_ins.get(mapping[1], dict) not in (dict, OrderedDict):
+                stand_ins[mapping[1]] = OrderedDict  # torch fills no subclass of dict but this one
                 continue
             try:
                 refused = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))

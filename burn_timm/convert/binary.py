@@ -15,7 +15,7 @@ import torch
 from ..checkpoints import burn_models
 from ..errors import BurnError
 from .result import Converted
-from .source import Ledger, Source
+from .source import Ledger, Source, drop_twin
 
 STAGES = {"w1a1": (1, 1), "w32a1": (32, 1)}
 _BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -83,11 +83,7 @@ def convert_burn(source: Source, stage: str | None, part: str | None, keep_hidde
         classes = _linear(ledger, "head.fc_cls", tensors, "head.fc")
     ledger.drop("head.fc_cls.", f"classifier{behind}")
     if root != "online_net.0.":
-        for name in [name for name in ledger.left if name.startswith("online_net.0.")]:
-            twin = source.tensors.get(root + name.removeprefix("online_net.0."))
-            if twin is None or not torch.equal(twin, source.tensors[name]):
-                raise BurnError(f"{source.path}: {name} should be the same tensor as its twin under {root}, but is not")
-        ledger.drop("online_net.0.", f"the same network as {root[:-1]}")
+        drop_twin(ledger, "online_net.0.", root)
     for prefix, reason in (
         ("online_net.1.", "student's classifier"), ("classifier.", "student's classifier"),
         ("diff_branch_net.0.", "teacher; --part teacher converts it"),

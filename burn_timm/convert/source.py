@@ -142,3 +142,13 @@ class Ledger:
             example = names[0] if len(names) == 1 else f"{names[0]}, ..."
             lines.append(f"{len(names)} dropped: {reason} ({example})")
         return lines + self.notes
+
+
+def drop_twin(ledger: Ledger, prefix: str, root: str) -> None:
+    """Drop what lies under `prefix`, the same module as `root` by another name; BurnError where it differs."""
+    source = ledger.source
+    for name in [name for name in ledger.left if name.startswith(prefix)]:
+        twin = source.tensors.get(root + name.removeprefix(prefix))
+        if twin is None or not torch.equal(twin, source.tensors[name]):
+            raise BurnError(f"{source.path}: {name} should equal its twin under {root}, but does not")
+    ledger.drop(prefix, f"the same network as {root[:-1]}")

@@ -5,6 +5,7 @@ own names, under a prefix, beside heads, queues and second encoders. Some keep t
 children (0 is conv1, 1 bn1, 4 to 7 the layers).
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from ..errors import BurnError
 from .result import Converted
-from .source import Ledger, Source
+from .source import Ledger, Source, drop_twin
 
 _RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
@@ -132,8 +133,8 @@ def convert_teacher(layout: str, source: Source, part: str | None) -> Converted:
     for name, prefix in here.items():
         if name != part:
             ledger.drop(prefix, f"another encoder; --part {name} converts it")
-    if root == "backbone." and layout == "byol":
-        ledger.drop("online_net.0.", "the same network as backbone")
+    if layout == "byol" and source.has("backbone."):
+        drop_twin(ledger, "online_net.0.", "backbone.")
     for prefix, reason in spec.drops:
         ledger.drop(prefix, reason)
     return convert_encoder(layout, ledger, root, part, spec.head)
@@ -172,6 +173,12 @@ def _some(source: Source) -> str:
     return ", ".join([*list(source.tensors)[:3], "..."])
 
 
+@functools.cache
+def _shapes(name: str) -> dict[str, tuple[int, ...]]:
+    model = timm.create_model(name, num_classes=0, device="meta")
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
 def _timm_model(path: Path, tensors: dict[str, torch.Tensor], vit: bool) -> tuple[str, list[str]]:
     """The timm model with these names and shapes, and the step counters that the file does not have."""
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.startswith("fc.")}
@@ -181,8 +188,7 @@ def _timm_model(path: Path, tensors: dict[str, torch.Tensor], vit: bool) -> tupl
                         "ResNet by name has one, so it cannot be converted")
     gaps = {}
     for name in _VITS if vit else _RESNETS:
-        model = timm.create_model(name, num_classes=0, device="meta")
-        shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+        shapes = _shapes(name)
         other = [key for key in found if found[key] != shapes.get(key)]
         missing = [key for key in shapes if key not in found and not key.endswith("num_batches_tracked")]
         if not other and not missing:

@@ -105,6 +105,8 @@ def check_one_bit(model: nn.Module) -> None:
             f"the network has weight_bits={model.weight_bits}, act_bits={model.act_bits}; only 1/1 runs in 1 bit: "
             "train its second stage, or export it to ONNX"
         )
+    if getattr(model.head, "hidden_size", None):
+        raise BurnError("the network's head has a hidden layer, which has no 1-bit form yet: export it to ONNX")
 
 
 def fold_conv_bn(module: ConvBN) -> tuple[np.ndarray, np.ndarray]:

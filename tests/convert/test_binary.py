@@ -121,7 +121,8 @@ def burn(hidden=True):
 
 def config_of(stage):
     kind = "ReActnet" if stage == "w1a1" else "ReActnet_Binact"
-    return {"meta": {"epoch": 200, "config": f"model = dict(\n    type='BURN',\n    backbone=dict(\n        type='{kind}',"}}
+    text = f"model = dict(\n    type='BURN',\n    backbone=dict(\n        type='{kind}',"
+    return {"meta": {"epoch": 200, "config": text}}
 
 
 @pytest.mark.parametrize("stage", ["w1a1", "w32a1"])
@@ -181,7 +182,8 @@ def test_scaled_signs_tell_their_stage(tmp_path):
     weights = originals.reactnet_18((8, 16, 32, 64)) | linear(64, 10, "fc")
     for name in weights:
         if "binary_conv" in name:
-            weights[name] = torch.sign(weights[name]) * 0.01 * (1 + torch.arange(len(weights[name])))[:, None, None, None]
+            scale = 0.01 * (1 + torch.arange(len(weights[name])))
+            weights[name] = torch.sign(weights[name]) * scale[:, None, None, None]
     model = convert(tmp_path, weights)
     agrees(model, classified(originals.pooled_18(IMAGES, weights, True), weights, "fc"), True)
 

@@ -1,6 +1,7 @@
 """The folded arrays, run by the formula in fold.py's docstring in float64, against the network itself in float64."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -64,6 +65,11 @@ def test_a_threshold_is_exact_where_nothing_is_folded_into_it():
 def test_other_bits_are_refused(options, message):
     with pytest.raises(BurnError, match=message):
         fold(lively(**options))
+
+
+def test_a_hidden_layer_in_the_head_is_refused():
+    with pytest.raises(BurnError, match="hidden layer"):
+        fold(timm.create_model("test_reactnet", head_hidden_size=8).eval())
 
 
 def test_other_networks_are_refused():
