@@ -100,6 +100,7 @@ def test_the_command(tmp_path, capsys):
             assert re.search(rf"\| {key[0]} +\| \**{re.escape(row['title'])}\** ", printed)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_network(tmp_path):
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("memory is measured on Linux only")
