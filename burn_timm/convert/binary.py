@@ -180,7 +180,13 @@ def _singles(ledger: Ledger, root: str) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def _numbers(source: Source, pattern: str) -> list[int]:
-    return sorted({int(found[1]) for name in source.tensors if (found := re.match(pattern, name))})
+    """The numbers that `pattern` finds in the names; BurnError where one between the first and the last is missing."""
+    numbers = sorted({int(found[1]) for name in source.tensors if (found := re.match(pattern, name))})
+    for number, expected in zip(numbers, range(numbers[0], numbers[-1]), strict=False):
+        if number != expected:
+            name = pattern.lstrip("^").replace("\\", "").replace("(d+)", str(expected)).rstrip(".")
+            raise BurnError(f"{source.path}: {name} is missing as a whole; is the file complete?")
+    return numbers
 
 
 def _kernel(ledger: Ledger, at: str, width: int, size: int) -> torch.Tensor:

@@ -10,6 +10,8 @@ from .origins import ORIGINS
 from .source import read_source
 from .write import check_destination, write_folder
 
+_SHAPE = ("stem_chs", "channels", "depths", "head_hidden_size")  # arguments that a reader of the report should see
+
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand to `commands` of the command line."""
@@ -45,7 +47,9 @@ def _convert(args: argparse.Namespace) -> None:
     stage = f", stage {converted.stage}" if converted.stage else ""
     classes = f"{converted.num_classes} classes" if converted.num_classes else "no classifier"
     print(f"layout: {converted.layout} ({ORIGINS[converted.layout].title}), {told}; part {converted.part}{stage}")
-    print(f"model: {converted.model_name}, {classes}; all of its {len(converted.state_dict)} tensors filled")
+    shape = {key: converted.model_args[key] for key in _SHAPE if key in converted.model_args}
+    model = converted.model_name + "".join(f", {key} {value}" for key, value in shape.items())
+    print(f"model: {model}, {classes}; all of its {len(converted.state_dict)} tensors filled")
     for line in converted.ledger.lines():
         print(line)
     print(f"licence: {args.license or ORIGINS[converted.layout].license}")

@@ -51,7 +51,11 @@ class Source:
 def read_source(path: Path) -> Source:
     """Read a torch or safetensors file; BurnError names the file and what is wrong with it."""
     path = weights_file(path)
-    content, _ = read_content(path, placeholders=True)
+    return source_of(path, read_content(path, placeholders=True)[0])
+
+
+def source_of(path: Path, content: Any) -> Source:
+    """The tensors in what `torch.load` gave for `path`; BurnError where there are none, or NaN among them."""
     if not isinstance(content, Mapping):
         raise BurnError(f"{path}: holds no weights by name but {type(content).__name__}; save a state dict")
     tensors, full, training, texts = {}, {}, [], {}

@@ -33,9 +33,8 @@ def reactnet_a(stem: int = 8, flat: bool = False, both: bool = False, widths=WID
     inside = stem
     for number, factor in enumerate(widths, 1):
         out, at = factor * stem, f"feature.{number}"
-        widths = {"11": inside, "12": inside, "13": inside, "21": inside, "22": out, "23": out}
-        for name, channels in widths.items():
-            weights[f"{at}.move{name}.bias"] = 0.3 * torch.randn(1, channels, 1, 1)
+        for name in ("11", "12", "13", "21", "22", "23"):
+            weights[f"{at}.move{name}.bias"] = 0.3 * torch.randn(1, out if name > "21" else inside, 1, 1)
         weights[f"{at}.prelu1.weight"], weights[f"{at}.prelu2.weight"] = torch.rand(inside), torch.rand(out)
         weights |= _kernel((inside, inside, 3, 3), f"{at}.binary_3x3", flat) | _norm(inside, f"{at}.bn1")
         if both or inside == out:

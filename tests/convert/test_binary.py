@@ -107,10 +107,10 @@ def test_s2bnn_linear_evaluation_keeps_its_classifier(tmp_path):
     agrees(model, classified(originals.pooled_a(IMAGES, weights, True), weights, "fc"), True)
 
 
-def burn(hidden=True):
+def burn(teacher="resnet18"):
     """A whole BURN checkpoint's state dict: `backbone` and `online_net.0` are the same network."""
-    weights = originals.reactnet_a(8) | (linear(256, 256, "fc.0") if hidden else {})
-    teacher = timm.create_model("resnet50", num_classes=0)
+    weights = originals.reactnet_a(8) | linear(256, 256, "fc.0")
+    teacher = timm.create_model(teacher, num_classes=0)
     for tensor in teacher.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim == 1:
             tensor.copy_(0.5 + torch.rand_like(tensor))
@@ -121,7 +121,7 @@ def burn(hidden=True):
 
 def config_of(stage):
     kind = "ReActnet" if stage == "w1a1" else "ReActnet_Binact"
-    text = f"model = dict(\n    type='BURN',\n    backbone=dict(\n        type='{kind}',"
+    text = f"model = dict(\n    type='BURN',\n    backbone=dict(\n        type='{kind}',\n        use_mlp=True))"
     return {"meta": {"epoch": 200, "config": text}}
 
 
@@ -146,7 +146,7 @@ def test_burn_whole(tmp_path, capsys, stage, keep):
 
 
 def test_burns_teacher(tmp_path):
-    _, teacher, whole = burn()
+    _, teacher, whole = burn("resnet50")
     model = convert(tmp_path, {"state_dict": whole}, "--part", "teacher")
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES.double()), teacher.eval().double()(IMAGES.double()))
@@ -182,8 +182,8 @@ def test_scaled_signs_tell_their_stage(tmp_path):
     weights = originals.reactnet_18((8, 16, 32, 64)) | linear(64, 10, "fc")
     for name in weights:
         if "binary_conv" in name:
-            scale = 0.01 * (1 + torch.arange(len(weights[name])))
-            weights[name] = torch.sign(weights[name]) * scale[:, None, None, None]
+            scales = 0.01 * (1 + torch.arange(len(weights[name])))
+            weights[name] = torch.sign(weights[name]) * scales[:, None, None, None]
     model = convert(tmp_path, weights)
     agrees(model, classified(originals.pooled_18(IMAGES, weights, True), weights, "fc"), True)
 
