@@ -28,8 +28,8 @@ ORIGINS = {
     "swav": Origin("SwAV", "https://github.com/facebookresearch/swav", "2006.09882", "cc-by-nc-4.0", _NC),
     "byol": Origin("BYOL", "https://arxiv.org/abs/2006.07733", "2006.07733", "other", _OWN, "bicubic"),
     "barlow": Origin(
-        "Barlow Twins", "https://github.com/facebookresearch/barlowtwins", "2103.03230", "cc-by-nc-4.0",
-        "Its README states CC BY-NC 4.0: not for commercial use.",
+        "Barlow Twins", "https://github.com/facebookresearch/barlowtwins", "2103.03230", "mit",
+        "Its repository is under the MIT licence.",
     ),
     "vicreg": Origin(
         "VICReg", "https://github.com/facebookresearch/vicreg", "2105.04906", "mit",
