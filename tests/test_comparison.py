@@ -34,6 +34,7 @@ def test_every_row_had_the_same_steps_images_and_stages():
     runs = loaded("methods_*_training.json")
     assert {name.rpartition("_s")[0].removeprefix("methods_") for name in runs} == set(ROWS)
     first = budget(next(iter(runs.values())))
+    assert "50,000 images" in first["dataset"]
     assert first["max_steps"] * len(first["stages"]) >= 2000 and first["total_batch_size"] >= 128
     for name, run in runs.items():
         assert budget(run) == first, name
@@ -59,6 +60,7 @@ def test_minutes_and_memory_are_those_of_the_runs(method):
     table = re.search(r"methods:begin -->(.*?)<!-- methods:end", (ROOT / "EXPERIMENTS.md").read_text(), re.S).group(1)
     row, = (line for line in table.splitlines() if line.startswith(f"| {ROWS[method]} ("))
     runs = loaded(f"methods_{method}_s[0-9]_training.json").values()
+    assert len(runs) >= 2  # seeds
     minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
     memory = statistics.mean(run["peak_memory_bytes"] for run in runs) / 1e9
     assert cells(row)[4:] == [f"{minutes:.1f}", f"{memory:.1f}"]

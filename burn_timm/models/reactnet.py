@@ -12,8 +12,6 @@ Written from the papers' descriptions; Apache-2.0.
 """
 
 import importlib.resources
-import logging
-import re
 from typing import Any
 
 import torch
@@ -24,12 +22,10 @@ from timm.layers import ClassifierHead, NormMlpClassifierHead
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 
-from ..nn import BinaryConv2d, RPReLU, RSign, Shift, binary_weight_names
-from ..packing import PackedError, is_packed, load_pre_hook, restore_weight, unpack_state_dict, verify
+from ..nn import BinaryConv2d, RPReLU, RSign, Shift
+from .packed_loading import checkpoint_filter_fn, load_features_hook, load_hook
 
 __all__ = ["ReActNet"]
-
-_logger = logging.getLogger(__name__)
 
 HUB_ORGANISATION = "burn-timm"  # of the repositories that hold the released weights, each named by its tag
 
@@ -161,7 +157,7 @@ class ReActNet(nn.Module):
         self.num_features = width
         self.head = self._new_head(num_classes, global_pool, head_hidden_size or None)
         self.head_hidden_size = _head_width(self.head)
-        self.register_load_state_dict_pre_hook(_load_hook)
+        self.register_load_state_dict_pre_hook(load_hook)
         self.init_weights()
 
     @torch.jit.ignore
@@ -297,49 +293,6 @@ def _head_width(head: nn.Module) -> int:
     return getattr(head, "hidden_size", None) or head.in_features * head.global_pool.feat_mult()
 
 
-def _load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
-    """Check a packed state dict; one without classifier leaves the model's own as it is, and says so."""
-    packed = is_packed({name: tensor for name, tensor in state_dict.items() if name.startswith(prefix)})
-    load_pre_hook(module, state_dict, prefix, *args)
-    head = {f"{prefix}head.fc.{name}": tensor for name, tensor in module.head.fc.state_dict().items()}
-    if packed and head and not head.keys() & state_dict.keys():
-        _logger.warning("The packed weights have no classifier: head.fc keeps its random initialisation.")
-        state_dict.update(head)
-
-
-def _load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
-    """Let timm's features_only wrappers take a packed backbone (`checkpoint_path`): checked whole, then their names."""
-    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
-    if not is_packed(inside):
-        return
-    own = module.state_dict()
-    verified = verify(inside)
-    for name in inside:
-        del state_dict[prefix + name]
-    for name, tensor in verified.items():
-        stem = name.removesuffix("_bits")
-        flat = re.sub(r"^stages\.(\d+)\.", r"stages_\1.", stem)  # FeatureListNet and FeatureDictNet flatten
-        # FeatureGetterNet holds the model as `model`, FeatureGraphNet as `graph_module`
-        for candidate in (stem, flat, f"model.{stem}", f"graph_module.{stem}"):
-            if candidate in own:  # what no wrapper has a place for is the head or a pruned stage
-                shape = own[candidate].shape
-                scale = verified.get(f"{stem}_scale")
-                state_dict[prefix + candidate] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
-
-
-def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Restore a packed state dict to floats, checked whole: timm may load what this returns with strict=False."""
-    if not is_packed(state_dict):
-        return state_dict
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    state_dict = unpack_state_dict(state_dict, {name: shapes[name] for name in binary_weight_names(model)})
-    for name in sorted(set(state_dict) ^ set(shapes)):
-        if not name.startswith("head.fc."):
-            found = "is not in the file" if name in shapes else "is in the file but not in the model"
-            raise PackedError(f"packed weights do not fit the model: {name} {found}; is the file another model's?")
-    return state_dict
-
-
 def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7),
@@ -387,7 +340,7 @@ def _create_reactnet(variant: str, pretrained: bool = False, **kwargs: Any) -> n
         **kwargs,
     )
     if not isinstance(model, ReActNet):
-        model.register_load_state_dict_pre_hook(_load_features_hook)
+        model.register_load_state_dict_pre_hook(load_features_hook)
     return model
 
 

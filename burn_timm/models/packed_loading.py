@@ -1,0 +1,57 @@
+"""Packed weights into a model by all of timm's ways: its filter_fn, `checkpoint_path`, which never calls that, and
+features_only, which renames. Only names and the classifier are of the models; the format is that of packing.py.
+"""
+
+import logging
+import re
+
+import torch
+from torch import nn
+
+from ..nn import binary_weight_names
+from ..packing import PackedError, is_packed, load_pre_hook, restore_weight, unpack_state_dict, verify
+
+_logger = logging.getLogger(__name__)
+
+
+def load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
+    """Check a packed state dict; one without classifier leaves the model's own as it is, and says so."""
+    packed = is_packed({name: tensor for name, tensor in state_dict.items() if name.startswith(prefix)})
+    load_pre_hook(module, state_dict, prefix, *args)
+    head = {f"{prefix}head.fc.{name}": tensor for name, tensor in module.head.fc.state_dict().items()}
+    if packed and head and not head.keys() & state_dict.keys():
+        _logger.warning("The packed weights have no classifier: head.fc keeps its random initialisation.")
+        state_dict.update(head)
+
+
+def load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
+    """Let timm's features_only wrappers take a packed backbone (`checkpoint_path`): checked whole, then their names."""
+    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    if not is_packed(inside):
+        return
+    own = module.state_dict()
+    verified = verify(inside)
+    for name in inside:
+        del state_dict[prefix + name]
+    for name, tensor in verified.items():
+        stem = name.removesuffix("_bits")
+        flat = re.sub(r"^stages\.(\d+)\.", r"stages_\1.", stem)  # FeatureListNet and FeatureDictNet flatten
+        # FeatureGetterNet holds the model as `model`, FeatureGraphNet as `graph_module`
+        for candidate in (stem, flat, f"model.{stem}", f"graph_module.{stem}"):
+            if candidate in own:  # what no wrapper has a place for is the head or a pruned stage
+                shape = own[candidate].shape
+                scale = verified.get(f"{stem}_scale")
+                state_dict[prefix + candidate] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
+
+
+def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Restore a packed state dict to floats, checked whole: timm may load what this returns with strict=False."""
+    if not is_packed(state_dict):
+        return state_dict
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state_dict = unpack_state_dict(state_dict, {name: shapes[name] for name in binary_weight_names(model)})
+    for name in sorted(set(state_dict) ^ set(shapes)):
+        if not name.startswith("head.fc."):
+            found = "is not in the file" if name in shapes else "is in the file but not in the model"
+            raise PackedError(f"packed weights do not fit the model: {name} {found}; is the file another model's?")
+    return state_dict
