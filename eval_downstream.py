@@ -85,8 +85,8 @@ def _parser() -> _Parser:
     add("--limit-test", type=int, metavar="N", help="a seeded random subset of N test images")
 
     frozen = _Parser(add_help=False)
-    frozen.add_argument("--engine", choices=("torch", "openvino"), default="torch",
-                        help="what computes the features; openvino: real 1-bit kernels (default: %(default)s)")
+    frozen.add_argument("--engine", choices=("torch", "openvino", "numba"), default="torch",
+                        help="what computes the features; openvino, numba: real 1-bit kernels (default: %(default)s)")
 
     parser = _Parser(prog="eval_downstream.py", description=__doc__.split("\n")[0])
     names = [*EVALS, "finetune", "detection", "table", "figures"]
@@ -184,7 +184,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
 
     if args.engine != "torch":
         model, features_protocol["engine"] = engine_backbone(
-            model, config["input_size"][-1], min(args.batch_size, ENGINE_BATCH), args.threads,
+            model, config["input_size"][-1], min(args.batch_size, ENGINE_BATCH), args.threads, args.engine,
         )
 
     protocol = {

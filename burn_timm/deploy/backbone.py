@@ -1,5 +1,6 @@
 """A 1-bit network in the place of a torch backbone, for the evaluations of frozen features."""
 
+import importlib
 import tempfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class EngineBackbone(nn.Module):
 
 
 def engine_backbone(
-    model: nn.Module, img_size: int, batch_size: int = 16, threads: int | None = None,
+    model: nn.Module, img_size: int, batch_size: int = 16, threads: int | None = None, engine: str = "openvino",
 ) -> tuple[EngineBackbone, dict[str, str]]:
     """Export `model` as `burn-timm export` does, and open the result; also the engine in words, for a protocol.
 
@@ -36,6 +37,6 @@ def engine_backbone(
         BurnError: The network has no 1-bit form, or the engine is missing.
     """
     with tempfile.TemporaryDirectory(prefix="burn-timm-") as folder:
-        config = export(model, Path(folder) / "network", "openvino", img_size, batch_size)
+        export(model, Path(folder) / "network", engine, img_size, batch_size)
         backbone = EngineBackbone(load(Path(folder) / "network", threads))
-    return backbone, {"name": "openvino, 1-bit kernels", "version": config["versions"]["openvino"]}
+    return backbone, {"name": f"{engine}, 1-bit kernels", "version": importlib.import_module(engine).__version__}

@@ -73,8 +73,8 @@ def bench(
         finally:
             torch.set_num_threads(torch_threads)
             opened.clear()
-    base = next((row for row in rows if row["engine"] == OURS and row["ms"]), None)
-    base = base or next((row for row in rows if row["ms"]), None)
+    measured = [row for row in rows if row["ms"]]
+    base = min(measured, key=lambda row: [*OURS, row["engine"]].index(row["engine"]), default=None)
     for row in rows:
         if row["ms"]:
             row["ratio"] = row["ms"] / base["ms"]

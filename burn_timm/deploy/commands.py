@@ -19,20 +19,21 @@ from ..checkpoints import (
 from ..errors import BurnError
 from ..packing import is_packed, pack_weight, restore_weight
 from .bench import bench
-from .engines import ENGINES, OURS, SLOW_TO_START
+from .engines import ENGINES, SLOW_TO_START
 from .export import FORMATS, NOT_ONE_BIT, ONNX_OPSET, check_folder, export
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of `burn-timm`."""
-    parser = commands.add_parser("export", help="a network for another engine: OpenVINO (1 bit), ONNX, torch.export")
+    parser = commands.add_parser("export", help="a network for another engine: OpenVINO, numba, ONNX, torch.export")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=(
         "a weights file, packed or not; a folder with config.json and model.safetensors (local-dir:FOLDER); "
         "hf-hub:OWNER/REPO; or, with --pretrained, a timm name"
     ))
     parser.add_argument("outdir", metavar="OUTDIR", type=Path, help="a new folder, or one of an earlier export")
     parser.add_argument("--format", choices=FORMATS, default="openvino", help=(
-        f"openvino runs in 1 bit; onnx (opset {ONNX_OPSET}) and torch-export are for interchange and do not "
+        "openvino runs in 1 bit on x86, numba on any CPU; "
+        f"onnx (opset {ONNX_OPSET}) and torch-export are for interchange and do not run in 1 bit "
         "(default: %(default)s)"
     ))
     parser.add_argument("--model", metavar="NAME", help="of a weights file; default: from its names and shapes")
@@ -112,7 +113,7 @@ def _bench(args: argparse.Namespace) -> None:
             not args.no_memory, progress,
         )
     cpu = hardware()["cpu"]
-    print(f"{cpu}; batch {args.batch_size}, {args.img_size} px, threads {args.threads}; ratio to {OURS}\n")
+    print(f"{cpu}; batch {args.batch_size}, {args.img_size} px, threads {args.threads}; ratio to the first 1-bit row\n")
     print(table(rows))
     if output is not None:
         write_json(output, rows, settings, _command(args))

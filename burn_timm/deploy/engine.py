@@ -1,4 +1,4 @@
-"""An exported network in memory, with the face of a timm model: OpenVINO's 1-bit kernels on a CPU."""
+"""An exported network in memory, with the face of a timm model: 1-bit kernels of OpenVINO, or of ours through numba."""
 
 import functools
 import hashlib
@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -18,14 +19,22 @@ import torch
 from ..errors import BurnError
 from ..packing import one_line
 
-FORMAT = "burn-timm-openvino"
+OPENVINO, POPCOUNT = "burn-timm-openvino", "burn-timm-popcount"  # config.json's format
 FORMAT_VERSION = 1
-CONFIG, GRAPH, WEIGHTS = "config.json", "model.xml", "model.bin"
+CONFIG, GRAPH, WEIGHTS, FOLDED = "config.json", "model.xml", "model.bin", "network.safetensors"
 
 # Upstream calls BinaryConvolution-1 old. Each convolution was exact in 2026.0 and in 2026.4, the ends of this range.
 TESTED = ((2026, 0), (2027, 0))
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
+
+
+def require_numba() -> ModuleType:
+    """The module `numba`; BurnError, in one line, where it is missing."""
+    try:
+        return importlib.import_module("numba")
+    except ImportError as error:
+        raise BurnError(f'numba is missing ({one_line(error)}): pip install "burn-timm[numba]"') from error
 
 
 def require_openvino() -> ModuleType:
@@ -80,7 +89,7 @@ class OneBitModel:
         label_names: Names of the classes, or None where the checkpoint had none.
     """
 
-    def __init__(self, config: dict[str, Any], compiled: Any):
+    def __init__(self, config: dict[str, Any], outputs: set[str], run: Callable[[np.ndarray, str], np.ndarray]):
         self.config = config
         self.architecture: str = config["architecture"]
         self.pretrained_cfg: dict[str, Any] = {
@@ -91,8 +100,7 @@ class OneBitModel:
         self.num_classes: int = config["num_classes"]
         self.num_features: int = config["num_features"]
         self.label_names: list[str] | None = config.get("label_names")
-        self._outputs = {name for output in compiled.outputs for name in output.names}
-        self._request = compiled.create_infer_request()
+        self._outputs, self._network = outputs, run  # run: images and the name of an output -> an array of its own
         self._lock = threading.Lock()
 
     def __call__(self, x: Array) -> Array:
@@ -130,38 +138,55 @@ class OneBitModel:
             raise BurnError(f"images are {x.dtype}: expected floats, normalised with mean and std of pretrained_cfg")
         array = x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
         array = np.ascontiguousarray(array, dtype=np.float32)
-        with self._lock:  # the request owns its tensors, so the result is copied
-            self._request.infer({0: array})
-            result = np.array(self._request.get_tensor(output).data)
+        with self._lock:
+            result = self._network(array, output)
         return torch.from_numpy(result).to(x.device) if isinstance(x, torch.Tensor) else result
 
 
 def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
-    """Open a folder that `burn-timm export --format openvino` wrote.
+    """Open a folder that `burn-timm export --format openvino` or `--format numba` wrote.
 
     Args:
-        folder: With config.json, model.xml and model.bin.
-        threads: CPU threads at most; None leaves it to OpenVINO (all cores).
+        folder: With config.json and the files it names.
+        threads: CPU threads at most; None: all cores.
 
     Raises:
-        BurnError: No such folder, damaged files, no OpenVINO, one outside the tested range, or a CPU it has no 1-bit
-            kernels for.
+        BurnError: No such folder, damaged files, the engine is missing, OpenVINO is outside the tested range, or has no
+            1-bit kernels for this CPU.
     """
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise BurnError(f"threads must be a whole number of at least 1, not {threads}")
     folder = Path(folder)
     config = read_config(folder)
+    if config["format"] == POPCOUNT:
+        return _open_popcount(folder, config, threads)
     require_openvino()
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise BurnError(
             f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit: "
-            "use the ONNX or torch-export format"
+            "export it with --format numba"
         )
     try:
         compiled = core().compile_model(folder / GRAPH, "CPU", cpu_settings(threads))
     except Exception as error:  # OpenVINO raises RuntimeError and its own types
         raise BurnError(f"{folder / GRAPH}: OpenVINO cannot run it here; it needs AVX2 ({one_line(error)})") from error
-    return OneBitModel(config, compiled)
+    request = compiled.create_infer_request()
+
+    def run(images: np.ndarray, output: str) -> np.ndarray:
+        request.infer({0: images})
+        return np.array(request.get_tensor(output).data)  # the request owns its tensors
+
+    return OneBitModel(config, {name for output in compiled.outputs for name in output.names}, run)
+
+
+def _open_popcount(folder: Path, config: dict[str, Any], threads: int | None) -> OneBitModel:
+    require_numba()
+    from .folded import read
+    from .popcount import PopcountNetwork  # numba is needed at import
+
+    shape = (config["batch_size"], *config["pretrained_cfg"]["input_size"])
+    network = PopcountNetwork(read(folder / FOLDED), shape, threads)
+    return OneBitModel(config, network.outputs, lambda images, output: network(images)[output])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -175,12 +200,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BurnError(f"{file}: cannot be read ({one_line(error)}); expected a folder of burn-timm export") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    if not isinstance(config, dict) or config.get("format") not in (OPENVINO, POPCOUNT):
         raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} OUTDIR --format openvino")
     if config.get("format_version") != FORMAT_VERSION:
         raise BurnError(f"{file}: format_version {config.get('format_version')}, but this burn_timm reads only "
                         f"{FORMAT_VERSION}: update it, or export again")
-    for name in (GRAPH, WEIGHTS):
+    for name in (GRAPH, WEIGHTS) if config["format"] == OPENVINO else (FOLDED,):
         try:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:

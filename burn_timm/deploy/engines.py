@@ -132,8 +132,8 @@ def _open_openvino(precision: str) -> Callable[[Path, int, np.ndarray], Run]:
     return open_it
 
 
-def _prepare_one_bit(model: nn.Module, path: Path, shape: Shape) -> None:
-    export(model, path, "openvino", shape[-1], shape[0])
+def _prepare_one_bit(format: str) -> Callable[[nn.Module, Path, Shape], None]:
+    return lambda model, path, shape: export(model, path, format, shape[-1], shape[0])
 
 
 def _open_one_bit(path: Path, threads: int, images: np.ndarray) -> Run:
@@ -151,9 +151,10 @@ def _is_another(model: nn.Module) -> bool:
 
 _F32, _BF16 = torch.float32, torch.bfloat16
 _ORT = ("onnx", "onnxruntime")
-OURS = "openvino-1bit"
+OURS = ("openvino-1bit", "numba-1bit")
 ENGINES = {
-    OURS: Engine("OpenVINO 1-bit", ("openvino",), _prepare_one_bit, _open_one_bit, _is_one_bit),
+    OURS[0]: Engine("OpenVINO 1-bit", ("openvino",), _prepare_one_bit("openvino"), _open_one_bit, _is_one_bit),
+    OURS[1]: Engine("numba 1-bit", ("numba",), _prepare_one_bit("numba"), _open_one_bit, _is_one_bit),
     "torch": Engine("torch fp32", (), _prepare_torch(_F32), _open_torch(_F32)),
     "torch-bf16": Engine("torch bf16", (), _prepare_torch(_BF16), _open_torch(_BF16)),
     "torch-compile": Engine("torch.compile fp32", (), _prepare_torch(_F32), _open_torch(_F32, compiled=True)),

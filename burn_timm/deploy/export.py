@@ -1,4 +1,4 @@
-"""A network to a folder of another engine: OpenVINO (1 bit), ONNX and torch.export (interchange, not 1 bit)."""
+"""A network to a folder of another engine: OpenVINO, numba (1 bit), ONNX, torch.export (interchange, not 1 bit)."""
 
 import hashlib
 import json
@@ -17,14 +17,15 @@ from ..errors import BurnError
 from ..files import atomic_folder
 from ..packing import one_line
 from ..version import __version__
-from .engine import CONFIG, FORMAT, FORMAT_VERSION, GRAPH, WEIGHTS, require_openvino
+from . import folded
+from .engine import CONFIG, FOLDED, FORMAT_VERSION, GRAPH, OPENVINO, POPCOUNT, WEIGHTS, require_openvino
 from .fold import fold
 from .plain import FeaturesAndLogits, plain_network
 
 ONNX_OPSET = 17
 NOT_ONE_BIT = "for interchange: its binary convolutions are ordinary ones, so it does not run in 1 bit"
-FORMATS = ("openvino", "onnx", "torch-export")
-_FILES = {CONFIG, GRAPH, WEIGHTS, "model.onnx", "model.pt2"}
+FORMATS = ("openvino", "numba", "onnx", "torch-export")
+_FILES = {CONFIG, GRAPH, WEIGHTS, FOLDED, "model.onnx", "model.pt2"}
 
 
 def export(
@@ -33,9 +34,11 @@ def export(
     """Write `model` to `folder`, whole or not at all; returns what its config.json holds.
 
     Args:
-        model: A timm model, in any mode; for `openvino` a ReActNet with 1-bit weights and activations. It is only read.
+        model: A timm model, in any mode; for `openvino` and `numba` a ReActNet with 1-bit weights and activations. It
+            is only read.
         folder: New, empty, or written by this function before.
-        format: `openvino`: model.xml, model.bin. `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each with
+        format: `openvino`: model.xml, model.bin. `numba`: network.safetensors, for any CPU (numba is not needed to
+            write it). `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each with
             config.json: preprocessing, labels if known, versions.
         img_size: Pixels; None: the model's own.
         batch_size: Images a call. Both are fixed in the file.
@@ -45,7 +48,7 @@ def export(
     """
     folder = Path(folder)
     check_folder(folder)
-    write = {"openvino": _openvino, "onnx": _onnx, "torch-export": _torch_export}[format]
+    write = {"openvino": _openvino, "numba": _popcount, "onnx": _onnx, "torch-export": _torch_export}[format]
     data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
     shape = (batch_size, getattr(model, "in_chans", channels), img_size or height, img_size or width)
@@ -108,7 +111,12 @@ def _openvino(model: nn.Module, folder: Path, shape: tuple[int, int, int, int]) 
     openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)  # thresholds must stay as they are
     del graph, buffers
     versions = _versions(openvino=openvino.__version__)
-    return {"format": FORMAT, "format_version": FORMAT_VERSION, "one_bit": True, "versions": versions}
+    return {"format": OPENVINO, "format_version": FORMAT_VERSION, "one_bit": True, "versions": versions}
+
+
+def _popcount(model: nn.Module, folder: Path, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    folded.write(fold(model), folder / FOLDED)
+    return {"format": POPCOUNT, "format_version": FORMAT_VERSION, "one_bit": True, "versions": _versions()}
 
 
 def _onnx(model: nn.Module, folder: Path, shape: tuple[int, int, int, int]) -> dict[str, Any]:

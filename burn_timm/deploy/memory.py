@@ -53,7 +53,7 @@ def main(engine: str, prepared: str, threads: str, images: str) -> None:
     """Measure in this process, and print."""
     from .engines import ENGINES
 
-    _warm_libraries(engine)
+    _warm_libraries(engine, int(threads))
     x = np.load(images)
     gc.collect()
     before = _resident()
@@ -75,7 +75,7 @@ def main(engine: str, prepared: str, threads: str, images: str) -> None:
     print(after - before, max(peak[0], after) - before)
 
 
-def _warm_libraries(engine: str) -> None:
+def _warm_libraries(engine: str, threads: int) -> None:
     """Import what the engine uses and let it run something tiny, so that only the network is measured."""
     import torch
 
@@ -92,6 +92,14 @@ def _warm_libraries(engine: str) -> None:
         tiny = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
         session = onnxruntime.InferenceSession(tiny.SerializeToString(), providers=["CPUExecutionProvider"])
         session.run(None, {"x": np.zeros(1, np.float32)})
+    if engine.startswith("numba"):  # it compiles its kernels
+        import timm
+
+        from .fold import fold
+        from .popcount import PopcountNetwork
+
+        tiny = PopcountNetwork(fold(timm.create_model("test_reactnet")), (1, 3, 32, 32), threads)
+        tiny(np.zeros((1, 3, 32, 32), np.float32))
     if engine.startswith("openvino"):
         import openvino
         from openvino import opset13 as ops

@@ -17,13 +17,13 @@ _COLUMNS = ("network", "engine", "ms", "ratio", "file MB", "memory MB")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown; `ratio` is the time over that of the 1-bit row. What was not measured is n/a, and why stands below."""
+    """Markdown; `ratio` is to the time of the first 1-bit row. What was not measured is n/a, and why stands below."""
     lines = [_COLUMNS, tuple("---" for _ in _COLUMNS)]
     notes = []
     for row in rows:
         cells = [_number(row["ms"], 2), _number(row["ratio"], 2)]
         cells += [_number(row[key], 1, 1e-6) for key in ("file_bytes", "memory_bytes")]
-        bold = "**" if row["engine"] == OURS else ""
+        bold = "**" if row["engine"] in OURS else ""
         lines.append((short_name(row["model"]), f"{bold}{row['title']}{bold}", *cells))
         for what, reason in (("", row["error"]), (" memory", row.get("memory_error"))):
             if reason:
@@ -62,7 +62,7 @@ def write_json(path: Path, rows: Sequence[dict], settings: dict[str, Any], comma
         BurnError: `path` cannot be written.
     """
     used = {}
-    for package in ("openvino", "onnxruntime", "onnx"):
+    for package in ("openvino", "numba", "onnxruntime", "onnx"):
         try:
             used[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -100,7 +100,7 @@ def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, A
     figure = Figure(figsize=(8, 1.4 + 0.32 * len(timed)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    colours = ["tab:orange" if row["engine"] == OURS else "tab:gray" for row in timed]
+    colours = ["tab:orange" if row["engine"] in OURS else "tab:gray" for row in timed]
     bars = axes.barh([f"{short_name(row['model'])}, {row['title']}" for row in timed], [row["ms"] for row in timed],
                      color=colours)
     axes.bar_label(bars, [f"{row['ms']:.1f}" for row in timed], padding=3)

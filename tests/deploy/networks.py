@@ -1,10 +1,32 @@
-"""Networks whose every parameter matters: a fresh one has shifts of 0 and BatchNorms that do nothing."""
+"""Networks whose every parameter matters (a fresh one has shifts of 0 and BatchNorms that do nothing), and convolutions
+with inputs on their thresholds: what every 1-bit engine is tested on."""
 
+from dataclasses import dataclass
+
+import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from burn_timm.nn import Shift
+
+NETWORKS = [
+    ("test_reactnet", (4, 3, 64, 64), {}),
+    ("test_reactnet", (1, 3, 37, 50), {}),  # an odd side at one level or the other
+    ("test_reactnet", (2, 3, 41, 33), {"global_pool": "max"}),
+    ("test_reactnet", (2, 3, 17, 63), {"global_pool": "avgmax"}),
+    ("test_reactnet", (2, 1, 64, 32), {"global_pool": "catavgmax", "in_chans": 1}),
+    ("test_reactnet", (2, 3, 48, 48), {"global_pool": "fastavg", "num_classes": 3}),
+    ("test_reactnet", (3, 3, 64, 64), {"num_classes": 0}),
+    ("test_reactnet", (3, 3, 64, 64), {"num_classes": 0, "global_pool": ""}),
+    ("test_reactnet", (2, 3, 64, 64), {"stem_chs": 5, "channels": (10, 20, 40, 80)}),  # no multiple of 8
+    ("reactnet_a_025", (1, 3, 40, 40), {}),
+    ("reactnet_18", (1, 3, 75, 64), {"depths": (1, 2, 1, 1)}),
+    ("reactnet_18", (1, 3, 64, 64), {"num_classes": 0, "channels": (24, 40, 72, 104), "stem_chs": 24}),
+]
+INPUTS = [1, 3, 7, 8, 12, 16, 31, 33, 48, 64, 65, 100, 136, 160, 257]
+_SIZES = [(1, 1), (1, 5), (2, 2), (7, 7), (6, 9), (13, 4)]
 
 
 def lively(name="test_reactnet", seed=0, **kwargs):
@@ -28,3 +50,68 @@ def errors(got, expected):
     """Relative error of each image: `[B, ...]` twice to `[B]`."""
     got, expected = got.flatten(1).double(), expected.flatten(1).double()
     return (got - expected).norm(dim=1) / expected.norm(dim=1)
+
+
+def images_of(digits, shape):
+    images = F.interpolate(digits[0][: shape[0]].float() / 255 - 0.5, shape[2:], mode="bilinear")[:, : shape[1]]
+    return images.contiguous()
+
+
+def check_outputs(got, model, images):
+    """What an engine gives, tensors by name, against the torch model."""
+    with torch.no_grad():
+        feature_map = model.forward_features(images)
+        expected = {"feature_map": feature_map}
+        if model.head.global_pool.pool_type:
+            expected["features"] = model.forward_head(feature_map, pre_logits=True)
+        if model.num_classes:
+            expected["logits"] = model.forward_head(feature_map)
+    assert got.keys() == expected.keys()
+    for output, reference in expected.items():
+        assert got[output].shape == reference.shape
+        # A value within rounding of a threshold flips its sign in any engine, so one image may be off, but not most.
+        assert errors(got[output], reference).median() < (2e-3 if output == "logits" else 1e-4), output
+
+
+def hard_values(rng, threshold, shape):
+    """Half of the values on a threshold, right beside one, zero of both signs, tiny or huge."""
+    threshold = threshold.reshape(1, -1, 1, 1)
+    beside = np.nextafter(threshold, np.float32(rng.choice([-np.inf, np.inf])))
+    special = rng.choice(np.array([0.0, -0.0, 1e-45, -1e-45, -1e-39, 3e38, -3e38], np.float32), shape)
+    kind = rng.integers(0, 8, shape)
+    x = rng.standard_normal(shape).astype(np.float32)
+    for number, values in enumerate((threshold, beside, special)):
+        x = np.where(kind == number, values, x)
+    return x.astype(np.float32)
+
+
+@dataclass
+class Convolution:
+    """x `[N, I, H, W]`, threshold `[I]`, float32; positive `[O, I, k, k]`, bool; expected `[N, O, H', W']`, float64."""
+
+    x: np.ndarray
+    threshold: np.ndarray
+    positive: np.ndarray
+    stride: int
+    expected: np.ndarray
+
+
+def sizes_with(inputs, stride):
+    return [
+        (1 + number % 3, inputs, (1, 5, 16, 33, 64, 100)[(number + inputs) % 6], size, stride)
+        for number, size in enumerate(_SIZES)
+    ]
+
+
+def convolutions(cases, kernel, seed):
+    """Each case is (batch, inputs, outputs, size, stride)."""
+    rng = np.random.default_rng(seed)
+    for batch, inputs, outputs, size, stride in cases:
+        shift = rng.choice(np.array([0.0, -0.0, 0.5, -0.25, 1e-3], np.float32), inputs)
+        weight = rng.choice(np.array([-0.5, -1e-30, -0.0, 0.0, 0.7], np.float32), (outputs, inputs, kernel, kernel))
+        x = hard_values(rng, -shift, (batch, inputs, *size))
+        # float32 as in torch, for x + b decides the sign there; the convolution in float64
+        signs = torch.where(torch.from_numpy(x) + torch.from_numpy(shift).view(1, -1, 1, 1) >= 0, 1.0, -1.0).double()
+        signed = torch.where(torch.from_numpy(weight) >= 0, 1.0, -1.0).double()
+        expected = F.conv2d(signs, signed, stride=stride, padding=kernel // 2).numpy()
+        yield Convolution(x, -shift, weight >= 0, stride, expected)

@@ -88,7 +88,7 @@ def test_the_command(tmp_path, capsys):
     rows = {(row["model"], row["engine"]): row for row in result["rows"]}
     usual = ["torch", "torch-bf16", "onnxruntime", "openvino", "openvino-bf16"]
     assert list(rows) == [
-        *(("test_reactnet", name) for name in ENGINES if name in ["openvino-1bit", *usual]),
+        *(("test_reactnet", name) for name in ENGINES if name in ["openvino-1bit", "numba-1bit", *usual]),
         *(("test_resnet", name) for name in ENGINES if name in [*usual, "onnxruntime-int8", "openvino-int8"]),
     ]
     for key, row in rows.items():

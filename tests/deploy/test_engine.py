@@ -27,11 +27,21 @@ from deploy.networks import errors, lively
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
+    return export_it(tmp_path_factory, "openvino")
+
+
+@pytest.fixture(scope="module", params=["openvino", "numba"])
+def exported_to_each(request, tmp_path_factory):
+    pytest.importorskip(request.param)
+    return export_it(tmp_path_factory, request.param)
+
+
+def export_it(tmp_path_factory, format):
     model = lively(num_classes=7)
     model.pretrained_cfg = {**model.pretrained_cfg, "crop_pct": 0.9, "mean": (0.1, 0.2, 0.3), "input_size": (3, 64, 64),
                             "label_names": list("abcdefg")}
     folder = tmp_path_factory.mktemp("exported") / "net"
-    export(model, folder, "openvino", batch_size=2)
+    export(model, folder, format, batch_size=2)
     return model, folder
 
 
@@ -41,8 +51,8 @@ def images(digits):
 
 
 @pytest.mark.parametrize("call", ["__call__", "features", "forward_features"])
-def test_the_face_of_timm(exported, images, call):
-    model, folder = exported
+def test_the_face_of_timm(exported_to_each, images, call):
+    model, folder = exported_to_each
     loaded = burn_timm.deploy.load(folder, threads=1)
     with torch.no_grad():
         feature_map = model.forward_features(images)
@@ -60,18 +70,18 @@ def test_the_face_of_timm(exported, images, call):
         np.testing.assert_array_equal(other, got.numpy())
 
 
-def test_a_result_is_not_overwritten_by_the_next_call(exported, images):
-    loaded = burn_timm.deploy.load(exported[1])
+def test_a_result_is_not_overwritten_by_the_next_call(exported_to_each, images):
+    loaded = burn_timm.deploy.load(exported_to_each[1])
     first = loaded(images)
     kept = first.clone()
     loaded(torch.zeros_like(images))
     assert torch.equal(first, kept)
 
 
-def test_threads_share_a_model(exported, images):
+def test_threads_share_a_model(exported_to_each, images):
     from concurrent.futures import ThreadPoolExecutor
 
-    loaded = burn_timm.deploy.load(exported[1], threads=1)
+    loaded = burn_timm.deploy.load(exported_to_each[1], threads=1)
     inputs = [images * scale for scale in (1, 0.5, -1, 2)] * 8
     expected = [loaded(x) for x in inputs]
     with ThreadPoolExecutor(4) as pool:
@@ -100,14 +110,14 @@ def test_a_signal_after_two_models_have_come_and_gone(exported):
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
-def test_it_knows_what_a_user_needs(exported):
-    model, folder = exported
+def test_it_knows_what_a_user_needs(exported_to_each):
+    model, folder = exported_to_each
     loaded = burn_timm.deploy.load(folder)
     assert (loaded.architecture, loaded.batch_size, loaded.input_size) == ("test_reactnet", 2, (3, 64, 64))
     assert (loaded.num_classes, loaded.num_features, loaded.label_names) == (7, 128, list("abcdefg"))
     assert timm.data.resolve_model_data_config(loaded) == timm.data.resolve_model_data_config(model)
     config = json.loads((folder / "config.json").read_text())
-    assert config["versions"]["openvino"] == openvino.__version__
+    assert config["versions"].get("openvino", openvino.__version__) == openvino.__version__
 
 
 @pytest.mark.parametrize(("x", "message"), [
@@ -116,14 +126,15 @@ def test_it_knows_what_a_user_needs(exported):
     (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "expected floats, normalised"),
     ([0.0], "expected a torch tensor or numpy array"),
 ])
-def test_wrong_images(exported, x, message):
+def test_wrong_images(exported_to_each, x, message):
     with pytest.raises(BurnError, match=message):
-        burn_timm.deploy.load(exported[1])(x)
+        burn_timm.deploy.load(exported_to_each[1])(x)
 
 
-def test_without_pooling_there_are_no_pooled_features(tmp_path, images):
+@pytest.mark.parametrize("format", ["openvino", "numba"])
+def test_without_pooling_there_are_no_pooled_features(tmp_path, images, format):
     model = lively(num_classes=0, global_pool="")
-    export(model, tmp_path / "net", batch_size=2)
+    export(model, tmp_path / "net", format, batch_size=2)
     loaded = burn_timm.deploy.load(tmp_path / "net")
     assert loaded(images).shape == (2, 128, 4, 4)
     with pytest.raises(BurnError, match="without pooling: use forward_features"):
@@ -158,6 +169,22 @@ def test_a_damaged_folder(exported, tmp_path, change, message):
     assert "\n" not in str(caught.value) and str(tmp_path / "net") in str(caught.value)
 
 
+@pytest.mark.parametrize("change", [lambda data: data[:-10], lambda data: data[:-1] + b"x"])
+def test_a_damaged_folded_network(tmp_path, change):
+    export(lively(), tmp_path / "net", "numba")
+    file = tmp_path / "net" / "network.safetensors"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(BurnError, match="network.safetensors: truncated, damaged or from another export"):
+        burn_timm.deploy.load(tmp_path / "net")
+
+
+def test_without_numba(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    export(lively(), tmp_path / "net", "numba")  # writing needs no numba
+    with pytest.raises(BurnError, match=r'numba is missing .*: pip install "burn-timm\[numba\]"'):
+        burn_timm.deploy.load(tmp_path / "net")
+
+
 @pytest.mark.parametrize("version", ["2025.4.1", "2027.0.0-1", "custom"])
 def test_a_version_that_nobody_tested(exported, monkeypatch, version):
     monkeypatch.setattr(openvino, "__version__", version)
@@ -178,7 +205,7 @@ def test_without_openvino(exported, monkeypatch):
 
 def test_other_processors_are_refused(exported, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    with pytest.raises(BurnError, match="aarch64: OpenVINO has 1-bit kernels for x86 only"):
+    with pytest.raises(BurnError, match="aarch64: OpenVINO has 1-bit kernels for x86 only.* --format numba"):
         burn_timm.deploy.load(exported[1])
 
 

@@ -1,0 +1,187 @@
+"""A folded network on the popcount kernels of `kernels.py`: layouts, buffers, and the order of the calls."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from .fold import Network, Step
+from .kernels import BLOCKS, LANES, compiled
+
+_SUMS = 8192  # of 4 bytes at a time (32 KB): they stay in the first cache
+_ONE_AT_A_TIME = threading.Lock()  # numba's thread pool is the process's, and not every one of its kinds may be shared
+
+
+@dataclass
+class _Ready:
+    """A step in the kernels' layout, for one shape: weights, tables and its output."""
+
+    weights: np.ndarray
+    most: np.ndarray
+    row_class: np.ndarray
+    column_class: np.ndarray
+    chunk: int
+    bits: np.ndarray
+    out: np.ndarray
+
+
+class PopcountNetwork:
+    """Runs `network` on images `[N, C, H, W]` of one shape, on `threads` threads (None: all cores).
+
+    Every buffer is made beforehand.
+    """
+
+    def __init__(self, network: Network, shape: tuple[int, int, int, int], threads: int | None = None):
+        most = numba.config.NUMBA_NUM_THREADS
+        self.network, self.threads = network, most if threads is None else min(threads, most)
+        batch, channels, height, width = shape
+        self._pad = network.stem_weight.shape[2] // 2
+        self._images = np.zeros((batch, height + 2 * self._pad, width + 2 * self._pad, channels), np.float32)
+        height, width = -(-height // 2), -(-width // 2)
+        self._stem = _Floats(network.stem_weight, network.stem_bias, (batch, height, width))
+        if network.stem_pool:
+            height, width = -(-height // 2), -(-width // 2)
+        self._ready, self._projects, self._halves = [], {}, {}
+        for number, step in enumerate(network.steps):
+            ready = _prepare(step, batch, height, width)
+            if step.project is not None:
+                places = ready.out.shape[:3]
+                zeros = np.zeros(len(step.project), np.float32)
+                self._projects[number] = _Floats(step.project[:, :, None, None], zeros, places)
+                self._halves[number] = np.empty((*places, step.project.shape[1]), np.float32) if step.pool else None
+            self._ready.append(ready)
+            height, width = ready.out.shape[1:3]
+        self._classifier = None
+        if network.classifier is not None:
+            weight, bias = network.classifier
+            self._classifier = _Floats(weight[:, :, None, None], bias, (batch, 1, 1))
+
+    @property
+    def outputs(self) -> set[str]:
+        pooled = {"features"} if self.network.pool_type else set()
+        return {"feature_map"} | pooled | ({"logits"} if self._classifier else set())
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """float32 images `[N, C, H, W]` to feature_map `[N, D, h, w]`, features and logits: those in `outputs`."""
+        with _ONE_AT_A_TIME:
+            before = numba.get_num_threads()
+            numba.set_num_threads(self.threads)
+            try:
+                return self._run(images)
+            finally:
+                numba.set_num_threads(before)
+
+    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        pack, step_kernel, convolve, halve = compiled(self.threads > 1)
+        network, pad = self.network, self._pad
+        inside = self._images[:, pad:-pad, pad:-pad] if pad else self._images
+        inside[:] = images.transpose(0, 2, 3, 1)
+        x = self._stem.run(convolve, self._images, 2)
+        x = _max_pool(x) if network.stem_pool else x
+        pack(x, network.steps[0].threshold, self._ready[0].bits.view(np.uint16), network.steps[0].padding)
+        for number, (step, ready) in enumerate(zip(network.steps, self._ready, strict=True)):
+            shortcut, pool = x, step.pool
+            if number in self._projects:
+                if pool:
+                    shortcut = self._halves[number]
+                    halve(x, shortcut)
+                shortcut, pool = self._projects[number].run(convolve, shortcut), False
+            last = number + 1 == len(network.steps)
+            after = step if last else network.steps[number + 1]
+            bits = np.empty((0, 0, 0, 0), np.uint16) if last else self._ready[number + 1].bits.view(np.uint16)
+            step_kernel(
+                ready.bits, ready.weights, step.stride, ready.most, ready.row_class, ready.column_class, step.scale,
+                step.bias, step.slope, shortcut, pool, ready.chunk, ready.out, after.threshold, bits, after.padding,
+            )
+            x = ready.out
+        outputs = {"feature_map": np.ascontiguousarray((x + network.shift).transpose(0, 3, 1, 2))}
+        if network.pool_type:
+            outputs["features"] = _pooled(outputs["feature_map"], network.pool_type)
+        if self._classifier is not None:
+            features = np.ascontiguousarray(outputs["features"][:, None, None])
+            outputs["logits"] = self._classifier.run(convolve, features)[:, 0, 0].copy()
+        return outputs
+
+
+class _Floats:
+    """A floating-point convolution, weight `[O, C, k, k]`, whose output is `[*places, O]`."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, places: tuple[int, int, int]):
+        outputs, _, size, _ = weight.shape
+        self.weights = _blocks(weight.transpose(0, 2, 3, 1).reshape(outputs, size, -1), "floats")
+        self.bias = bias
+        self.out = np.empty((*places, outputs), np.float32)
+
+    def run(self, convolve: Callable, x: np.ndarray, stride: int = 1) -> np.ndarray:
+        convolve(x, self.weights, self.bias, stride, _chunk(len(self.bias)), self.out)
+        return self.out
+
+
+def _chunk(outputs: int) -> int:
+    return max(4, _SUMS // outputs)
+
+
+def _blocks(weight: np.ndarray, kind: str) -> np.ndarray:
+    """`[O, k, columns]` to the kernels' `[blocks, k, columns, lanes]`; what is missing in the last block is 0."""
+    outputs, size, columns = weight.shape
+    width = next(count for count in BLOCKS if count == 1 or outputs >= LANES[kind] * count) * LANES[kind]
+    padded = np.zeros((-(-outputs // width) * width, size, columns), weight.dtype)
+    padded[:outputs] = weight
+    return np.ascontiguousarray(padded.reshape(-1, width, size, columns).transpose(0, 2, 3, 1))
+
+
+def _prepare(step: Step, batch: int, height: int, width: int) -> _Ready:
+    outputs, inputs, size, _ = step.positive.shape
+    out_height, out_width = (
+        (side + 2 * step.padding - size) // step.stride + 1 for side in (height, width)
+    )
+    words = -(-inputs // 64)
+    taps = _words(step.positive.transpose(0, 2, 3, 1))  # [O, k, k, words]
+    row_class, row_taps = _classes(height, out_height, size, step)
+    column_class, column_taps = _classes(width, out_width, size, step)
+    # A tap in the padding compares with zeros: what differs there is known, and given back.
+    ones = step.positive.sum(1, dtype=np.int32)  # [O, k, k]
+    most = np.empty((len(row_taps), len(column_taps), outputs), np.int32)
+    for i, rows in enumerate(row_taps):
+        for j, columns in enumerate(column_taps):
+            inside = np.outer(rows, columns)
+            most[i, j] = inputs * inside.sum() + 2 * (ones * ~inside).sum((1, 2))
+    return _Ready(
+        _blocks(taps.reshape(outputs, size, size * words), "bits"), most, row_class, column_class, _chunk(outputs),
+        np.zeros((batch, height + 2 * step.padding, width + 2 * step.padding, words), np.uint64),
+        np.empty((batch, out_height, out_width, outputs), np.float32),
+    )
+
+
+def _words(positive: np.ndarray) -> np.ndarray:
+    """Bool `[..., C]` to uint64 `[..., ceil(C / 64)]`, bit c of the words is element c."""
+    extra = -positive.shape[-1] % 64
+    padded = np.pad(positive, [(0, 0)] * (positive.ndim - 1) + [(0, extra)])
+    return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view("<u8")
+
+
+def _classes(side: int, out_side: int, size: int, step: Step) -> tuple[np.ndarray, list[np.ndarray]]:
+    """For each output position along a side the number of its class, and for each class which taps lie inside."""
+    starts = np.arange(out_side)[:, None] * step.stride - step.padding + np.arange(size)
+    inside = (starts >= 0) & (starts < side)
+    patterns, classes = np.unique(inside, axis=0, return_inverse=True)
+    return classes.reshape(-1).astype(np.int64), list(patterns)
+
+
+def _max_pool(x: np.ndarray) -> np.ndarray:
+    """3x3, stride 2, padding 1: `[N, H, W, C]` to `[N, ceil(H / 2), ceil(W / 2), C]`."""
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    height, width = (side - 2 for side in x.shape[1:3])
+    rows = np.maximum(np.maximum(x[:, 0:height:2], x[:, 1:height + 1:2]), x[:, 2:height + 2:2])
+    x = np.maximum(np.maximum(rows[:, :, 0:width:2], rows[:, :, 1:width + 1:2]), rows[:, :, 2:width + 2:2])
+    return np.ascontiguousarray(x)
+
+
+def _pooled(feature_map: np.ndarray, pool_type: str) -> np.ndarray:
+    mean, largest = feature_map.mean((2, 3)), feature_map.max((2, 3))
+    return {
+        "avg": lambda: mean, "max": lambda: largest, "avgmax": lambda: (mean + largest) * np.float32(0.5),
+        "catavgmax": lambda: np.concatenate([mean, largest], 1),
+    }[pool_type]()
