@@ -51,7 +51,7 @@ def test_reactnet_a(tmp_path, capsys, one_bit):
     assert is_packed_folder(tmp_path / "out") == one_bit
     out = capsys.readouterr().out
     stage = "w1a1" if one_bit else "w32a1"
-    assert f"layout: reactnet (ReActNet), by its keys; part network, stage {stage}" in out
+    assert f"layout: reactnet, by its keys; part network, stage {stage}" in out
     assert "model: reactnet_a_025, 10 classes" in out
     assert f"{len(weights) + 2} tensors in the file: {len(weights)} converted" in out
     assert "2 dropped: optimiser and training state" in out

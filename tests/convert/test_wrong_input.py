@@ -191,7 +191,7 @@ def test_a_stage_that_the_file_contradicts(fails):
 
 
 def test_options_of_binary_networks_on_a_teacher(fails):
-    assert fails(resnet(), "--stage", "w1a1") == "--stage is for binary networks, and this is a torchvision file"
+    assert fails(resnet(), "--stage", "w1a1") == "--stage is for binary networks, not for the layout encoder"
     assert fails(resnet(), "--keep-hidden").startswith("--keep-hidden is for binary networks")
 
 
@@ -250,4 +250,4 @@ def test_an_earlier_conversion_is_replaced(tmp_path):
         save_file(a(flat=True), tmp_path / "x.safetensors")
         assert main(arguments) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["README.md", "config.json", "model.safetensors"]
+    assert names == ["LICENSE", "README.md", "config.json", "model.safetensors"]
