@@ -50,7 +50,7 @@ ORIGINS = {
     "s2bnn": Origin("S2-BNN", f"{_GITHUB}/szq0214/S2-BNN", ("2102.08946",), "other", _NONE),
     "burn": Origin("BURN", f"{_GITHUB}/naver-ai/burn", ("2110.08851",), "cc-by-nc-4.0", _NC,
                    "Copyright (c) 2022-present NAVER Corp."),
-    "moco": _moco("MoCo", "1911.05722", "2003.04297"),  # where the head that tells v1 from v2 is not there
+    "moco": _moco("MoCo v1 or v2", "1911.05722", "2003.04297"),  # where the head that tells v1 from v2 is not there
     "moco_v1": _moco("MoCo v1", "1911.05722"),
     "moco_v2": _moco("MoCo v2", "2003.04297"),
     "simsiam": Origin("SimSiam", f"{_GITHUB}/facebookresearch/simsiam", ("2011.10566",), "cc-by-nc-4.0", _NC),

@@ -88,7 +88,7 @@ LAYOUTS = {
             ("momentum_encoder", "momentum_encoder."),
         ),
         (
-            ("classifier.", "online classifier"), ("momentum_classifier.", "online classifier"),
+            ("classifier.", "linear classifier"), ("momentum_classifier.", "linear classifier"),
             ("momentum_projector.", "projection head"), ("momentum_predictor.", "prediction head"), *_MLPS,
             ("prototypes", "prototypes"), ("queue", "queue"), ("head.", "projection head"),
             ("momentum_head.", "projection head"), ("dino_loss_func.", "loss"), ("whitening", "loss"),
@@ -108,7 +108,7 @@ LAYOUTS = {
                 "teacher_projection_head", "student_head.", "teacher_head.", "head.",
             )),
             ("prediction_head.", "prediction head"), ("student_prediction_head.", "prediction head"),
-            ("online_classifier.", "online classifier"), ("prototypes.", "prototypes"), ("smog.", "prototypes"),
+            ("online_classifier.", "linear classifier"), ("prototypes.", "prototypes"), ("smog.", "prototypes"),
             ("criterion", "loss"), ("memory_bank.", "queue"), ("queues.", "queue"), ("start_queue_at", "queue"),
         ),
     ),

@@ -18,7 +18,7 @@ PAPERS = {
     "ReActNet": ("liuzechun/ReActNet", "2003.03488"), "S2-BNN": ("szq0214/S2-BNN", "2102.08946"),
     "BURN": ("naver-ai/burn", "2110.08851"), "MoCo v1": ("facebookresearch/moco", "1911.05722"),
     "MoCo v2": ("facebookresearch/moco", "2003.04297"), "SimSiam": ("facebookresearch/simsiam", "2011.10566"),
-    "MoCo": ("facebookresearch/moco", "1911.05722", "2003.04297"),
+    "MoCo v1 or v2": ("facebookresearch/moco", "1911.05722", "2003.04297"),
     "SwAV": ("facebookresearch/swav", "2006.09882"), "Barlow Twins": ("facebookresearch/barlowtwins", "2103.03230"),
     "BYOL": ("google-deepmind/deepmind-research/tree/master/byol", "2006.07733"),
     "VICReg": ("facebookresearch/vicreg", "2105.04906"), "DINO": ("facebookresearch/dino", "2104.14294"),
@@ -56,7 +56,7 @@ TEACHERS = {
         "another encoder; --part encoder_k converts it": N + 2, "queue of negatives": 2, "projection head": 2,
     }),
     "moco_v2": ("moco", "MoCo v2", "mit", "encoder_q", {"projection head": 4}),
-    "moco_cut": ("moco", "MoCo", "mit", "encoder_q", {}),
+    "moco_cut": ("moco", "MoCo v1 or v2", "mit", "encoder_q", {}),
     "simsiam": ("simsiam", "SimSiam", "cc-by-nc-4.0", "encoder", {"prediction head": 4, "projection head": 4}),
     "swav": ("swav", "SwAV", "cc-by-nc-4.0", "network", {"projection head": 4, "prototypes": 1}),
     "barlow": ("barlow", "Barlow Twins", "mit", "backbone", {
@@ -83,12 +83,12 @@ TEACHERS = {
     "vissl_converted": ("vissl", "VISSL", "mit", "trunk", {}),
     "solo": ("solo", "solo-learn", "other", "backbone", {
         "optimiser and training state": 1, "another encoder; --part momentum_backbone converts it": N,
-        "online classifier": 4, "projection head": 8, "prediction head": 4, "queue": 2,
+        "linear classifier": 4, "projection head": 8, "prediction head": 4, "queue": 2,
     }),
-    "solo_old": ("solo", "solo-learn", "other", "encoder", {"online classifier": 2, "projection head": 4}),
-    "solo_simclr": ("solo", "solo-learn", "other", "backbone", {"online classifier": 2, "projection head": 4}),
+    "solo_old": ("solo", "solo-learn", "other", "encoder", {"linear classifier": 2, "projection head": 4}),
+    "solo_simclr": ("solo", "solo-learn", "other", "backbone", {"linear classifier": 2, "projection head": 4}),
     "solo_deepcluster": ("solo", "solo-learn", "other", "backbone", {
-        "online classifier": 2, "projection head": 4, "prototypes": 1, "memory of features": 2,
+        "linear classifier": 2, "projection head": 4, "prototypes": 1, "memory of features": 2,
     }),
     "lightly": ("lightly", "lightly", "other", "backbone", {
         "another encoder; --part backbone_momentum converts it": N, "projection head": 8, "prediction head": 4,
@@ -97,7 +97,7 @@ TEACHERS = {
         "another encoder; --part student_backbone converts it": N, "projection head": 8, "loss": 1,
     }),
     "lightly_moco": ("lightly", "lightly", "other", "backbone", {
-        "another encoder; --part key_backbone converts it": N, "projection head": 8, "online classifier": 2, "loss": 1,
+        "another encoder; --part key_backbone converts it": N, "projection head": 8, "linear classifier": 2, "loss": 1,
     }),
     "lightly_densecl": ("lightly", "lightly", "other", "backbone", {
         "another encoder; --part backbone_momentum converts it": N, "projection head": 12,

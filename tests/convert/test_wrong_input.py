@@ -134,7 +134,7 @@ def test_no_encoder_of_that_layout(fails):
 ])
 def test_a_tensor_that_nobody_knows_is_named(fails, make, extra):
     message = fails({"state_dict": make() | {extra: torch.zeros(2, 2)}})
-    assert extra in message
+    assert extra in message and message.count("\n") == 0
     assert "has no place in the layout" in message or "no timm model has its shapes" in message
 
 
