@@ -102,7 +102,7 @@ def write_folder(converted: Converted, folder: Path, command: str, license_id: s
         if converted.stage == "w1a1":
             save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
         elif converted.stage:
-            save_latent(weights, state_dict, converted.model_name, weight_bits=32)
+            save_latent(weights, state_dict, converted.model_name, 32, converted.model_args)
         else:
             save_tensors(weights, state_dict, {"format": "pt"})
         (beside / "README.md").write_text(card)
