@@ -141,10 +141,11 @@ def render_card(converted: Converted, command: str, license_id: str | None = Non
     bits = {"w1a1": "1-bit weights and activations, packed", "w32a1": "real weights and 1-bit activations (stage 1)"}
     kind = f", {bits[converted.stage]}" if converted.stage else ""
     gives = f"{converted.num_classes} logits" if converted.num_classes else "pooled features"
-    told = "" if converted.by_keys else "The layout was given by --from."
+    images = "Images as the original evaluates them" if origin.url else "Images as is usual, as the file tells nothing"
+    told = "The layout was told by the file's keys." if converted.by_keys else "The layout was given by --from."
     if converted.by_keys and origin.url:
-        told = (f"The layout was told by the file's keys. Others who train with the same code leave the same keys: if "
-                f"it was not {origin.title}'s authors, their terms count, to be said by --license.")
+        told += (f" Others who train with the same code leave the same keys: if it was not {origin.title}'s authors, "
+                 "their terms count, to be said by --license.")
     report = "\n".join(f"- {line}" for line in converted.ledger.lines())
     return f"""---
 {front.to_yaml()}
@@ -159,7 +160,7 @@ output = model(images)  # [B, 3, H, W] -> {gives}
 
 Origin: {origin}. Layout `{converted.layout}`, part `{converted.part}`{kind}.
 {told}
-Images as the original evaluates them: ImageNet's mean and standard deviation, centre crop of 224 from 256 px.
+{images}: ImageNet's mean and standard deviation, centre crop of 224 from 256 px.
 
 Licence: {licence} The file LICENSE says it too.
 

@@ -233,6 +233,8 @@ def test_the_report(tmp_path, capsys, name):
             assert torch.equal(model(teachers.IMAGES), teachers.network(seed=1)(teachers.IMAGES))
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == case.licence
+    assert ("as the original evaluates them" in card.text) == bool(repository)
+    assert ("Others who train with the same code" in card.text) == bool(repository)
     licence = (folder / "LICENSE").read_text()
     for text in (card.text, licence):
         assert TERMS[case.layout] in text and all(link in text for link in links)
