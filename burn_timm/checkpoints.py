@@ -150,16 +150,24 @@ def _unwrapped(path: Path, content: Any) -> dict[str, torch.Tensor]:
     return clean_state_dict(content)
 
 
-def latent_metadata(model_name: str, weight_bits: int) -> dict[str, str]:
-    """Metadata of a float file: which model it is, and with how many bits (1 or 32) its binary weights were trained."""
-    return {"burn_timm": "latent", "format": "pt", "model": model_name, "weight_bits": str(weight_bits)}
+def latent_metadata(
+    model_name: str, weight_bits: int, model_args: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Metadata of a float file: which model it is, and with how many bits (1 or 32) its binary weights were trained.
+
+    Arguments of the model other than its bits, if it has any, make the entry `model_args`, as JSON.
+    """
+    shape = _shape_args(model_args)
+    extra = {"model_args": shape} if shape != "{}" else {}
+    return {"burn_timm": "latent", "format": "pt", "model": model_name, "weight_bits": str(weight_bits), **extra}
 
 
 def save_latent(
     path: str | os.PathLike, state_dict: Mapping[str, torch.Tensor], model_name: str, weight_bits: int,
+    model_args: Mapping[str, Any] | None = None,
 ) -> None:
     """Write real-valued weights to a safetensors file, atomically; `burn-timm pack` reads its metadata."""
-    save_tensors(path, state_dict, latent_metadata(model_name, weight_bits))
+    save_tensors(path, state_dict, latent_metadata(model_name, weight_bits, model_args))
 
 
 def state_hash(module_or_state_dict: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
@@ -169,27 +177,35 @@ def state_hash(module_or_state_dict: torch.nn.Module | Mapping[str, torch.Tensor
     return digest(module_or_state_dict).hex()
 
 
+def _shape_args(model_args: Mapping[str, Any] | None) -> str:
+    """Arguments of a model as JSON; its bits, which change no shape, and its classes are left out."""
+    others = ("weight_bits", "act_bits", "num_classes")
+    return json.dumps({key: value for key, value in (model_args or {}).items() if key not in others}, sort_keys=True)
+
+
 @functools.cache
-def _plan(model_name: str) -> tuple[dict[str, tuple[int, ...]], frozenset[str], str]:
+def _plan(model_name: str, shape_args: str) -> tuple[dict[str, tuple[int, ...]], frozenset[str], str]:
     """Shapes by name of a burn_timm model without head, its binary weights, and the name of its first convolution."""
-    model = timm.create_model(model_name, num_classes=0, device="meta")
+    model = timm.create_model(model_name, num_classes=0, device="meta", **json.loads(shape_args))
     tensors = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.startswith("head.")}
     return shapes, frozenset(binary_weight_names(model)), model.pretrained_cfg["first_conv"]
 
 
-def binary_shapes(model_name: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a burn_timm model that are stored as bits."""
-    shapes, binary, _ = _plan(model_name)
+def binary_shapes(model_name: str, model_args: Mapping[str, Any] | None = None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of a burn_timm model, made with `model_args`, that are stored as bits."""
+    shapes, binary, _ = _plan(model_name, _shape_args(model_args))
     return {name: shapes[name] for name in shapes if name in binary}
 
 
-def differences(state_dict: Mapping[str, torch.Tensor], model_name: str) -> list[str]:
+def differences(
+    state_dict: Mapping[str, torch.Tensor], model_name: str, model_args: Mapping[str, Any] | None = None,
+) -> list[str]:
     """How `state_dict`, packed or float, differs from a burn_timm model, a phrase for each tensor; empty where it fits.
 
     The classifier, with the hidden layer it may have, and the number of input channels may be any.
     """
-    shapes, binary, first_conv = _plan(model_name)
+    shapes, binary, first_conv = _plan(model_name, _shape_args(model_args))
     packed = set(packed_weight_names(state_dict))
     expected = {}
     for name, shape in shapes.items():

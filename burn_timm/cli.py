@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.utils import ParseKwargs
 
 from .checkpoints import binary_shapes, burn_models, differences, infer_model, read_state_dict, save_latent
 from .convert import command as convert_command
@@ -18,9 +19,9 @@ from .deploy.commands import add_commands as add_deploy_commands
 from .errors import BurnError
 from .files import atomic_folder
 from .hub.commands import add_commands as add_hub_commands
-from .packing import is_packed, pack_state_dict, save_packed, unpack_state_dict
+from .packing import is_packed, one_line, pack_state_dict, save_packed, unpack_state_dict
 
-_TELLING = ("README.md", "training.json", "curves.png")  # files of a folder that pack and unpack take over
+_TELLING = ("README.md", "LICENSE", "training.json", "curves.png")  # files of a folder that pack and unpack take over
 _FOLDER_FILES = ("config.json", "model.safetensors", *_TELLING)
 
 
@@ -46,6 +47,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
+class _Kwargs(ParseKwargs):
+    """timm's, with a line instead of a traceback for what is no KEY=VALUE."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if wrong := [value for value in values if value and "=" not in value]:
+            raise argparse.ArgumentError(self, f"expected KEY=VALUE, not {wrong[0]}")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="burn-timm", description="1-bit vision backbones for timm.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -67,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("src", metavar="SRC", type=Path, help=where)
         command.add_argument("dst", metavar="DST", type=Path, help="a .safetensors file, or a folder where SRC is one")
         command.add_argument("--model", metavar="NAME", help="instead of inferring it from names and shapes")
+        command.add_argument(
+            "--model-kwargs", metavar="KEY=VALUE", nargs="*", default={}, action=_Kwargs,
+            help="arguments of the model where its shape is not the named one's, such as depths=(6,8,12,6)",
+        )
     convert_command.add_command(commands)
     add_hub_commands(commands)
     add_deploy_commands(commands)
@@ -126,8 +140,7 @@ def _pack(args: argparse.Namespace) -> None:
     state_dict, metadata, config = _read(args.src)
     if is_packed(state_dict):
         raise BurnError(f"{args.src}: packed already")
-    model_name = _model_name(args, state_dict, metadata, config)
-    names = list(binary_shapes(model_name))
+    names = list(binary_shapes(*_model(args, state_dict, metadata, config)))
     model_args = config.get("model_args") or {}
     weight_bits = metadata.get("weight_bits") or str(model_args.get("weight_bits", ""))
     if not args.binarize and weight_bits != "1" and not all(_is_scaled_sign(state_dict[name]) for name in names):
@@ -150,12 +163,12 @@ def _unpack(args: argparse.Namespace) -> None:
     state_dict, metadata, config = _read(args.src)
     if not is_packed(state_dict):
         raise BurnError(f"{args.src}: not packed")
-    model_name = _model_name(args, state_dict, metadata, config)
+    model_name, model_args = _model(args, state_dict, metadata, config)
     try:
-        floats = unpack_state_dict(state_dict, binary_shapes(model_name))
+        floats = unpack_state_dict(state_dict, binary_shapes(model_name, model_args))
     except BurnError as error:
         raise BurnError(f"{args.src}: {error}") from error
-    _write(args, config, lambda path: save_latent(path, floats, model_name, 1))
+    _write(args, config, lambda path: save_latent(path, floats, model_name, 1, model_args))
 
 
 def _is_scaled_sign(weight: torch.Tensor) -> bool:
@@ -185,7 +198,7 @@ def _read(src: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str,
         raise BurnError(f"{file}: weight_bits in model_args must be 1 or 32, not {json.dumps(bits)}")
     state_dict, metadata = read_state_dict(src)
     try:
-        gaps = differences(state_dict, _known(architecture))
+        gaps = _gaps(state_dict, _known(architecture), model_args)
     except BurnError as error:
         raise BurnError(f"{file}: architecture: {error}") from error
     if gaps:
@@ -197,17 +210,48 @@ def _read(src: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str,
     return state_dict, metadata, config
 
 
-def _model_name(args: argparse.Namespace, state_dict: dict, metadata: dict, config: dict) -> str:
-    name = args.model or metadata.get("model") or config.get("architecture")
-    try:
-        name = name or infer_model(state_dict)
-    except BurnError as error:
-        raise BurnError(f"{args.src}: {error}") from error
-    name = _known(name)
-    if gaps := differences(state_dict, name):
+def _model(args: argparse.Namespace, state_dict: dict, metadata: dict, config: dict) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of the model whose weights these are: as given, as told beside them, or by their shapes."""
+    if args.model_kwargs and not args.model:
+        raise BurnError("--model-kwargs: give --model too")
+    if args.model:
+        name, model_args = _known(args.model), args.model_kwargs
+        if name == config.get("architecture"):
+            model_args = {**(config.get("model_args") or {}), **model_args}
+    elif config:
+        name, model_args = _known(config["architecture"]), config.get("model_args") or {}
+    elif "model" in metadata:
+        name, model_args = _known(metadata["model"]), _told_args(args.src, metadata)
+    else:
+        try:
+            name, model_args = infer_model(state_dict), {}
+        except BurnError as error:
+            raise BurnError(f"{args.src}: {error}, and --model-kwargs if its shape is its own") from error
+    if gaps := _gaps(state_dict, name, model_args):
         more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
-        raise BurnError(f"{args.src}: does not fit {name}: {gaps[0]}{more}")
-    return name
+        raise BurnError(f"{args.src}: does not fit {_described(name, args.model_kwargs)}: {gaps[0]}{more}")
+    return name, model_args
+
+
+def _gaps(state_dict: dict, name: str, model_args: dict[str, Any]) -> list[str]:
+    try:
+        return differences(state_dict, name, model_args)
+    except Exception as error:  # whatever the model's constructor says to arguments that it cannot take
+        raise BurnError(f"model {_described(name, model_args)}: {one_line(error)}") from error
+
+
+def _described(name: str, model_args: dict[str, Any]) -> str:
+    return name + " with" * bool(model_args) + ",".join(f" {key} {value}" for key, value in model_args.items())
+
+
+def _told_args(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        model_args = json.loads(metadata.get("model_args", "{}"))
+    except ValueError:
+        model_args = None
+    if not isinstance(model_args, dict):
+        raise BurnError(f"{path}: its metadata model_args are no JSON object; give --model and --model-kwargs")
+    return model_args
 
 
 def _check_paths(src: Path, dst: Path) -> None:

@@ -257,3 +257,69 @@ def test_a_packed_folder_that_says_32_bits_is_refused(folder, tmp_path, capsys):
     file = tmp_path / "packed" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_args": {"weight_bits": 32}}))
     assert "weight_bits 32, but the weights" in fails(capsys, "unpack", tmp_path / "packed", tmp_path / "new")
+
+
+# networks of another shape than a registered name's
+
+
+DEEP = {"depths": (2, 2, 2, 1), "head_hidden_size": 24, "drop_rate": 0.1}
+DEEP_OPTIONS = ["--model", "test_reactnet", "--model-kwargs", "depths=(2,2,2,1)", "head_hidden_size=24"]
+
+
+def test_a_shape_given_by_model_kwargs(tmp_path):
+    """unpack notes the arguments, so packing again needs no option; the networks compute the same."""
+    model = make(**DEEP)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    first, floats, again = (tmp_path / f"{name}.safetensors" for name in ("first", "floats", "again"))
+    assert run("pack", tmp_path / "weights.pth", first, "--binarize", *DEEP_OPTIONS) == 0
+    assert run("unpack", first, floats, *DEEP_OPTIONS) == run("pack", floats, again) == 0
+    assert first.read_bytes() == again.read_bytes()
+    images = torch.randn(2, 3, 64, 64)
+    for file in (first, floats):
+        loaded = timm.create_model("test_reactnet", num_classes=10, **DEEP, checkpoint_path=file).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(images), model(images))
+
+
+def test_reactnet_34(tmp_path):
+    model = timm.create_model("reactnet_18", depths=(6, 8, 12, 6), num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    options = ["--model", "reactnet_18", "--model-kwargs", "depths=(6,8,12,6)"]
+    assert run("pack", tmp_path / "weights.pth", tmp_path / "packed.safetensors", "--binarize", *options) == 0
+    packed = packing.read_packed(tmp_path / "packed.safetensors")
+    assert len(packing.packed_weight_names(packed)) == 32
+    assert (tmp_path / "packed.safetensors").stat().st_size < 5_500_000
+
+
+def test_a_shape_in_the_config_of_a_folder(tmp_path):
+    folder, first, floats, again = (tmp_path / name for name in ("source", "first", "floats", "again"))
+    folder.mkdir()
+    model = make(**DEEP)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10},
+              "model_args": {"weight_bits": 1, "act_bits": 1, **DEEP, "depths": list(DEEP["depths"])}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "LICENSE").write_text("as it is\n")
+    assert run("pack", folder, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
+    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert (again / "LICENSE").read_text() == "as it is\n"
+    loaded = timm.create_model(f"local-dir:{again}", pretrained=True).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_model_kwargs_that_do_not_fit(tmp_path, capsys):
+    torch.save(make(**DEEP).state_dict(), tmp_path / "weights.pth")
+    arguments = ["pack", tmp_path / "weights.pth", tmp_path / "packed.safetensors"]
+    assert "--model-kwargs" in fails(capsys, *arguments)
+    message = fails(capsys, *arguments, "--model", "test_reactnet", "--model-kwargs", "depths=(1,1,2,2)")
+    start = f"{tmp_path / 'weights.pth'}: does not fit test_reactnet with depths (1, 1, 2, 2): stages."
+    assert message.startswith(start)
+    message = fails(capsys, *arguments, "--model", "test_reactnet", "--model-kwargs", "deepness=3")
+    assert message.startswith("model test_reactnet with deepness 3: ") and "deepness" in message
+    assert fails(capsys, *arguments, "--model-kwargs", "depths=(1,1,2,2)") == "--model-kwargs: give --model too"
+    with pytest.raises(SystemExit):
+        run(*arguments, "--model-kwargs", "depths")
+    assert capsys.readouterr().err == "burn-timm pack: argument --model-kwargs: expected KEY=VALUE, not depths\n"
+    assert not (tmp_path / "packed.safetensors").exists()

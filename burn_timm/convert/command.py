@@ -6,9 +6,8 @@ from pathlib import Path
 
 from .binary import STAGES
 from .detect import NAMES, convert_source
-from .origins import ORIGINS
 from .source import read_source
-from .write import check_destination, write_folder
+from .write import check_destination, licence_line, write_folder
 
 _SHAPE = ("stem_chs", "channels", "depths", "head_hidden_size")  # arguments that a reader of the report should see
 
@@ -43,14 +42,16 @@ def _convert(args: argparse.Namespace) -> None:
     options += ["--license", args.license] if args.license else []
     command = shlex.join(["burn-timm", "convert", args.src.name, "DST", *options])
     size = write_folder(converted, args.dst, command, args.license)
-    told = "given" if layout else "by its keys"
+    told = "by its keys" if converted.by_keys else "given"
+    origin = converted.origin
     stage = f", stage {converted.stage}" if converted.stage else ""
     classes = f"{converted.num_classes} classes" if converted.num_classes else "no classifier"
-    print(f"layout: {converted.layout} ({ORIGINS[converted.layout].title}), {told}; part {converted.part}{stage}")
+    print(f"layout: {converted.layout}, {told}; part {converted.part}{stage}")
+    print(f"origin: {origin}")
     shape = {key: converted.model_args[key] for key in _SHAPE if key in converted.model_args}
     model = converted.model_name + "".join(f", {key} {value}" for key, value in shape.items())
     print(f"model: {model}, {classes}; all of its {len(converted.state_dict)} tensors filled")
     for line in converted.ledger.lines():
         print(line)
-    print(f"licence: {args.license or ORIGINS[converted.layout].license}")
+    print(f"licence: {licence_line(origin, args.license)}")
     print(f"{args.dst / 'model.safetensors'}: {size:,} bytes")

@@ -33,10 +33,11 @@ def _rules(source: Source) -> dict[str, bool]:
     encoder = has("encoder.") and not has("projection_head.")
     classified = has("classifier.") or has("momentum_backbone.") or has("momentum_encoder.")
     classified |= "pytorch-lightning_version" in source.texts and has("projector.")
-    heads = ("projection_head.", "prediction_head.", "online_classifier.", "student_head.", "student_projection_head.")
+    heads = ("projection_head", "prediction_head.", "online_classifier.", "student_head.", "student_projection_head.")
     backbone = has("backbone.") or has("student_backbone.")
     byol = ("online_network", "online_encoder.", "target_net.0.")
     top = "conv1.weight" in source.tensors and has("layer1.")
+    vit = "cls_token" in source.tensors
     prototypes = has("prototypes") or has("projection_head.")
     return {
         "moco": has("encoder_q."),
@@ -45,11 +46,11 @@ def _rules(source: Source) -> dict[str, bool]:
         "byol": any(has(prefix) for prefix in byol),
         "barlow": has("backbone.") and has("projector.") and has("bn.") and not classified,
         "vicreg": has("backbone.") and has("projector.") and not has("bn.") and not classified,
-        "dino": has("teacher.backbone.") or has("student.backbone.") or "cls_token" in source.tensors,
+        "dino": has("teacher.backbone.") or has("student.backbone."),
         "vissl": has("trunk.") or has("_feature_blocks."),
         "solo": (has("backbone.") or encoder) and classified,
         "lightly": backbone and any(has(head) for head in heads),
-        "torchvision": top and not prototypes,
+        "encoder": (top or vit) and not prototypes,
     }
 
 
@@ -62,7 +63,13 @@ def convert_source(
     Raises:
         BurnError: No or several layouts fit, an option does not, or a tensor is missing or unknown. It names the file.
     """
-    layout = layout or detect(source)
+    asked, layout = layout, layout or detect(source)
+    converted = _convert(source, layout, stage, part, keep_hidden)
+    converted.by_keys = asked is None
+    return converted
+
+
+def _convert(source: Source, layout: str, stage: str | None, part: str | None, keep_hidden: bool) -> Converted:
     binary = source.mentions(".binary_3x3.") or source.mentions(".binary_conv.")
     if binary != (layout in BINARY):
         raise BurnError(f"{source.path}: --from {layout}, but it holds {'' if binary else 'no '}binary convolutions")
@@ -72,7 +79,7 @@ def convert_source(
         return BINARY[layout](source, stage, part, keep_hidden)
     for option, given in (("--stage", stage), ("--keep-hidden", keep_hidden)):
         if given:
-            raise BurnError(f"{source.path}: {option} is for binary networks, and this is a {layout} file")
+            raise BurnError(f"{source.path}: {option} is for binary networks, not for the layout {layout}")
     return convert_teacher(layout, source, part)
 
 
@@ -84,4 +91,7 @@ def _burn_teacher(source: Source, stage: str | None, keep_hidden: bool) -> Conve
         raise BurnError(f"{source.path}: --stage and --keep-hidden are for the student, not for --part teacher")
     ledger = Ledger(source)
     ledger.drop(lambda name: not name.startswith(root), "student and heads; --part backbone converts it")
+    ledger.notes.append(
+        "BURN's teacher was trained by others, and has their terms too; the paper's is MoCo v2's ResNet-50"
+    )
     return convert_encoder("burn", ledger, root, "teacher")

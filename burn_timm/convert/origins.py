@@ -5,45 +5,77 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Origin:
-    """Title, repository and paper of a layout; `license` is the Hub's identifier, `terms` says why it is that one."""
+    """Who published the weights, where, and on which terms.
+
+    Attributes:
+        title, url: Of the code base; `url` is empty where a file tells of none.
+        papers: Their numbers on arXiv.
+        license: The Hub's identifier; `terms` says why it is that one, and what is not known.
+        holder: The copyright line that a licence wants kept.
+        interpolation: How the original resizes images; bilinear is torchvision's default, which most evaluate with.
+    """
 
     title: str
     url: str
-    paper: str
+    papers: tuple[str, ...]
     license: str
     terms: str
-    interpolation: str = "bilinear"  # torchvision's default, which most evaluate with
+    holder: str = ""
+    interpolation: str = "bilinear"
+
+    def __str__(self) -> str:
+        papers = [f"paper https://arxiv.org/abs/{paper}" for paper in self.papers]
+        return ", ".join([self.title, *([self.url] if self.url else []), *papers])
 
 
 _NONE = "Its repository publishes no licence, so nobody but its authors can grant one: ask them before you pass it on."
 _NC = "Its repository is under CC BY-NC 4.0: non-commercial use only, whatever this project's code licence."
-_OWN = "The file does not tell who trained it: these are the terms of whoever did. Say them by --license."
+_MIT = "Its repository is under the MIT licence."
+_OWN = "The file does not tell who trained it: these are the terms of whoever did. Ask them, and say them by --license."
+_FACEBOOK = "Copyright (c) Facebook, Inc. and its affiliates."
+_GITHUB = "https://github.com"
+
+
+def _moco(title: str, *papers: str) -> Origin:
+    return Origin(
+        title, f"{_GITHUB}/facebookresearch/moco", papers, "mit",
+        "Its repository was put under the MIT licence in January 2023, but its README went on to say CC BY-NC 4.0: ask "
+        "its authors before commercial use.",
+        "Copyright (c) Meta Platforms, Inc. and affiliates.",
+    )
+
 
 ORIGINS = {
-    "reactnet": Origin("ReActNet", "https://github.com/liuzechun/ReActNet", "2003.03488", "other", _NONE),
-    "s2bnn": Origin("S2-BNN", "https://github.com/szq0214/S2-BNN", "2102.08946", "other", _NONE),
-    "burn": Origin("BURN", "https://github.com/naver-ai/burn", "2110.08851", "cc-by-nc-4.0", _NC),
-    "moco": Origin("MoCo", "https://github.com/facebookresearch/moco", "2003.04297", "cc-by-nc-4.0", _NC),
-    "simsiam": Origin("SimSiam", "https://github.com/facebookresearch/simsiam", "2011.10566", "cc-by-nc-4.0", _NC),
-    "swav": Origin("SwAV", "https://github.com/facebookresearch/swav", "2006.09882", "cc-by-nc-4.0", _NC),
-    "byol": Origin("BYOL", "https://arxiv.org/abs/2006.07733", "2006.07733", "other", _OWN, "bicubic"),
-    "barlow": Origin(
-        "Barlow Twins", "https://github.com/facebookresearch/barlowtwins", "2103.03230", "mit",
-        "Its repository is under the MIT licence.",
+    "reactnet": Origin("ReActNet", f"{_GITHUB}/liuzechun/ReActNet", ("2003.03488",), "other", _NONE),
+    "s2bnn": Origin("S2-BNN", f"{_GITHUB}/szq0214/S2-BNN", ("2102.08946",), "other", _NONE),
+    "burn": Origin("BURN", f"{_GITHUB}/naver-ai/burn", ("2110.08851",), "cc-by-nc-4.0", _NC,
+                   "Copyright (c) 2022-present NAVER Corp."),
+    "moco": _moco("MoCo v1 or v2", "1911.05722", "2003.04297"),  # where the head that tells v1 from v2 is not there
+    "moco_v1": _moco("MoCo v1", "1911.05722"),
+    "moco_v2": _moco("MoCo v2", "2003.04297"),
+    "simsiam": Origin("SimSiam", f"{_GITHUB}/facebookresearch/simsiam", ("2011.10566",), "cc-by-nc-4.0", _NC),
+    "swav": Origin("SwAV", f"{_GITHUB}/facebookresearch/swav", ("2006.09882",), "cc-by-nc-4.0", _NC),
+    "byol": Origin(
+        "BYOL", f"{_GITHUB}/google-deepmind/deepmind-research/tree/master/byol", ("2006.07733",), "other",
+        "DeepMind's code is under the Apache licence 2.0, but files for torch are from others: these are the terms of "
+        "whoever trained or converted this one. Ask them, and say them by --license.", interpolation="bicubic",
     ),
-    "vicreg": Origin(
-        "VICReg", "https://github.com/facebookresearch/vicreg", "2105.04906", "mit",
-        "Its repository is under the MIT licence.",
-    ),
+    "barlow": Origin("Barlow Twins", f"{_GITHUB}/facebookresearch/barlowtwins", ("2103.03230",), "mit", _MIT,
+                     _FACEBOOK),
+    "vicreg": Origin("VICReg", f"{_GITHUB}/facebookresearch/vicreg", ("2105.04906",), "mit", _MIT, _FACEBOOK),
     "dino": Origin(
-        "DINO", "https://github.com/facebookresearch/dino", "2104.14294", "apache-2.0",
-        "Its repository is under the Apache licence 2.0.", "bicubic",
+        "DINO", f"{_GITHUB}/facebookresearch/dino", ("2104.14294",), "apache-2.0",
+        "Its repository is under the Apache licence 2.0.", interpolation="bicubic",
     ),
     "vissl": Origin(
-        "VISSL", "https://github.com/facebookresearch/vissl", "", "mit",
-        "VISSL and its model zoo are under the MIT licence; weights converted from elsewhere keep their own.",
+        "VISSL", f"{_GITHUB}/facebookresearch/vissl", (), "mit",
+        "VISSL is under the MIT licence, and its model zoo states no other; but some of the zoo's weights are from "
+        "other projects, and keep their terms: if these are, say them by --license.", _FACEBOOK,
     ),
-    "solo": Origin("solo-learn", "https://github.com/vturrisi/solo-learn", "", "other", _OWN),
-    "lightly": Origin("lightly", "https://github.com/lightly-ai/lightly", "", "other", _OWN),
-    "torchvision": Origin("torchvision's ResNet", "https://github.com/pytorch/vision", "1512.03385", "other", _OWN),
+    "solo": Origin("solo-learn", f"{_GITHUB}/vturrisi/solo-learn", ("2108.01775",), "other",
+                   f"The library is under the MIT licence. {_OWN}"),
+    "lightly": Origin("lightly", f"{_GITHUB}/lightly-ai/lightly", (), "other",
+                      f"The library is under the MIT licence. {_OWN}"),
+    "encoder": Origin("an encoder whose file does not tell its origin", "", (), "other",
+                      f"{_OWN} If it is one of the code bases that --from knows, --from does it."),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from .origins import ORIGINS, Origin
 from .source import Ledger
 
 
@@ -19,6 +20,8 @@ class Converted:
         ledger: Where the tensors of the file went.
         stage: `w1a1` or `w32a1` of a binary network, None of another.
         part: Which network of the file it is.
+        variant: The key of its origin in ORIGINS, where that is not the layout.
+        by_keys: Whether the layout was told by the keys, not by the user.
     """
 
     layout: str
@@ -28,4 +31,10 @@ class Converted:
     num_classes: int = 0
     model_args: dict[str, Any] = field(default_factory=dict)
     stage: str | None = None
-    part: str = "the network"
+    part: str = "network"
+    variant: str | None = None
+    by_keys: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        return ORIGINS[self.variant or self.layout]

@@ -135,7 +135,7 @@ class Ledger:
             more = f" (and {len(self.left) - 1} more)" if len(self.left) > 1 else ""
             raise BurnError(
                 f"{self.source.path}: {self.source.full[name]} {list(self.left[name].shape)} has no place in the "
-                f"layout {layout}{more}; is --from right?"
+                f"layout {layout}{more}; is --from right? If it is, take what is unknown out of the file"
             )
 
     def lines(self) -> list[str]:

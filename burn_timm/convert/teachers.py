@@ -14,6 +14,7 @@ import timm
 import torch
 
 from ..errors import BurnError
+from . import moco
 from .result import Converted
 from .source import Ledger, Source, drop_twin
 
@@ -48,7 +49,7 @@ class Layout:
 
 _MLPS = (("projector.", "projection head"), ("predictor.", "prediction head"))
 LAYOUTS = {
-    "moco": Layout((("encoder_q", "encoder_q."), ("encoder_k", "encoder_k.")), (("queue", "queue of negatives"),)),
+    "moco": Layout((("encoder_q", moco.QUERY), ("encoder_k", moco.KEY)), ((moco.QUEUE, "queue of negatives"),)),
     "simsiam": Layout((("encoder", "encoder."),), _MLPS),
     "swav": Layout((("network", ""),), (("projection_head.", "projection head"), ("prototypes.", "prototypes"))),
     "byol": Layout(
@@ -87,28 +88,31 @@ LAYOUTS = {
             ("momentum_encoder", "momentum_encoder."),
         ),
         (
-            ("classifier.", "online classifier"), ("momentum_classifier.", "online classifier"),
+            ("classifier.", "linear classifier"), ("momentum_classifier.", "linear classifier"),
             ("momentum_projector.", "projection head"), ("momentum_predictor.", "prediction head"), *_MLPS,
             ("prototypes", "prototypes"), ("queue", "queue"), ("head.", "projection head"),
             ("momentum_head.", "projection head"), ("dino_loss_func.", "loss"), ("whitening", "loss"),
+            ("local_memory_", "memory of features"), ("transformer_encoder.", "prediction head"),
+            ("pos_enc.", "prediction head"),
         ),
     ),
     "lightly": Layout(
         (
             ("backbone", "backbone."), ("teacher_backbone", "teacher_backbone."),
             ("student_backbone", "student_backbone."), ("backbone_momentum", "backbone_momentum."),
+            ("key_backbone", "key_backbone."),
         ),
         (
-            *((f"{name}.", "projection head") for name in (
-                "projection_head", "projection_head_momentum", "student_projection_head", "teacher_projection_head",
-                "student_head", "teacher_head", "head",
+            *((name, "projection head") for name in (
+                "projection_head", "key_projection_head", "local_projection_head", "student_projection_head",
+                "teacher_projection_head", "student_head.", "teacher_head.", "head.",
             )),
             ("prediction_head.", "prediction head"), ("student_prediction_head.", "prediction head"),
-            ("online_classifier.", "online classifier"), ("prototypes.", "prototypes"), ("criterion.", "loss"),
-            ("memory_bank.", "queue"), ("queues.", "queue"), ("start_queue_at", "queue"),
+            ("online_classifier.", "linear classifier"), ("prototypes.", "prototypes"), ("smog.", "prototypes"),
+            ("criterion", "loss"), ("memory_bank.", "queue"), ("queues.", "queue"), ("start_queue_at", "queue"),
         ),
     ),
-    "torchvision": Layout((("network", ""),), head="classifier"),
+    "encoder": Layout((("network", ""),), head="classifier"),  # nothing but an encoder, of whatever origin
 }
 
 
@@ -122,7 +126,7 @@ def convert_teacher(layout: str, source: Source, part: str | None) -> Converted:
     here = {name: prefix for name, prefix in reversed(spec.parts) if _encoder_under(source, prefix)}
     here = {name: here[name] for name, _ in spec.parts if name in here}
     if not here and _encoder_under(source, ""):  # the encoder alone, as most of them are published
-        spec, here = LAYOUTS["torchvision"], {"network": ""}
+        spec, here = LAYOUTS["encoder"], {"network": ""}
     if not here:
         raise BurnError(f"{source.path}: no encoder of a {layout} file in it; it has {_some(source)}; is --from right?")
     if part is not None and part not in here:
@@ -137,7 +141,12 @@ def convert_teacher(layout: str, source: Source, part: str | None) -> Converted:
         drop_twin(ledger, "online_net.0.", "backbone.")
     for prefix, reason in spec.drops:
         ledger.drop(prefix, reason)
-    return convert_encoder(layout, ledger, root, part, spec.head)
+    if layout == "solo" and (method := source.texts.get("hyper_parameters.method")):
+        ledger.notes.append(f"method, as its settings say: {method}")
+    converted = convert_encoder(layout, ledger, root, part, spec.head)
+    if layout == "moco" and (layers := moco.head_layers(source.tensors, f"{root}fc")):
+        converted.variant = f"moco_v{len(layers)}"
+    return converted
 
 
 def convert_encoder(layout: str, ledger: Ledger, root: str, part: str, head: str = "projection head") -> Converted:

@@ -1,4 +1,4 @@
-"""A converted network as a folder that timm loads: config.json, model.safetensors, README.md."""
+"""A converted network as a folder that timm loads: config.json, model.safetensors, README.md and LICENSE."""
 
 import re
 from pathlib import Path
@@ -14,10 +14,29 @@ from ..errors import BurnError
 from ..files import atomic_folder
 from ..nn import binary_weight_names
 from ..packing import pack_state_dict, save_packed, save_tensors
-from .origins import ORIGINS
+from .origins import Origin
 from .result import Converted
 
-FILES = ("config.json", "model.safetensors", "README.md")
+FILES = ("config.json", "model.safetensors", "README.md", "LICENSE")
+_FULL = {
+    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/legalcode",
+    "mit": "https://opensource.org/license/mit",
+}
+_MIT = """\
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
 
 
 def check_destination(folder: Path) -> None:
@@ -45,14 +64,14 @@ def build(converted: Converted) -> torch.nn.Module:
             raise BurnError(f"{path}: {name} is {list(tensor.shape)}, but {converted.model_name} has "
                             f"{list(own[name].shape)} there")
     model.load_state_dict(found)
-    origin = ORIGINS[converted.layout]
+    origin = converted.origin
     of_others = ("test_", "hf_hub", "url")
     config = {key: value for key, value in model.pretrained_cfg.items() if not key.startswith(of_others)}
     config |= {
         "tag": converted.layout, "crop_pct": 0.875, "interpolation": origin.interpolation, "crop_mode": "center",
-        "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "license": origin.license, "origin_url": origin.url,
-        "paper_ids": f"arXiv:{origin.paper}" if origin.paper else None, "paper_name": None,
-        "num_classes": converted.num_classes,
+        "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "license": origin.license,
+        "origin_url": origin.url or None, "paper_ids": [f"arXiv:{paper}" for paper in origin.papers] or None,
+        "paper_name": None, "num_classes": converted.num_classes,
     }
     model.pretrained_cfg = model.default_cfg = config
     return model.eval()
@@ -83,27 +102,50 @@ def write_folder(converted: Converted, folder: Path, command: str, license_id: s
         if converted.stage == "w1a1":
             save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
         elif converted.stage:
-            save_latent(weights, state_dict, converted.model_name, weight_bits=32)
+            save_latent(weights, state_dict, converted.model_name, 32, converted.model_args)
         else:
             save_tensors(weights, state_dict, {"format": "pt"})
         (beside / "README.md").write_text(card)
+        (beside / "LICENSE").write_text(licence_text(converted.origin, license_id))
         return weights.stat().st_size
+
+
+def licence_line(origin: Origin, license_id: str | None = None) -> str:
+    """The Hub's identifier of a licence, and why it is that one; `license_id` is the user's own choice."""
+    return f"{license_id}, as given by --license." if license_id else f"{origin.license}. {origin.terms}"
+
+
+def licence_text(origin: Origin, license_id: str | None = None) -> str:
+    """The file LICENSE: on which terms the weights are, the notice that these want kept, where they stand in full."""
+    given = license_id or origin.license
+    lines = [f"Weights converted from {origin}.", f"Licence: {licence_line(origin, license_id)}"]
+    if given in _FULL:
+        lines.append(f"In full: {_FULL[given]}")
+    text = "\n".join(lines) + "\n"
+    if origin.holder and not license_id:
+        text += f"\n{origin.holder}\n" + (f"\n{_MIT}" if given == "mit" else "")
+    return text
 
 
 def render_card(converted: Converted, command: str, license_id: str | None = None) -> str:
     """README.md with front matter for the Hub: where the weights are from, on which terms, what became of each."""
-    origin = ORIGINS[converted.layout]
+    origin = converted.origin
     if license_id is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
         raise BurnError(f"--license {license_id}: must be an identifier of the Hub, such as mit or cc-by-nc-4.0")
-    license_id, terms = license_id or origin.license, "As given by --license." if license_id else origin.terms
-    extra = {"license_name": "see-origin", "license_link": origin.url} if license_id == "other" else {}
+    licence = licence_line(origin, license_id)
+    license_id = license_id or origin.license
+    extra = {"license_name": "see-origin", "license_link": "LICENSE"} if license_id == "other" else {}
     task = "image-classification" if converted.num_classes else "image-feature-extraction"
     tags = ["timm", "burn-timm", *(["binary-neural-network"] if converted.stage else []), converted.layout]
     front = ModelCardData(library_name="timm", pipeline_tag=task, license=license_id, tags=tags, **extra)
     bits = {"w1a1": "1-bit weights and activations, packed", "w32a1": "real weights and 1-bit activations (stage 1)"}
     kind = f", {bits[converted.stage]}" if converted.stage else ""
     gives = f"{converted.num_classes} logits" if converted.num_classes else "pooled features"
-    paper = f", paper https://arxiv.org/abs/{origin.paper}" if origin.paper else ""
+    images = "Images as the original evaluates them" if origin.url else "Images as is usual, as the file tells nothing"
+    told = "The layout was told by the file's keys." if converted.by_keys else "The layout was given by --from."
+    if converted.by_keys and origin.url:
+        told += (f" Others who train with the same code leave the same keys: if it was not {origin.title}'s authors, "
+                 "their terms count, to be said by --license.")
     report = "\n".join(f"- {line}" for line in converted.ledger.lines())
     return f"""---
 {front.to_yaml()}
@@ -116,10 +158,11 @@ model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval
 output = model(images)  # [B, 3, H, W] -> {gives}
 ```
 
-Origin: {origin.title}, {origin.url}{paper}. Layout `{converted.layout}`, part `{converted.part}`{kind}.
-Images as the original evaluates them: ImageNet's mean and standard deviation, centre crop of 224 from 256 px.
+Origin: {origin}. Layout `{converted.layout}`, part `{converted.part}`{kind}.
+{told}
+{images}: ImageNet's mean and standard deviation, centre crop of 224 from 256 px.
 
-Licence: `{license_id}`. {terms}
+Licence: {licence} The file LICENSE says it too.
 
 What became of the file's tensors:
 

@@ -49,10 +49,12 @@ def export(
         if bits is not None and bits[0] == 1:
             save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
         else:
-            save_latent(weights, state_dict, name, weight_bits=32)
+            save_latent(weights, state_dict, name, weight_bits=32, model_args=args.model_kwargs)
         size = weights.stat().st_size
     if bits is not None:
-        save_latent(output / "latent.safetensors", state_dict, name, weight_bits=bits[0])
+        save_latent(
+            output / "latent.safetensors", state_dict, name, weight_bits=bits[0], model_args=args.model_kwargs,
+        )
     return {
         "bytes_exported": size,
         "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),

@@ -1,7 +1,6 @@
-"""Teachers from MoCo's own files, with the two-layer head that S2-BNN's targets come from.
+"""Teachers from MoCo's own files (`convert.moco`), with the two-layer head that S2-BNN's targets come from.
 
-MoCo (v1 and v2) stores `module.encoder_q.*`, `module.encoder_k.*` and `module.queue`; the query encoder is the network.
-Its classifier is `fc`, of v2 `fc.0`, ReLU, `fc.2`. timm has no model with such a head.
+timm has no model with such a head, so these files are read here, not converted.
 """
 
 from pathlib import Path
@@ -11,10 +10,9 @@ import torch
 from torch import nn
 
 from ..checkpoints import read_state_dict
+from ..convert.moco import QUERY, head_layers
 from ..errors import BurnError
 from ..packing import one_line
-
-_ENCODER = "encoder_q."
 
 
 def load_moco_teacher(model_name: str, path: str, output: str, **kwargs) -> nn.Module | None:
@@ -30,7 +28,7 @@ def load_moco_teacher(model_name: str, path: str, output: str, **kwargs) -> nn.M
     if ":" in model_name:
         return None
     state_dict = read_state_dict(Path(path))[0]
-    state_dict = {key.removeprefix(_ENCODER): tensor for key, tensor in state_dict.items() if key.startswith(_ENCODER)}
+    state_dict = {key.removeprefix(QUERY): tensor for key, tensor in state_dict.items() if key.startswith(QUERY)}
     if not state_dict:
         return None
     kwargs.pop("num_classes", None)
@@ -49,9 +47,8 @@ def load_moco_teacher(model_name: str, path: str, output: str, **kwargs) -> nn.M
 
 def _head(state_dict: dict[str, torch.Tensor], name: str, path: str) -> nn.Module:
     """A head of the shapes in the file: one layer (v1), or two with ReLU between them (v2)."""
-    for layers in ([name], [f"{name}.0", f"{name}.2"]):
-        weights = [state_dict.get(f"{layer}.weight") for layer in layers]
-        if all(weight is not None for weight in weights):
-            linear = [nn.Linear(weight.shape[1], weight.shape[0]) for weight in weights]
-            return linear[0] if len(linear) == 1 else nn.Sequential(linear[0], nn.ReLU(), linear[1])
-    raise BurnError(f"{path}: MoCo's layout without {name}.weight or {name}.0.weight: --teacher-output features")
+    weights = [state_dict[f"{layer}.weight"] for layer in head_layers(state_dict, name)]
+    if not weights:
+        raise BurnError(f"{path}: MoCo's layout without {name}.weight or {name}.0.weight: --teacher-output features")
+    linear = [nn.Linear(weight.shape[1], weight.shape[0]) for weight in weights]
+    return linear[0] if len(linear) == 1 else nn.Sequential(linear[0], nn.ReLU(), linear[1])

@@ -51,7 +51,7 @@ def test_reactnet_a(tmp_path, capsys, one_bit):
     assert is_packed_folder(tmp_path / "out") == one_bit
     out = capsys.readouterr().out
     stage = "w1a1" if one_bit else "w32a1"
-    assert f"layout: reactnet (ReActNet), by its keys; part network, stage {stage}" in out
+    assert f"layout: reactnet, by its keys; part network, stage {stage}" in out
     assert "model: reactnet_a_025, 10 classes" in out
     assert f"{len(weights) + 2} tensors in the file: {len(weights)} converted" in out
     assert "2 dropped: optimiser and training state" in out
@@ -193,3 +193,13 @@ def test_a_weight_of_0_is_reported(tmp_path, capsys):
     weights["feature.3.binary_3x3.weights"][5] = 0
     convert(tmp_path, weights)
     assert "1 binary weights are exactly 0" in capsys.readouterr().out
+
+
+def test_a_converted_reactnet_34_unpacks_and_packs_again(tmp_path):
+    """Its shape is that of no registered name: config.json tells it."""
+    weights = originals.reactnet_18((8, 16, 32, 64), (6, 8, 12, 6)) | linear(64, 10, "fc")
+    convert(tmp_path, weights, "--stage", "w1a1")
+    out, floats, again = (str(tmp_path / name) for name in ("out", "floats", "again"))
+    assert main(["unpack", out, floats]) == main(["pack", floats, again]) == 0
+    for name in ("model.safetensors", "README.md", "LICENSE"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
