@@ -90,11 +90,29 @@ def test_a_hub_that_cannot_be_reached(hub, push, folder):
     assert push(folder, "me/model")[0] == 0
 
 
-def test_a_card_that_breaks_the_hubs_rules(hub, push, folder):
-    (folder / "README.md").write_text("---\nlicense: my-own\nmodel-index: 3\n---\n# A model\n")
-    said = one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md. - ")
-    assert '"license" must be one of' in said and '"model-index" must be an array' in said
+@pytest.mark.parametrize("card, text", [
+    (b"---\nlicense: my-own\nmodel-index: 3\n---\n# A model\n", "license must be one of"),
+    (b"# A model\n", "the card does not begin with front matter"),
+    (b"---\nlicense: mit\n---\n\xff", "not text in UTF-8"),
+])
+def test_a_card_that_breaks_the_hubs_rules_stays_at_home(hub, push, folder, card, text):
+    (folder / "README.md").write_bytes(card)
+    said = one_line(push(folder, "me/model"), f"{folder}/README.md: {text}")
+    assert said.endswith("; correct it there, or burn-timm card writes a new one\n") and not hub.requests
+
+
+def test_what_only_the_hub_refuses_is_told_too(hub, push, folder):
+    hub.faults = {"POST /api/validate-yaml": [400]}
+    one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md")
     assert not any("/commit/" in request for request in hub.requests)
+
+
+def test_a_card_whose_usage_names_no_repository_is_uploaded_as_it_is_with_a_warning(hub, push, folder):
+    (folder / "README.md").write_bytes(CARD + b'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER")\n')
+    code, out, err = push(folder, "model")
+    assert (code, out) == (0, f"{hub.endpoint}/me/model\n") and err.count("\n") == 1
+    assert err.startswith(f"{folder}/README.md: its usage says local-dir:PATH_OF_THIS_FOLDER; ") and "me/model" in err
+    assert hub.files("me/model") == content(folder)
 
 
 @pytest.mark.parametrize("name, text", [

@@ -16,7 +16,12 @@ CURVES, TRAINING = "curves.png", "training.json"
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to `burn-timm`."""
-    push = commands.add_parser("push", help="an export folder to a repository of the Hugging Face Hub")
+    push = commands.add_parser(
+        "push", help="an export folder to a repository of the Hugging Face Hub",
+        description="Uploads the folder byte for byte, in one commit. A card that breaks the Hub's rules is refused; "
+        "one whose usage names no repository is uploaded as it is, with a warning: burn-timm card DIR --repo OWNER/NAME"
+        ", before the push, is the remedy.",
+    )
     push.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors and README.md")
     push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or NAME for your own; made if need be")
     push.add_argument("--private", action="store_true", help="make it private, if it is made")

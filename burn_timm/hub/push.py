@@ -13,6 +13,8 @@ from ..checkpoints import read_state_dict
 from ..errors import BurnError
 from ..files import atomic_write
 from ..packing import one_line
+from .card import HERE
+from .metadata import card_errors
 
 _logger = logging.getLogger(__name__)
 
@@ -35,14 +37,17 @@ def push_folder(
         record: A file of the run, which notes its own last push; what is still as that left it may be replaced.
 
     Raises:
-        BurnError: The folder is incomplete or damaged, the repository is not empty, public although `private`, or the
-            Hub refuses or cannot be reached. The folder stays as it is.
+        BurnError: The folder is incomplete or damaged, its card breaks the Hub's rules, the repository is not empty,
+            public although `private`, or the Hub refuses or cannot be reached. The folder stays as it is.
     """
     files = _files(folder)
+    _check_card(folder, files["README.md"])
     api = HfApi()
     try:
         name = full_name(repo, api)
         info = _look(name, api, private)
+        if HERE.encode() in files["README.md"]:  # uploaded as it is all the same: what is pushed are the folder's bytes
+            _logger.warning(f"{folder / 'README.md'}: its usage says {HERE}; nobody else has that: hf-hub:{name} is it")
         if info is not None and _holds(info, files):
             _logger.info(f"{name} holds these files already")
             commit = info.sha
@@ -113,6 +118,16 @@ def _files(folder: Path) -> dict[str, bytes]:
         name.as_posix(): path.read_bytes() for name, path in paths.items()
         if not any(part.startswith(".") for part in name.parts)
     }
+
+
+def _check_card(folder: Path, card: bytes) -> None:
+    """Raise BurnError where the Hub would refuse the card: it would say so only after the repository is made."""
+    try:
+        errors = card_errors(card.decode())
+    except UnicodeDecodeError:
+        errors = ["not text in UTF-8"]
+    if errors:
+        raise BurnError(f"{folder / 'README.md'}: {errors[0]}; correct it there, or burn-timm card writes a new one")
 
 
 def _look(name: str, api: HfApi, private: bool) -> ModelInfo | None:
