@@ -56,7 +56,26 @@ def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
     start = "me/taken: holds files already (README.md, pytorch_model.bin); name another repository, or "
     one_line(push(folder, "me/taken"), start)
     assert push(folder, "me/taken", "--yes")[0] == 0
-    assert hub.files("me/taken") == {**content(folder), "pytorch_model.bin": b"1"} and len(hub.repos["me/taken"]) == 2
+    assert hub.files("me/taken") == content(folder) and len(hub.repos["me/taken"]) == 2
+
+
+def test_yes_removes_what_an_earlier_export_left_and_nothing_else(hub, push, folder):
+    others = {"LICENSE": b"mine", "photos/bird.png": b"2", "model.fp32.safetensors": b"3", ".gitattributes": b"4"}
+    stale = {"pytorch_model.bin": b"1", "training.json": b"{}", "curves.png": b"5"}
+    hub.commit("me/taken", {**others, **stale, "config.json": b"{}"})
+    (folder / "curves.png").unlink()
+    told = []
+    for _ in range(2):  # the second push finds nothing to do
+        code, out, err = push(folder, "me/taken", "--yes")
+        assert (code, out) == (0, f"{hub.endpoint}/me/taken\n")
+        assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 2
+        told.append(err)
+    assert told == ["me/taken: of its other files, removed curves.png, pytorch_model.bin, training.json; left alone "
+                    "LICENSE, model.fp32.safetensors, photos/bird.png\n", ""]
+    hub.commit("me/taken", {"training.json": b"{}"})  # all of the folder is there already
+    assert push(folder, "me/taken")[0] == 0 and "training.json" in hub.files("me/taken")
+    assert push(folder, "me/taken", "--yes")[0] == 0
+    assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 4
 
 
 def test_private(hub, push, folder):

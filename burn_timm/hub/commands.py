@@ -25,7 +25,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     push.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors and README.md")
     push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or NAME for your own; made if need be")
     push.add_argument("--private", action="store_true", help="make it private, if it is made")
-    push.add_argument("--yes", action="store_true", help="replace the files of a repository that is not empty")
+    push.add_argument("--yes", action="store_true", help="replace the files of a repository that is not empty; what an "
+                      "earlier export left there and this folder lacks is removed, all else stays")
     push.set_defaults(run=_push)
 
     card = commands.add_parser("card", help="write the model card of an export folder")

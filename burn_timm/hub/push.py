@@ -6,7 +6,7 @@ import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import read_state_dict
@@ -19,6 +19,8 @@ from .metadata import card_errors
 _logger = logging.getLogger(__name__)
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
+# What exports hold beside those, and the weights that timm's own push writes: one left behind tells of other weights.
+_ONCE_PUSHED = ("training.json", "curves.png", "pytorch_model.bin")
 _ADVICE = re.compile(r" ?For more information check: \S+")  # of the HTTP library: what a status means
 
 
@@ -33,7 +35,8 @@ def push_folder(
         folder: Holds config.json, model.safetensors and README.md. Hidden files in it stay at home.
         repo: OWNER/NAME, or NAME, which is the user's own.
         private: Make a new repository a private one.
-        overwrite: Replace files of the same names in a repository that has others.
+        overwrite: Replace files of the same names in a repository that has others, and remove what an earlier export
+            left there and this folder lacks; files that no export writes stay.
         record: A file of the run, which notes its own last push; what is still as that left it may be replaced.
 
     Raises:
@@ -48,7 +51,9 @@ def push_folder(
         info = _look(name, api, private)
         if HERE.encode() in files["README.md"]:  # uploaded as it is all the same: what is pushed are the folder's bytes
             _logger.warning(f"{folder / 'README.md'}: its usage says {HERE}; nobody else has that: hf-hub:{name} is it")
-        if info is not None and _holds(info, files):
+        others = sorted(_held(info).keys() - files.keys()) if info is not None else []
+        stale = [file for file in others if file in _ONCE_PUSHED]
+        if info is not None and _holds(info, files) and not (stale and overwrite):
             _logger.info(f"{name} holds these files already")
             commit = info.sha
         else:
@@ -56,10 +61,15 @@ def push_folder(
                 _require_free(name, info, record)
             api.create_repo(name, private=private, exist_ok=True)
             operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=data) for file, data in files.items()]
+            operations += [CommitOperationDelete(path_in_repo=file) for file in stale]
             commit = api.create_commit(
                 name, operations, commit_message="Upload packed weights and card",
                 parent_commit=info.sha if info is not None and _held(info) else None,  # as it was looked at
             ).oid
+            if others:
+                left = [file for file in others if file not in stale]
+                removed, left = (", ".join(files) or "nothing" for files in (stale, left))
+                _logger.warning(f"{name}: of its other files, removed {removed}; left alone {left}")
     except BurnError:
         raise
     except Exception as error:  # the hub's own errors, and those of whichever HTTP library it uses
