@@ -1,6 +1,7 @@
 """burn-timm push: byte for byte, once, over nobody's files, through the real client; and what stands in its way."""
 
 import functools
+import hashlib
 
 import pytest
 import timm
@@ -92,6 +93,22 @@ def test_a_push_that_failed_is_completed_by_the_next(hub, push, folder):
     assert hub.repos["me/model"] == []
     assert push(folder, "me/model")[0] == 0
     assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 1
+
+
+def test_weights_go_by_lfs_and_a_failure_on_their_way_is_told_and_completed(hub, push, folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    put = f"PUT /lfs/{hashlib.sha256(weights).hexdigest()}"
+    hub.faults = {put: [500] * 99}
+    said = one_line(push(folder, "me/model"), "me/model: Error while uploading 'model.safetensors' to the Hub: ")
+    assert "500" in said and "secret" not in said
+    assert said.endswith(f"; burn-timm push {folder} me/model completes it\n")
+    assert hub.repos["me/model"] == [] and not hub.objects
+    hub.faults = {}
+    assert push(folder, "me/model")[0] == 0
+    assert hub.files("me/model") == content(folder) and list(hub.objects.values()) == [weights]
+    sent = hub.requests.count(put)
+    assert push(folder, "me/copy")[0] == 0 and hub.requests.count(put) == sent  # the Hub has them already
+    assert hub.files("me/copy")["model.safetensors"] == weights
 
 
 def test_a_token_that_is_refused_is_not_printed(hub, push, folder):

@@ -22,6 +22,7 @@ NEEDED = ("config.json", "model.safetensors", "README.md")
 # What exports hold beside those, and the weights that timm's own push writes: one left behind tells of other weights.
 _ONCE_PUSHED = ("training.json", "curves.png", "pytorch_model.bin")
 _ADVICE = re.compile(r" ?For more information check: \S+")  # of the HTTP library: what a status means
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 
 
 def push_folder(
@@ -106,8 +107,11 @@ def full_name(repo: str, api: HfApi) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What an error of the Hub's client says, in one line and without tokens."""
-    return _ADVICE.sub("", one_line(error, limit=600)).rstrip(".;")
+    """What an error of the Hub's client says, in one line, without tokens and the signatures of upload addresses."""
+    said = _QUERY.sub(r"\1", _ADVICE.sub("", one_line(error, limit=600))).rstrip(".;")
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):  # of a large file: only which, not why
+        return f"{said}: {reason(error.__cause__)}"
+    return said
 
 
 def _files(folder: Path) -> dict[str, bytes]:
