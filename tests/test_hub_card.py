@@ -201,7 +201,53 @@ def test_a_chosen_licence(folder, tmp_path, capsys):
     assert "no licence id of the Hub" in refused(capsys, folder, "--license", "mine")
     free = make_folder(tmp_path / "free", {**DETAILS, "dataset": "folder mine [train], 9 images"})
     assert card(free, "--license", "mit")[0]["license"] == "mit"
-    assert "choose another id" in refused(capsys, free, "--license", "other")
+    assert "--license-name and --license-link" in refused(capsys, free, "--license", "other")
+    own = ("--license-name", "my-terms-1.0", "--license-link", "https://example.org/terms")
+    assert "go together" in refused(capsys, free, *own) and "go together" in refused(capsys, free, *own[:2])
+    assert "license_name must be" in refused(capsys, free, "--license", "other", own[0], "My Terms", *own[2:])
+    for network in (free, folder):  # whoever names terms of their own answers for them, on non-commercial images too
+        front, _ = card(network, "--license", "other", *own)
+        assert [front[name] for name in ("license", "license_name", "license_link")] == ["other", own[1], own[3]]
+    front, _ = card(free, "--license", "mit")  # and so the other one's name is gone
+    assert front["license"] == "mit" and "license_name" not in front
+
+
+def test_data_sets_by_their_ids_on_the_hub(folder, tmp_path, capsys):
+    assert card(folder, "--dataset-id", "me/photos", "me/more")[0]["datasets"] == ["me/photos", "me/more"]
+    assert "datasets must be the ids" in refused(capsys, folder, "--dataset-id", "my photos")
+    free = make_folder(tmp_path / "free", {**DETAILS, "dataset": "folder mine [train], 9 images"})
+    assert "datasets" not in card(free)[0] and not (free / "card.json").exists()
+    front, body = card(free, "--dataset-id", "ILSVRC/imagenet-1k")  # which tells the terms too
+    assert front["datasets"] == ["ILSVRC/imagenet-1k"] and front["license_name"] == "imagenet-terms-of-access"
+    assert "Trained on ImageNet-1k" in body
+
+
+def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, result, tmp_path, capsys):
+    files = [result("own", 0.5), result("pixels", 0.25, model="pixels", checkpoint=None, weights=None)]
+    given = ("--license", "cc-by-nc-4.0", "--dataset-id", "me/photos")
+    first = card(folder, *given, "--results", *files)
+    assert str(tmp_path) not in (folder / "card.json").read_text()
+    for file in files:
+        file.unlink()
+    assert card(folder) == first
+    front, body = card(folder, "--repo", "me/small")
+    assert front["license"] == "cc-by-nc-4.0" and front["datasets"] == ["me/photos"]
+    assert "**50.00** | 25.00 | +25.00 |" in body and "hf-hub:me/small" in body
+    kept = (folder / "card.json").read_bytes()
+    assert main(["card", str(folder), "--output", str(tmp_path / "x.md"), "--results", str(result("best", 0.75))]) == 0
+    assert "**75.00**" in (tmp_path / "x.md").read_text() and (folder / "card.json").read_bytes() == kept
+    _, body = card(folder, "--results", result("better", 0.625))  # instead of the earlier ones
+    assert "**62.50**" in body and "50.00" not in body
+    (folder / "card.json").write_bytes(kept)
+    torch.manual_seed(1)
+    model = timm.create_model("test_reactnet", num_classes=0)
+    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    said = refused(capsys, folder)
+    assert said.startswith(f"{folder}/card.json, from an earlier card: own.json: measured on a/file.safetensors, ")
+    assert said.endswith("; delete it to begin anew")
+    for content in ('{"results": 3}', '{"results": [3]}', '{"dataset_id": "me/photos"}', '{"author": "me"}', "[]", "{"):
+        (folder / "card.json").write_text(content)
+        assert "card.json: " in refused(capsys, folder)
 
 
 def test_a_folder_without_its_training(tmp_path):

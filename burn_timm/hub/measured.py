@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult
 
 from ..errors import BurnError
 from ..evals.results import file_sha256
-from ..evals.tables import read_results, spread
+from ..evals.tables import spread
 from .terms import Terms, terms_of
 
 # What differs between networks under one protocol.
@@ -77,14 +77,13 @@ class Row:
         )
 
 
-def read_rows(paths: Sequence[Path], weights: Path, architecture: str) -> list[Row]:
-    """Rows of a card from result files; files that are no results, such as summaries of training, are left out.
+def rows_of_results(results: Iterable[dict], weights: Path, architecture: str) -> list[Row]:
+    """Rows of a card from results as `read_results` gives them: this network's, by its weights, and comparisons.
 
     Raises:
-        BurnError: a file cannot be read, is about other weights, or is compared with none of this network's results.
+        BurnError: a result is about other weights, or is compared with none of this network's results.
     """
     digest = file_sha256(weights)
-    results = read_results(map(str, paths))
     own, others = [], []
     for result in results:
         checkpoint = result.get("checkpoint") or {}

@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
 # What exports hold beside those, and the weights that timm's own push writes: one left behind tells of other weights.
-_ONCE_PUSHED = ("training.json", "curves.png", "pytorch_model.bin")
+_ONCE_PUSHED = ("training.json", "card.json", "curves.png", "pytorch_model.bin")
 _ADVICE = re.compile(r" ?For more information check: \S+")  # of the HTTP library: what a status means
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 
