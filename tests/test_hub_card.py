@@ -46,12 +46,13 @@ def folder(tmp_path):
 @pytest.fixture
 def result(folder, tmp_path):
     """Writes a result file as eval_downstream.py does, and returns its path."""
-    def write(name, value, model="local-dir:export", checkpoint="own", weights="checkpoint x", k=20, **protocol):
+    def write(name, value, model="local-dir:export", checkpoint="own", weights="checkpoint x", k=20, task="knn",
+              **protocol):
         own = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         digest = own if checkpoint == "own" else checkpoint
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({
-            "task": "knn", "value": value, "model": model, "command": f"python -m eval_downstream knn --name {name}",
+            "task": task, "value": value, "model": model, "command": f"python -m eval_downstream knn --name {name}",
             "checkpoint": checkpoint and {"path": "a/file.safetensors", "sha256": digest},
             "protocol": {"method": "weighted kNN", "k": k, "metric": "top-1 accuracy, fraction", "weights": weights,
                          "transform": {"input_size": [3, 32, 32], "crop_pct": 1.0}, **protocol},
@@ -132,7 +133,7 @@ def test_results_with_margins_and_protocol(folder, result):
     assert index["name"] == "small" and entry["task"]["type"] == "image-classification"
     assert entry["dataset"] == {"name": "CIFAR-10", "type": "uoft-cs/cifar10", "split": "test"}
     assert entry["metrics"] == [{"type": "accuracy", "value": 50.0, "name": "kNN, top-1 (%)"}]
-    assert "raw pixels" not in card(folder, "--results", files[0])[1]  # what was not measured has no column
+    assert "| raw pixels |" not in card(folder, "--results", files[0])[1]  # what was not measured has no column
 
 
 def test_results_that_do_not_belong_are_refused(folder, result, capsys):
@@ -149,6 +150,20 @@ def test_results_that_do_not_belong_are_refused(folder, result, capsys):
     assert "--calibrate-bn" in said
     foreign = result("foreign", 0.1, model="reactnet_a", calibrated_batchnorm={"images": 9}, **untrained)
     assert "not of test_reactnet" in refused(capsys, folder, "--results", own, foreign)
+
+
+def test_fine_tuning_has_its_margin_over_the_untrained_network_or_the_card_says_that_it_has_none(folder, result):
+    tuned = {"task": "finetune", "fraction": 0.01, "method": "fine-tuning of the whole network"}
+    files = [result("knn", 0.5), result("tuned", 0.25, starts=["packed"], **tuned)]
+    _, body = card(folder, "--results", *files)
+    assert "no margin, for: kNN, top-1, on CIFAR-10; fine-tuning with 1% of the labels, top-1, on CIFAR-10." in body
+    untrained = {"model": "test_reactnet", "checkpoint": None, "weights": "random, seed 0"}
+    files += [result("u", 0.2, starts=["random"], **untrained, **tuned)]
+    _, body = card(folder, "--results", *files)
+    assert "| **25.00** | 20.00 | +5.00 |" in body and "so there is no margin, for: kNN, top-1, on CIFAR-10." in body
+    assert "| untrained, BatchNorm calibrated (by fine-tuning: trained) | margin |" in body
+    _, body = card(folder, "--results", *files, result("uk", 0.1, calibrated_batchnorm={"images": 9}, **untrained))
+    assert "| **50.00** | 10.00 | +40.00 |" in body and "no margin" not in body
 
 
 def test_size_and_operations_are_counted(folder):

@@ -12,7 +12,7 @@ from ..counting import count
 from ..errors import BurnError
 from ..methods import METHODS
 from .front import Chosen, front_matter, teacher_weights
-from .measured import Row, figures_table, protocols, rows_of_run
+from .measured import Row, figures_table, protocols, rows_of_run, without_baseline
 from .metadata import NAME, card_errors
 from .terms import Terms, terms_of
 
@@ -118,7 +118,8 @@ def _figures(rows: list[Row], details: dict) -> str:
     if "knn_teacher" in details:
         teacher = f" The teacher's kNN in the same run: {100 * details['knn_teacher']:.2f}."
     head = f"## Figures\n\nIn %, of frozen features unless the task says otherwise.{teacher}"
-    return f"{head}\n\n{figures_table(rows)}\n\nHow they were measured:\n\n{protocols(rows)}"
+    parts = [head, figures_table(rows), without_baseline(rows), "How they were measured:", protocols(rows)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _training(details: dict, data: Terms | None, picture: str | None) -> str:

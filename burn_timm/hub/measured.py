@@ -138,7 +138,9 @@ def rows_of_run(details: dict, architecture: str) -> list[Row]:
 
 def figures_table(rows: list[Row]) -> str:
     """Markdown: a line a result, in per cent, with the margins over what was compared."""
-    kinds = {"pixels": "raw pixels", "untrained": "untrained, BatchNorm calibrated"}
+    tuned = any(row.untrained for row in rows if row.result["task"] == "finetune")
+    untrained = "untrained, BatchNorm calibrated" + (" (by fine-tuning: trained)" if tuned else "")
+    kinds = {"pixels": "raw pixels", "untrained": untrained}
     kinds = {kind: heading for kind, heading in kinds.items() if any(getattr(row, kind) for row in rows)}
     head = ["task", "data", "this network"] + [cell for heading in kinds.values() for cell in (heading, "margin")]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * 3 + "---|---|" * len(kinds)]
@@ -151,6 +153,14 @@ def figures_table(rows: list[Row]) -> str:
             cells += [spread(compared), f"{value - mean:+.2f}"] if compared else ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def without_baseline(rows: list[Row]) -> str:
+    """A sentence about the results that were given alone; empty where each stands beside something."""
+    alone = [f"{row.task}, on {row.data}" for row in rows if not row.pixels and not row.untrained]
+    if not alone:
+        return ""
+    return f"No baseline (the untrained network, raw pixels) was given, so there is no margin, for: {'; '.join(alone)}."
 
 
 def protocols(rows: list[Row]) -> str:
@@ -184,7 +194,7 @@ def _comparison(result: dict) -> str | None:
         return "pixels"
     weights = str(result["protocol"].get("weights", ""))
     if result.get("checkpoint") is None and weights.startswith(("random", "untrained")):
-        if "calibrated_batchnorm" not in result["protocol"]:
+        if result["task"] != "finetune" and "calibrated_batchnorm" not in result["protocol"]:  # it trains them
             raise BurnError(
                 f"{result['file']}: an untrained network without calibrated BatchNorm is no fair comparison; "
                 "measure it with --calibrate-bn 4096, or leave it out"
