@@ -51,7 +51,8 @@ def push_folder(
         name = full_name(repo, api)
         info = _look(name, api, private)
         if HERE.encode() in files["README.md"]:  # uploaded as it is all the same: what is pushed are the folder's bytes
-            _logger.warning(f"{folder / 'README.md'}: its usage says {HERE}; nobody else has that: hf-hub:{name} is it")
+            advice = f"write hf-hub:{name} there and push again with --yes"
+            _logger.warning(f"{folder / 'README.md'}: its usage says {HERE}, which only you have; {advice}")
         others = sorted(_held(info).keys() - files.keys()) if info is not None else []
         stale = [file for file in others if file in _ONCE_PUSHED]
         if info is not None and _holds(info, files) and not (stale and overwrite):
