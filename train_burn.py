@@ -34,7 +34,7 @@ from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
 from burn_timm.training.options import defining_options, parse_options
-from burn_timm.training.processes import choose_output, default_threads, make_accelerator
+from burn_timm.training.processes import choose_output, default_threads, make_accelerator, on_main_process
 
 _logger = logging.getLogger("burn_timm")
 
@@ -71,9 +71,9 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     torch.set_num_threads(args.threads or default_threads())
     if args.sync_bn and device.type == "cpu":
         raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
-    if args.push_to_hub and rank == 0:  # now, not after days of training; and the card needs the whole name
+    if args.push_to_hub:  # now, not after days of training; and the card needs the whole name
         try:
-            args.push_to_hub = check_target(args.push_to_hub, output / PUSHED)
+            args.push_to_hub = on_main_process(lambda: check_target(args.push_to_hub, output / PUSHED))
         except BurnError as error:
             raise BurnError(f"--push-to-hub {error}") from error
     output.mkdir(parents=True, exist_ok=True)
@@ -245,13 +245,12 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         plain.load_state_dict(carried)
     log.close()
 
-    summary = {}
-    if accelerator.is_main_process:
-        summary = finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, started)
-    accelerator.wait_for_everyone()
+    summary = on_main_process(
+        lambda: finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, started)
+    )
     for tracker in accelerator.trackers:  # not end_training(): the demonstration trains twice in one process group
         tracker.finish()
-    return summary
+    return summary if accelerator.is_main_process else {}
 
 
 def finish(args, output, method, teacher, source, val, corrupt, total_batch, accelerator, started) -> dict:

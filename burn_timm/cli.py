@@ -22,7 +22,7 @@ from .hub.commands import add_commands as add_hub_commands
 from .packing import is_packed, one_line, pack_state_dict, save_packed, unpack_state_dict
 
 _TELLING = ("README.md", "LICENSE", "training.json", "curves.png")  # files of a folder that pack and unpack take over
-_FOLDER_FILES = ("config.json", "model.safetensors", *_TELLING)
+_FOLDER_FILES = ("config.json", "model.safetensors", "card.json", *_TELLING)  # what they may replace
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,8 @@
 """A Hub on 127.0.0.1: the part of its API that downloads, `model_info`, `create_repo` and `create_commit` speak.
 
+Weights come as they do to the Hub, by Git LFS: the batch endpoint says where to, a PUT takes them there, and the commit
+only names them. Xet, which the client would rather use, is kept off: it is another protocol, to other servers.
+
 huggingface_hub reads HF_ENDPOINT when it is imported, so what is to use this Hub runs in a process of its own:
 
     with HubServer() as hub:
@@ -27,7 +30,8 @@ DROP = 0
 
 
 class HubServer:
-    """Repositories of models, each a list of commits; `requests` holds "METHOD path" of all that came.
+    """Repositories of models, each a list of commits; `requests` holds "METHOD path" of all that came, and `objects`
+    the large files that were put here by LFS, by SHA-256.
 
     `faults` maps such a request (its path may be cut short) to what befalls it, one after the other: a status, or DROP,
     which sends half of the answer and hangs up.
@@ -38,6 +42,7 @@ class HubServer:
         self.private: set[str] = set()
         self.requests: list[str] = []
         self.faults: dict[str, list[int]] = {}
+        self.objects: dict[str, bytes] = {}
         self.gone = False
         self._listen(0)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -69,11 +74,12 @@ class HubServer:
 
     def environment(self, home: Path) -> dict[str, str]:
         """Variables of a process that uses this Hub, with its cache in the folder `home`."""
-        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
+                "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
     def clear(self) -> None:
-        """Forget all repositories, faults and requests."""
-        self.repos, self.private, self.requests, self.faults = {}, set(), [], {}
+        """Forget all repositories, large files, faults and requests."""
+        self.repos, self.private, self.requests, self.faults, self.objects = {}, set(), [], {}, {}
 
     def commit(self, repo: str, files: Mapping[str, bytes] | Path, deleted: tuple[str, ...] = ()) -> str:
         """Add files, or those of a folder, to a repository, which is made if need be; the commit's hash."""
@@ -122,19 +128,42 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             errors = [{"message": message} for message in refusals(json.loads(body)["content"])]
             return self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
+        batch = re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path)
+        if batch and batch[1] in self.hub.repos:
+            objects = [{**wanted, **self._upload(wanted["oid"])} for wanted in json.loads(body)["objects"]]
+            return self._json({"transfer": "basic", "objects": objects})
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path)
         if found is None or found[1] not in self.hub.repos:
             return self._missing("RepoNotFound")
-        if found[2] == "preupload":  # `regular` keeps the client from LFS and Xet
-            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                     for file in json.loads(body)["files"]]
+        if found[2] == "preupload":
+            files = [{"path": file["path"], "uploadMode": "lfs" if _is_large(file["path"]) else "regular",
+                      "shouldIgnore": False} for file in json.loads(body)["files"]]
             return self._json({"files": files})
         lines = [json.loads(line) for line in body.splitlines() if line.strip()]
-        added = {line["value"]["path"]: base64.b64decode(line["value"]["content"])
-                 for line in lines if line["key"] == "file"}
-        deleted = tuple(line["value"]["path"] for line in lines if line["key"] == "deletedFile")
-        sha = self.hub.commit(found[1], added, deleted)
+        values = {key: [line["value"] for line in lines if line["key"] == key]
+                  for key in ("file", "lfsFile", "deletedFile")}
+        absent = [value["path"] for value in values["lfsFile"] if value["oid"] not in self.hub.objects]
+        if absent or any(_is_large(value["path"]) for value in values["file"]):
+            return self._json({"error": f"{absent} not uploaded, or not by LFS"}, 422)
+        added = {value["path"]: base64.b64decode(value["content"]) for value in values["file"]}
+        added |= {value["path"]: self.hub.objects[value["oid"]] for value in values["lfsFile"]}
+        sha = self.hub.commit(found[1], added, tuple(value["path"] for value in values["deletedFile"]))
         self._json({"commitUrl": f"{self.hub.endpoint}/{found[1]}/commit/{sha}", "commitOid": sha, "hookOutput": ""})
+
+    def do_PUT(self) -> None:  # noqa: N802
+        path, body = self._request()
+        if self._fails():
+            return None
+        oid = path.removeprefix("/lfs/")
+        if oid != hashlib.sha256(body).hexdigest():
+            return self._json({"error": "not the object that was announced"}, 400)
+        self.hub.objects[oid] = body
+        self._json({})
+
+    def _upload(self, oid: str) -> dict:
+        """What the batch endpoint says of an object: where to put it, or nothing where it is here already."""
+        here = oid in self.hub.objects
+        return {} if here else {"actions": {"upload": {"href": f"{self.hub.endpoint}/lfs/{oid}?Signature=secret"}}}
 
     def _read(self, body: bool) -> None:
         path, _ = self._request()
@@ -215,9 +244,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def _is_large(name: str) -> bool:
+    """Whether the Hub keeps a file outside of git; by its .gitattributes, whatever the size."""
+    return name.endswith(".safetensors")
+
+
 def _about(name: str, data: bytes) -> dict:
     """A file as `?blobs=true` lists it: weights by SHA-256 as large files are, others by git's hash."""
-    if name.endswith(".safetensors"):
+    if _is_large(name):
         lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
         return {"rfilename": name, "size": len(data), "blobId": "0" * 40, "lfs": lfs}
     blob = hashlib.sha1(b"blob " + str(len(data)).encode() + b"\0" + data).hexdigest()

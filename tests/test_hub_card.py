@@ -46,12 +46,13 @@ def folder(tmp_path):
 @pytest.fixture
 def result(folder, tmp_path):
     """Writes a result file as eval_downstream.py does, and returns its path."""
-    def write(name, value, model="local-dir:export", checkpoint="own", weights="checkpoint x", k=20, **protocol):
+    def write(name, value, model="local-dir:export", checkpoint="own", weights="checkpoint x", k=20, task="knn",
+              **protocol):
         own = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         digest = own if checkpoint == "own" else checkpoint
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({
-            "task": "knn", "value": value, "model": model, "command": f"python -m eval_downstream knn --name {name}",
+            "task": task, "value": value, "model": model, "command": f"python -m eval_downstream knn --name {name}",
             "checkpoint": checkpoint and {"path": "a/file.safetensors", "sha256": digest},
             "protocol": {"method": "weighted kNN", "k": k, "metric": "top-1 accuracy, fraction", "weights": weights,
                          "transform": {"input_size": [3, 32, 32], "crop_pct": 1.0}, **protocol},
@@ -132,7 +133,7 @@ def test_results_with_margins_and_protocol(folder, result):
     assert index["name"] == "small" and entry["task"]["type"] == "image-classification"
     assert entry["dataset"] == {"name": "CIFAR-10", "type": "uoft-cs/cifar10", "split": "test"}
     assert entry["metrics"] == [{"type": "accuracy", "value": 50.0, "name": "kNN, top-1 (%)"}]
-    assert "raw pixels" not in card(folder, "--results", files[0])[1]  # what was not measured has no column
+    assert "| raw pixels |" not in card(folder, "--results", files[0])[1]  # what was not measured has no column
 
 
 def test_results_that_do_not_belong_are_refused(folder, result, capsys):
@@ -149,6 +150,20 @@ def test_results_that_do_not_belong_are_refused(folder, result, capsys):
     assert "--calibrate-bn" in said
     foreign = result("foreign", 0.1, model="reactnet_a", calibrated_batchnorm={"images": 9}, **untrained)
     assert "not of test_reactnet" in refused(capsys, folder, "--results", own, foreign)
+
+
+def test_fine_tuning_has_its_margin_over_the_untrained_network_or_the_card_says_that_it_has_none(folder, result):
+    tuned = {"task": "finetune", "fraction": 0.01, "method": "fine-tuning of the whole network"}
+    files = [result("knn", 0.5), result("tuned", 0.25, starts=["packed"], **tuned)]
+    _, body = card(folder, "--results", *files)
+    assert "no margin, for: kNN, top-1, on CIFAR-10; fine-tuning with 1% of the labels, top-1, on CIFAR-10." in body
+    untrained = {"model": "test_reactnet", "checkpoint": None, "weights": "random, seed 0"}
+    files += [result("u", 0.2, starts=["random"], **untrained, **tuned)]
+    _, body = card(folder, "--results", *files)
+    assert "| **25.00** | 20.00 | +5.00 |" in body and "so there is no margin, for: kNN, top-1, on CIFAR-10." in body
+    assert "| untrained, BatchNorm calibrated (by fine-tuning: trained) | margin |" in body
+    _, body = card(folder, "--results", *files, result("uk", 0.1, calibrated_batchnorm={"images": 9}, **untrained))
+    assert "| **50.00** | 10.00 | +40.00 |" in body and "no margin" not in body
 
 
 def test_size_and_operations_are_counted(folder):
@@ -201,7 +216,53 @@ def test_a_chosen_licence(folder, tmp_path, capsys):
     assert "no licence id of the Hub" in refused(capsys, folder, "--license", "mine")
     free = make_folder(tmp_path / "free", {**DETAILS, "dataset": "folder mine [train], 9 images"})
     assert card(free, "--license", "mit")[0]["license"] == "mit"
-    assert "choose another id" in refused(capsys, free, "--license", "other")
+    assert "--license-name and --license-link" in refused(capsys, free, "--license", "other")
+    own = ("--license-name", "my-terms-1.0", "--license-link", "https://example.org/terms")
+    assert "go together" in refused(capsys, free, *own) and "go together" in refused(capsys, free, *own[:2])
+    assert "license_name must be" in refused(capsys, free, "--license", "other", own[0], "My Terms", *own[2:])
+    for network in (free, folder):  # whoever names terms of their own answers for them, on non-commercial images too
+        front, _ = card(network, "--license", "other", *own)
+        assert [front[name] for name in ("license", "license_name", "license_link")] == ["other", own[1], own[3]]
+    front, _ = card(free, "--license", "mit")  # and so the other one's name is gone
+    assert front["license"] == "mit" and "license_name" not in front
+
+
+def test_data_sets_by_their_ids_on_the_hub(folder, tmp_path, capsys):
+    assert card(folder, "--dataset-id", "me/photos", "me/more")[0]["datasets"] == ["me/photos", "me/more"]
+    assert "datasets must be the ids" in refused(capsys, folder, "--dataset-id", "my photos")
+    free = make_folder(tmp_path / "free", {**DETAILS, "dataset": "folder mine [train], 9 images"})
+    assert "datasets" not in card(free)[0] and not (free / "card.json").exists()
+    front, body = card(free, "--dataset-id", "ILSVRC/imagenet-1k")  # which tells the terms too
+    assert front["datasets"] == ["ILSVRC/imagenet-1k"] and front["license_name"] == "imagenet-terms-of-access"
+    assert "Trained on ImageNet-1k" in body
+
+
+def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, result, tmp_path, capsys):
+    files = [result("own", 0.5), result("pixels", 0.25, model="pixels", checkpoint=None, weights=None)]
+    given = ("--license", "cc-by-nc-4.0", "--dataset-id", "me/photos")
+    first = card(folder, *given, "--results", *files)
+    assert str(tmp_path) not in (folder / "card.json").read_text()
+    for file in files:
+        file.unlink()
+    assert card(folder) == first
+    front, body = card(folder, "--repo", "me/small")
+    assert front["license"] == "cc-by-nc-4.0" and front["datasets"] == ["me/photos"]
+    assert "**50.00** | 25.00 | +25.00 |" in body and "hf-hub:me/small" in body
+    kept = (folder / "card.json").read_bytes()
+    assert main(["card", str(folder), "--output", str(tmp_path / "x.md"), "--results", str(result("best", 0.75))]) == 0
+    assert "**75.00**" in (tmp_path / "x.md").read_text() and (folder / "card.json").read_bytes() == kept
+    _, body = card(folder, "--results", result("better", 0.625))  # instead of the earlier ones
+    assert "**62.50**" in body and "50.00" not in body
+    (folder / "card.json").write_bytes(kept)
+    torch.manual_seed(1)
+    model = timm.create_model("test_reactnet", num_classes=0)
+    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    said = refused(capsys, folder)
+    assert said.startswith(f"{folder}/card.json, from an earlier card: own.json: measured on a/file.safetensors, ")
+    assert said.endswith("; delete it to begin anew")
+    for content in ('{"results": 3}', '{"results": [3]}', '{"dataset_id": "me/photos"}', '{"author": "me"}', "[]", "{"):
+        (folder / "card.json").write_text(content)
+        assert "card.json: " in refused(capsys, folder)
 
 
 def test_a_folder_without_its_training(tmp_path):

@@ -80,6 +80,7 @@ def test_what_was_pushed_comes_back(hub, hub_client, load, tmp_path):
     for name in ("first", "second"):
         code, _, err = hub_client.command("burn-timm", "push", tmp_path / name, "me/model", "--yes")
         assert (code, err) == (0, "")
+    assert len([request for request in hub.requests if request.startswith("PUT /lfs/")]) == 2
     (first, _), (_, files) = hub.repos["me/model"]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "second").iterdir()}
     for name, model in (("hf-hub:me/model", models[1]), (f"hf-hub:me/model@{first}", models[0])):

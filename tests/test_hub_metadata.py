@@ -83,3 +83,10 @@ def test_non_commercial_terms_have_a_name_and_a_place():
         front = f"license: other\nlicense_name: {terms.license_name}\nlicense_link: {terms.link}\n"
         assert errors(front) == [], terms.name
     assert all(errors(f"datasets: [{terms.hub_id}]\n") == [] for terms in KNOWN if terms.hub_id)
+
+
+@pytest.mark.parametrize("name", ["places205", "cub", "birdsnap", "voc07"])
+def test_terms_that_nobody_could_look_up_tell_the_user_to_check(name):
+    terms = terms_of(name)
+    assert terms.commercial is None and "check" in terms.text and "publish weights" in terms.text
+    assert "non-commercial" not in terms.text and "grant no" not in terms.text

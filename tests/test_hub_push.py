@@ -1,6 +1,7 @@
 """burn-timm push: byte for byte, once, over nobody's files, through the real client; and what stands in its way."""
 
 import functools
+import hashlib
 
 import pytest
 import timm
@@ -56,7 +57,26 @@ def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
     start = "me/taken: holds files already (README.md, pytorch_model.bin); name another repository, or "
     one_line(push(folder, "me/taken"), start)
     assert push(folder, "me/taken", "--yes")[0] == 0
-    assert hub.files("me/taken") == {**content(folder), "pytorch_model.bin": b"1"} and len(hub.repos["me/taken"]) == 2
+    assert hub.files("me/taken") == content(folder) and len(hub.repos["me/taken"]) == 2
+
+
+def test_yes_removes_what_an_earlier_export_left_and_nothing_else(hub, push, folder):
+    others = {"LICENSE": b"mine", "photos/bird.png": b"2", "model.fp32.safetensors": b"3", ".gitattributes": b"4"}
+    stale = {"pytorch_model.bin": b"1", "training.json": b"{}", "curves.png": b"5"}
+    hub.commit("me/taken", {**others, **stale, "config.json": b"{}"})
+    (folder / "curves.png").unlink()
+    told = []
+    for _ in range(2):  # the second push finds nothing to do
+        code, out, err = push(folder, "me/taken", "--yes")
+        assert (code, out) == (0, f"{hub.endpoint}/me/taken\n")
+        assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 2
+        told.append(err)
+    assert told == ["me/taken: of its other files, removed curves.png, pytorch_model.bin, training.json; left alone "
+                    "LICENSE, model.fp32.safetensors, photos/bird.png\n", ""]
+    hub.commit("me/taken", {"training.json": b"{}"})  # all of the folder is there already
+    assert push(folder, "me/taken")[0] == 0 and "training.json" in hub.files("me/taken")
+    assert push(folder, "me/taken", "--yes")[0] == 0
+    assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 4
 
 
 def test_private(hub, push, folder):
@@ -75,6 +95,22 @@ def test_a_push_that_failed_is_completed_by_the_next(hub, push, folder):
     assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 1
 
 
+def test_weights_go_by_lfs_and_a_failure_on_their_way_is_told_and_completed(hub, push, folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    put = f"PUT /lfs/{hashlib.sha256(weights).hexdigest()}"
+    hub.faults = {put: [500] * 99}
+    said = one_line(push(folder, "me/model"), "me/model: Error while uploading 'model.safetensors' to the Hub: ")
+    assert "500" in said and "secret" not in said
+    assert said.endswith(f"; burn-timm push {folder} me/model completes it\n")
+    assert hub.repos["me/model"] == [] and not hub.objects
+    hub.faults = {}
+    assert push(folder, "me/model")[0] == 0
+    assert hub.files("me/model") == content(folder) and list(hub.objects.values()) == [weights]
+    sent = hub.requests.count(put)
+    assert push(folder, "me/copy")[0] == 0 and hub.requests.count(put) == sent  # the Hub has them already
+    assert hub.files("me/copy")["model.safetensors"] == weights
+
+
 def test_a_token_that_is_refused_is_not_printed(hub, push, folder):
     other = "hf_SomebodyElse0123456789"
     for name in ("me/model", "model"):  # the server repeats it in its answer
@@ -90,11 +126,30 @@ def test_a_hub_that_cannot_be_reached(hub, push, folder):
     assert push(folder, "me/model")[0] == 0
 
 
-def test_a_card_that_breaks_the_hubs_rules(hub, push, folder):
-    (folder / "README.md").write_text("---\nlicense: my-own\nmodel-index: 3\n---\n# A model\n")
-    said = one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md. - ")
-    assert '"license" must be one of' in said and '"model-index" must be an array' in said
+@pytest.mark.parametrize("card, text", [
+    (b"---\nlicense: my-own\nmodel-index: 3\n---\n# A model\n", "license must be one of"),
+    (b"# A model\n", "the card does not begin with front matter"),
+    (b"---\nlicense: mit\n---\n\xff", "not text in UTF-8"),
+])
+def test_a_card_that_breaks_the_hubs_rules_stays_at_home(hub, push, folder, card, text):
+    (folder / "README.md").write_bytes(card)
+    said = one_line(push(folder, "me/model"), f"{folder}/README.md: {text}")
+    assert said.endswith("; correct it there, or burn-timm card writes a new one\n") and not hub.requests
+
+
+def test_what_only_the_hub_refuses_is_told_too(hub, push, folder):
+    hub.faults = {"POST /api/validate-yaml": [400]}
+    one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md")
     assert not any("/commit/" in request for request in hub.requests)
+
+
+def test_a_card_whose_usage_names_no_repository_is_uploaded_as_it_is_with_a_warning(hub, push, folder):
+    (folder / "README.md").write_bytes(CARD + b'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER")\n')
+    code, out, err = push(folder, "model")
+    assert (code, out) == (0, f"{hub.endpoint}/me/model\n") and err.count("\n") == 1
+    assert err.startswith(f"{folder}/README.md: its usage says local-dir:PATH_OF_THIS_FOLDER, which ")
+    assert "write hf-hub:me/model there" in err
+    assert hub.files("me/model") == content(folder)
 
 
 @pytest.mark.parametrize("name, text", [

@@ -11,8 +11,8 @@ from ..checkpoints import burn_models
 from ..counting import count
 from ..errors import BurnError
 from ..methods import METHODS
-from .front import front_matter, teacher_weights
-from .measured import Row, figures_table, protocols, rows_of_run
+from .front import Chosen, front_matter, teacher_weights
+from .measured import Row, figures_table, protocols, rows_of_run, without_baseline
 from .metadata import NAME, card_errors
 from .terms import Terms, terms_of
 
@@ -37,7 +37,7 @@ _CITATIONS = {
 
 def render_card(
     folder: Path, details: dict, rows: Sequence[Row] = (), repo: str | None = None, tag: str | None = None,
-    license_id: str | None = None, picture: str | None = None,
+    chosen: Chosen | None = None, picture: str | None = None,
 ) -> str:
     """The card of the network in `folder`, which holds config.json and model.safetensors.
 
@@ -45,7 +45,7 @@ def render_card(
         details: Summary of the run that trained it; what is missing in it is left out of the card.
         rows: Its results; none: the kNN figures of the run itself, where it has some.
         repo: OWNER/NAME of the Hub repository that usage is shown for. tag: a name of timm's, instead.
-        license_id: Of the weights; default: what the terms of the training data and the teacher's licence ask for.
+        chosen: Licence and data sets; default: what the terms of the training data and the teacher's licence ask for.
         picture: Address of the training curves, if there are some.
 
     Raises:
@@ -58,9 +58,11 @@ def render_card(
     if repo is not None and not re.fullmatch(f"{NAME}/{NAME}", repo):
         raise BurnError(f"--repo {repo}: expected OWNER/NAME")
     rows = list(rows) or rows_of_run(details, architecture)
-    data = terms_of(str(details.get("dataset", "")))
+    chosen = chosen or Chosen()
+    names = (str(details.get("dataset", "")), *chosen.dataset_id)
+    data = next((terms for terms in map(terms_of, names) if terms), None)
     name = repo.partition("/")[2] if repo else tag or architecture
-    front = front_matter(config, details, rows, data, name, license_id)
+    front = front_matter(config, details, rows, data, name, chosen)
     sections = [
         f"# {front.model_name}", _introduction(architecture, config, details), _usage(config, repo, tag),
         _figures(rows, details), _training(details, data, picture), _size(folder, config), _limits(config, rows),
@@ -116,7 +118,8 @@ def _figures(rows: list[Row], details: dict) -> str:
     if "knn_teacher" in details:
         teacher = f" The teacher's kNN in the same run: {100 * details['knn_teacher']:.2f}."
     head = f"## Figures\n\nIn %, of frozen features unless the task says otherwise.{teacher}"
-    return f"{head}\n\n{figures_table(rows)}\n\nHow they were measured:\n\n{protocols(rows)}"
+    parts = [head, figures_table(rows), without_baseline(rows), "How they were measured:", protocols(rows)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _training(details: dict, data: Terms | None, picture: str | None) -> str:

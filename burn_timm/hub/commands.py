@@ -1,6 +1,7 @@
 """The commands `burn-timm push` and `burn-timm card`."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -8,29 +9,46 @@ from ..errors import BurnError
 from ..evals.tables import read_results
 from ..files import atomic_write
 from .card import read_json, render_card
-from .measured import read_rows
+from .front import Chosen
+from .measured import rows_of_results
 from .push import push_folder
 
-CURVES, TRAINING = "curves.png", "training.json"
+CURVES, TRAINING, CARD = "curves.png", "training.json", "card.json"
+# Of a result, what a card is rendered from.
+_KEPT = ("task", "value", "model", "checkpoint", "protocol", "dataset", "command", "training", "file")
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to `burn-timm`."""
-    push = commands.add_parser("push", help="an export folder to a repository of the Hugging Face Hub")
+    push = commands.add_parser(
+        "push", help="an export folder to a repository of the Hugging Face Hub",
+        description="Uploads the folder byte for byte, in one commit. A card that breaks the Hub's rules is refused; "
+        "one whose usage names no repository is uploaded as it is, with a warning: burn-timm card DIR --repo OWNER/NAME"
+        ", before the push, is the remedy.",
+    )
     push.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors and README.md")
     push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or NAME for your own; made if need be")
     push.add_argument("--private", action="store_true", help="make it private, if it is made")
-    push.add_argument("--yes", action="store_true", help="replace the files of a repository that is not empty")
+    push.add_argument("--yes", action="store_true", help="replace the files of a repository that is not empty; what an "
+                      "earlier export left there and this folder lacks is removed, all else stays")
     push.set_defaults(run=_push)
 
-    card = commands.add_parser("card", help="write the model card of an export folder")
+    card = commands.add_parser(
+        "card", help="write the model card of an export folder",
+        description="Writes README.md. Results, licence and data sets that are given are kept in card.json beside it "
+        "and hold for later cards of the folder too, until they are given anew or card.json is deleted.",
+    )
     card.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors, training.json")
     where = card.add_mutually_exclusive_group()
     where.add_argument("--repo", metavar="OWNER/NAME", help="usage from this Hub repository (default: from a folder)")
     where.add_argument("--tag", metavar="NAME", help="usage by this name of timm's")
     card.add_argument("--results", metavar="JSON", nargs="+", type=Path, default=[],
                       help="of eval_downstream.py: of these weights, of the pixels and of the untrained network")
+    card.add_argument("--dataset-id", metavar="OWNER/NAME", nargs="+",
+                      help="of the training images on the Hub (default: where their name is a known one)")
     card.add_argument("--license", metavar="ID", help="of the weights (default: as the data's terms ask)")
+    card.add_argument("--license-name", metavar="NAME", help="with --license other: lower-case, such as my-terms-1.0")
+    card.add_argument("--license-link", metavar="URL", help="with --license other: where it can be read")
     card.add_argument("--output", metavar="FILE", type=Path, help="default: README.md in DIR")
     card.set_defaults(run=_card)
 
@@ -45,17 +63,48 @@ def _card(args: argparse.Namespace) -> None:
     if not weights.is_file():
         raise BurnError(f"{folder}: has no model.safetensors; expected an export folder")
     architecture = str(read_json(folder / "config.json").get("architecture"))
-    rows = read_rows(args.results, weights, architecture) if args.results else []
-    details = _details(folder) or _details_of_results(args.results)
+    kept = _choices(folder, args)
+    results, choices = kept.get("results", []), {name: value for name, value in kept.items() if name != "results"}
+    try:
+        rows = rows_of_results(results, weights, architecture) if results else []
+    except BurnError as error:
+        source = "" if args.results else f"{folder / CARD}, from an earlier card: "
+        raise BurnError(f"{source}{error}" + ("" if args.results else "; delete it to begin anew")) from error
+    details = _details(folder) or _details_of_results(results)
     picture = CURVES if (folder / CURVES).is_file() else None
     if picture and args.repo:
         picture = f"https://huggingface.co/{args.repo}/resolve/main/{CURVES}" if args.output else picture
     elif picture and output.absolute().parent != folder.absolute():
         picture = os.path.relpath(folder / CURVES, output.absolute().parent)
-    text = render_card(folder, details, rows, args.repo, args.tag, args.license, picture)
+    text = render_card(folder, details, rows, args.repo, args.tag, Chosen(**choices), picture)
+    if kept and output.absolute() == (folder / "README.md").absolute():
+        for result in kept.get("results", []):  # goes to the Hub with the folder: nobody there needs to know our paths
+            result["file"] = Path(result["file"]).name
+        with atomic_write(folder / CARD) as beside:
+            beside.write_text(json.dumps(kept, indent=2) + "\n")
     with atomic_write(output) as beside:
         beside.write_text(text, encoding="utf-8")
     print(output)
+
+
+def _choices(folder: Path, args: argparse.Namespace) -> dict:
+    """Results and the arguments of `Chosen`: of the earlier cards of the folder, and instead of them what is given."""
+    kept = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    lists = [kept.get(name, []) for name in ("results", "dataset_id")]
+    known = {"results", *Chosen.__dataclass_fields__}
+    if kept.keys() - known or not all(isinstance(value, list) for value in lists) or not all(map(_is_result, lists[0])):
+        raise BurnError(f"{folder / CARD}: not as burn-timm card writes it; delete it to begin anew")
+    if args.license is not None:  # what belonged to another licence goes with it
+        kept = {name: value for name, value in kept.items() if not name.startswith("license")}
+    kept |= {name: getattr(args, name) for name in Chosen.__dataclass_fields__ if getattr(args, name) is not None}
+    if args.results:
+        results = read_results(map(str, args.results))
+        kept["results"] = [{name: result[name] for name in _KEPT if name in result} for result in results]
+    return kept
+
+
+def _is_result(result: object) -> bool:
+    return isinstance(result, dict) and {"task", "value", "model", "protocol", "dataset", "file"} <= result.keys()
 
 
 def _details(folder: Path) -> dict:
@@ -66,7 +115,6 @@ def _details(folder: Path) -> dict:
     return next((read_json(path) for path in paths if path.is_file()), {})
 
 
-def _details_of_results(paths: list[Path]) -> dict:
+def _details_of_results(results: list[dict]) -> dict:
     """The same as far as the results know, of a folder that has been copied away from its run."""
-    results = read_results(map(str, paths)) if paths else []
     return next((result["training"] for result in results if result.get("training")), {})

@@ -1,6 +1,7 @@
 """The front matter of a model card, as the Hub's search, licence badge and leaderboards read it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import timm
 from huggingface_hub import ModelCardData
@@ -13,11 +14,24 @@ from .metadata import LICENSES
 from .terms import Terms
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What whoever publishes the weights says of them, instead of what the names of data and teacher tell.
+
+    license: the Hub's id; license_name, license_link: with `other`. dataset_id: Hub ids of the training images.
+    """
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    dataset_id: Sequence[str] = ()
+
+
 def front_matter(
-    config: dict, details: dict, rows: Sequence[Row], data: Terms | None, name: str, license_id: str | None,
+    config: dict, details: dict, rows: Sequence[Row], data: Terms | None, name: str, chosen: Chosen,
 ) -> ModelCardData:
     """Of the network of a config.json, trained as `details` say on `data`, with the results `rows`."""
-    terms = _license(details, data, license_id)
+    terms = _license(details, data, chosen)
     base = teacher_weights(details)[0]
     tags = ["timm", "burn-timm"]
     if config["architecture"] in burn_models():
@@ -29,14 +43,18 @@ def front_matter(
     return ModelCardData(
         library_name="timm", license=terms[0], license_name=terms[1], license_link=terms[2],
         pipeline_tag="image-classification" if config.get("num_classes") else "image-feature-extraction",
-        tags=tags + ([method] if method else []), datasets=[data.hub_id] if data and data.hub_id else None,
+        tags=tags + ([method] if method else []),
+        datasets=list(chosen.dataset_id) or ([data.hub_id] if data and data.hub_id else None),
         base_model=base, metrics=sorted({result.metric_type for result in results}) or None, model_name=name,
         eval_results=results or None,
     )
 
 
-def _license(details: dict, data: Terms | None, chosen: str | None) -> tuple[str, str | None, str | None]:
+def _license(details: dict, data: Terms | None, choice: Chosen) -> tuple[str, str | None, str | None]:
     """Licence id, and name and link where it is `other`."""
+    chosen, named = choice.license, (choice.license_name, choice.license_link)
+    if any(named) and (chosen != "other" or not all(named)):
+        raise BurnError("--license other, --license-name and --license-link go together; give all three, or another id")
     own = ("other", data.license_name, data.link) if data and data.commercial is False else None
     teacher = teacher_weights(details)[1]
     restricted = own or (("-nc" in str(teacher)) and (teacher, None, None)) or None
@@ -45,9 +63,9 @@ def _license(details: dict, data: Terms | None, chosen: str | None) -> tuple[str
     if chosen not in LICENSES:
         raise BurnError(f"--license {chosen}: no licence id of the Hub; such as {', '.join(sorted(LICENSES)[:9])}, ...")
     if chosen == "other":
-        if own is None:
-            raise BurnError("--license other: only the terms of a known data set give it a name; choose another id")
-        return own
+        if not all(named) and own is None:
+            raise BurnError("--license other: the Hub wants its name and address: --license-name and --license-link")
+        return ("other", *named) if all(named) else own
     if restricted and "-nc" not in chosen and "research" not in chosen:
         cause = f"on {data.name}, whose terms are" if own else f"with a teacher under {teacher}, which is"
         raise BurnError(f"--license {chosen}: the weights were trained {cause} non-commercial; such is cc-by-nc-4.0")

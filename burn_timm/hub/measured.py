@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult
 
 from ..errors import BurnError
 from ..evals.results import file_sha256
-from ..evals.tables import read_results, spread
+from ..evals.tables import spread
 from .terms import Terms, terms_of
 
 # What differs between networks under one protocol.
@@ -77,14 +77,13 @@ class Row:
         )
 
 
-def read_rows(paths: Sequence[Path], weights: Path, architecture: str) -> list[Row]:
-    """Rows of a card from result files; files that are no results, such as summaries of training, are left out.
+def rows_of_results(results: Iterable[dict], weights: Path, architecture: str) -> list[Row]:
+    """Rows of a card from results as `read_results` gives them: this network's, by its weights, and comparisons.
 
     Raises:
-        BurnError: a file cannot be read, is about other weights, or is compared with none of this network's results.
+        BurnError: a result is about other weights, or is compared with none of this network's results.
     """
     digest = file_sha256(weights)
-    results = read_results(map(str, paths))
     own, others = [], []
     for result in results:
         checkpoint = result.get("checkpoint") or {}
@@ -139,7 +138,9 @@ def rows_of_run(details: dict, architecture: str) -> list[Row]:
 
 def figures_table(rows: list[Row]) -> str:
     """Markdown: a line a result, in per cent, with the margins over what was compared."""
-    kinds = {"pixels": "raw pixels", "untrained": "untrained, BatchNorm calibrated"}
+    tuned = any(row.untrained for row in rows if row.result["task"] == "finetune")
+    untrained = "untrained, BatchNorm calibrated" + (" (by fine-tuning: trained)" if tuned else "")
+    kinds = {"pixels": "raw pixels", "untrained": untrained}
     kinds = {kind: heading for kind, heading in kinds.items() if any(getattr(row, kind) for row in rows)}
     head = ["task", "data", "this network"] + [cell for heading in kinds.values() for cell in (heading, "margin")]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * 3 + "---|---|" * len(kinds)]
@@ -152,6 +153,14 @@ def figures_table(rows: list[Row]) -> str:
             cells += [spread(compared), f"{value - mean:+.2f}"] if compared else ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def without_baseline(rows: list[Row]) -> str:
+    """A sentence about the results that were given alone; empty where each stands beside something."""
+    alone = [f"{row.task}, on {row.data}" for row in rows if not row.pixels and not row.untrained]
+    if not alone:
+        return ""
+    return f"No baseline (the untrained network, raw pixels) was given, so there is no margin, for: {'; '.join(alone)}."
 
 
 def protocols(rows: list[Row]) -> str:
@@ -185,7 +194,7 @@ def _comparison(result: dict) -> str | None:
         return "pixels"
     weights = str(result["protocol"].get("weights", ""))
     if result.get("checkpoint") is None and weights.startswith(("random", "untrained")):
-        if "calibrated_batchnorm" not in result["protocol"]:
+        if result["task"] != "finetune" and "calibrated_batchnorm" not in result["protocol"]:  # it trains them
             raise BurnError(
                 f"{result['file']}: an untrained network without calibrated BatchNorm is no fair comparison; "
                 "measure it with --calibrate-bn 4096, or leave it out"

@@ -6,18 +6,23 @@ import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import read_state_dict
 from ..errors import BurnError
 from ..files import atomic_write
 from ..packing import one_line
+from .card import HERE
+from .metadata import card_errors
 
 _logger = logging.getLogger(__name__)
 
 NEEDED = ("config.json", "model.safetensors", "README.md")
+# What exports hold beside those, and the weights that timm's own push writes: one left behind tells of other weights.
+_ONCE_PUSHED = ("training.json", "card.json", "curves.png", "pytorch_model.bin")
 _ADVICE = re.compile(r" ?For more information check: \S+")  # of the HTTP library: what a status means
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 
 
 def push_folder(
@@ -31,19 +36,26 @@ def push_folder(
         folder: Holds config.json, model.safetensors and README.md. Hidden files in it stay at home.
         repo: OWNER/NAME, or NAME, which is the user's own.
         private: Make a new repository a private one.
-        overwrite: Replace files of the same names in a repository that has others.
+        overwrite: Replace files of the same names in a repository that has others, and remove what an earlier export
+            left there and this folder lacks; files that no export writes stay.
         record: A file of the run, which notes its own last push; what is still as that left it may be replaced.
 
     Raises:
-        BurnError: The folder is incomplete or damaged, the repository is not empty, public although `private`, or the
-            Hub refuses or cannot be reached. The folder stays as it is.
+        BurnError: The folder is incomplete or damaged, its card breaks the Hub's rules, the repository is not empty,
+            public although `private`, or the Hub refuses or cannot be reached. The folder stays as it is.
     """
     files = _files(folder)
+    _check_card(folder, files["README.md"])
     api = HfApi()
     try:
         name = full_name(repo, api)
         info = _look(name, api, private)
-        if info is not None and _holds(info, files):
+        if HERE.encode() in files["README.md"]:  # uploaded as it is all the same: what is pushed are the folder's bytes
+            advice = f"write hf-hub:{name} there and push again with --yes"
+            _logger.warning(f"{folder / 'README.md'}: its usage says {HERE}, which only you have; {advice}")
+        others = sorted(_held(info).keys() - files.keys()) if info is not None else []
+        stale = [file for file in others if file in _ONCE_PUSHED]
+        if info is not None and _holds(info, files) and not (stale and overwrite):
             _logger.info(f"{name} holds these files already")
             commit = info.sha
         else:
@@ -51,10 +63,15 @@ def push_folder(
                 _require_free(name, info, record)
             api.create_repo(name, private=private, exist_ok=True)
             operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=data) for file, data in files.items()]
+            operations += [CommitOperationDelete(path_in_repo=file) for file in stale]
             commit = api.create_commit(
                 name, operations, commit_message="Upload packed weights and card",
                 parent_commit=info.sha if info is not None and _held(info) else None,  # as it was looked at
             ).oid
+            if others:
+                left = [file for file in others if file not in stale]
+                removed, left = (", ".join(files) or "nothing" for files in (stale, left))
+                _logger.warning(f"{name}: of its other files, removed {removed}; left alone {left}")
     except BurnError:
         raise
     except Exception as error:  # the hub's own errors, and those of whichever HTTP library it uses
@@ -91,8 +108,11 @@ def full_name(repo: str, api: HfApi) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What an error of the Hub's client says, in one line and without tokens."""
-    return _ADVICE.sub("", one_line(error, limit=600)).rstrip(".;")
+    """What an error of the Hub's client says, in one line, without tokens and the signatures of upload addresses."""
+    said = _QUERY.sub(r"\1", _ADVICE.sub("", one_line(error, limit=600))).rstrip(".;")
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):  # of a large file: only which, not why
+        return f"{said}: {reason(error.__cause__)}"
+    return said
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -113,6 +133,16 @@ def _files(folder: Path) -> dict[str, bytes]:
         name.as_posix(): path.read_bytes() for name, path in paths.items()
         if not any(part.startswith(".") for part in name.parts)
     }
+
+
+def _check_card(folder: Path, card: bytes) -> None:
+    """Raise BurnError where the Hub would refuse the card: it would say so only after the repository is made."""
+    try:
+        errors = card_errors(card.decode())
+    except UnicodeDecodeError:
+        errors = ["not text in UTF-8"]
+    if errors:
+        raise BurnError(f"{folder / 'README.md'}: {errors[0]}; correct it there, or burn-timm card writes a new one")
 
 
 def _look(name: str, api: HfApi, private: bool) -> ModelInfo | None:

@@ -27,7 +27,9 @@ _IMAGENET = {
             "accept its terms",
     "commercial": False, "license_name": "imagenet-terms-of-access", "link": "https://www.image-net.org/download.php",
 }
-_FLICKR = "photos from Flickr, each under its photographer's own licence; the authors grant no rights to the photos"
+# That the photos are from Flickr: CUB-200's report (CNS-TR-2010-001); VOC2007: Everingham et al., IJCV 2010.
+_FLICKR = ("photos from Flickr, each under its photographer's own terms; burn-timm knows no licence of the data "
+           "set's authors: check their page before you publish weights")
 _CIFAR = ("its authors state no licence, and ask for a citation of Krizhevsky, Learning Multiple Layers of Features "
           "from Tiny Images, 2009")
 KNOWN = (
@@ -42,10 +44,13 @@ KNOWN = (
     Terms("cifar-?100", "CIFAR-100", "uoft-cs/cifar100", _CIFAR),
     Terms("digits", "Optical Recognition of Handwritten Digits", None,
           "the test part, as it is in scikit-learn; CC BY 4.0 (UCI Machine Learning Repository)", True),
+    # "for non-commercial use only", as that page says beside the downloads.
     Terms("svhn.*", "SVHN", "ufldl-stanford/svhn", "non-commercial use only", False, "svhn-non-commercial",
           "http://ufldl.stanford.edu/housenumbers/"),
-    Terms("places-?205", "Places205", None, "non-commercial research and education only", False,
-          "places-non-commercial", "http://places.csail.mit.edu/downloadData.html"),
+    # The owners: README of github.com/CSAILVision/places365. What the download page asks for, we could not look up.
+    Terms("places-?205", "Places205", None, "the copyright of the images belongs to their owners, as the authors say; "
+          "whether the terms of the download allow your use, check there before you publish weights",
+          link="http://places.csail.mit.edu/downloadData.html"),
     Terms("cub(-?200)?(-?2011)?", "CUB-200-2011", None, _FLICKR),
     Terms("birdsnap", "Birdsnap", None, _FLICKR),
     Terms("voc-?(20)?(07|12).*|vocdevkit", "PASCAL VOC", None, _FLICKR),

@@ -3,7 +3,9 @@
 import argparse
 import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -36,6 +38,25 @@ def choose_output(args: argparse.Namespace) -> Path:
     dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{args.model.replace('/', '_')}"
     demo = "output/demo" if args.epochs == 200 and not args.max_steps else "output/demo-short"
     return Path(broadcast_object_list([args.output or (demo if args.demo else dated)])[0])
+
+
+def on_main_process(call: Callable[[], Any]) -> Any:
+    """What `call` returns on the main process, in every process; the others wait, and do not call it.
+
+    Raises:
+        BurnError: In every process, where `call` raises it (or OSError) on the main one: if that process alone ended,
+            the others would wait for it.
+    """
+    answer = [None, None]
+    if PartialState().is_main_process:
+        try:
+            answer = [call(), None]
+        except (BurnError, OSError) as error:
+            answer = [None, str(error)]
+    result, error = broadcast_object_list(answer)
+    if error is not None:
+        raise BurnError(error)
+    return result
 
 
 def make_accelerator(log_with: str, output: Path) -> Accelerator:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import HubServer
 from methods.cases import OPTIONS
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -25,11 +26,11 @@ def launch(processes: int, *command: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run(processes: int, *command: str) -> subprocess.CompletedProcess:
+def run(processes: int, *command: str, **env: str) -> subprocess.CompletedProcess:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *command,
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=plain_environment())
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env={**plain_environment(), **env})
 
 
 def plain_environment() -> dict[str, str]:
@@ -99,6 +100,25 @@ def test_train_burn_in_two_processes_is_one_run_and_repeats(tmp_path):
     assert torch.load(parts / "checkpoint.pt", weights_only=True)["identity"]["processes"] == 2
     packed = "export/model.safetensors"
     assert (whole / packed).read_bytes() == (parts / packed).read_bytes()
+
+
+def test_a_refused_push_ends_both_processes_with_the_same_line(tmp_path):
+    """Before the first step, and after the last: the other process would wait for one that has gone."""
+    options = [*SHORT, "--workers", "0", "--batch-size", "32", "--stages", "w1a1", "--max-steps", "1"]
+    options += ["--val-split", "none", "--push-to-hub", "student", "--output", str(tmp_path / "run")]
+    with HubServer() as hub:
+        env = hub.environment(tmp_path / "home")
+        hub.commit("me/student", {"README.md": b"another network"})
+        taken = run(2, str(ROOT / "train_burn.py"), *options, **env)
+        assert not (tmp_path / "run").exists()
+        hub.clear()
+        hub.faults = {"POST /api/models/me/student/commit/": [500]}
+        failed = run(2, str(ROOT / "train_burn.py"), *options, **env)
+        assert (tmp_path / "run" / "export" / "model.safetensors").is_file() and hub.repos["me/student"] == []
+    for done, told in ((taken, "holds files already"), (failed, "500")):
+        lines = [line for line in done.stderr.splitlines() if "train_burn.py: error: " in line]
+        assert done.returncode != 0 and len(lines) == 2 and len(set(lines)) == 1, done.stderr[-3000:]
+        assert "error: --push-to-hub me/student: " in lines[0] and told in lines[0]
 
 
 @pytest.mark.slow
