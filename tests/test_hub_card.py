@@ -279,3 +279,12 @@ def test_what_is_no_export_folder(folder, tmp_path, capsys):
     assert "expected OWNER/NAME" in refused(capsys, folder, "--repo", "small")
     (folder / "training.json").write_text("{")
     assert "training.json: cannot be read" in refused(capsys, folder)
+
+
+def test_a_converted_folder_keeps_its_card(folder, capsys):
+    """It names whose weights they are, which a card made of training.json would not."""
+    (folder / "LICENSE").write_text("Weights converted from ReActNet (Liu et al.).\n")
+    (folder / "README.md").write_text("origin and licence")
+    assert main(["card", str(folder)]) == 2
+    assert "written by burn-timm convert" in capsys.readouterr().err
+    assert (folder / "README.md").read_text() == "origin and licence"

@@ -17,6 +17,7 @@ from ..packing import pack_state_dict, save_packed, save_tensors
 from .origins import Origin
 from .result import Converted
 
+CONVERTED = "Weights converted from"  # the first words of the file LICENSE
 FILES = ("config.json", "model.safetensors", "README.md", "LICENSE")
 _FULL = {
     "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
@@ -118,7 +119,7 @@ def licence_line(origin: Origin, license_id: str | None = None) -> str:
 def licence_text(origin: Origin, license_id: str | None = None) -> str:
     """The file LICENSE: on which terms the weights are, the notice that these want kept, where they stand in full."""
     given = license_id or origin.license
-    lines = [f"Weights converted from {origin}.", f"Licence: {licence_line(origin, license_id)}"]
+    lines = [f"{CONVERTED} {origin}.", f"Licence: {licence_line(origin, license_id)}"]
     if given in _FULL:
         lines.append(f"In full: {_FULL[given]}")
     text = "\n".join(lines) + "\n"

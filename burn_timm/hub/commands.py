@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+from ..convert.write import CONVERTED
 from ..errors import BurnError
 from ..evals.tables import read_results
 from ..files import atomic_write
@@ -62,6 +63,10 @@ def _card(args: argparse.Namespace) -> None:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise BurnError(f"{folder}: has no model.safetensors; expected an export folder")
+    notice = folder / "LICENSE"
+    if notice.is_file() and notice.read_text(encoding="utf-8", errors="replace").startswith(CONVERTED):
+        raise BurnError(f"{folder}: was written by burn-timm convert, whose README.md names origin and licence, "
+                        "which a new card would lose: add to that one by hand")
     architecture = str(read_json(folder / "config.json").get("architecture"))
     kept = _choices(folder, args)
     results, choices = kept.get("results", []), {name: value for name, value in kept.items() if name != "results"}
