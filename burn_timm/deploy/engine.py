@@ -182,7 +182,7 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
 def _open_popcount(folder: Path, config: dict[str, Any], threads: int | None) -> OneBitModel:
     require_numba()
     from .folded import read
-    from .popcount import PopcountNetwork  # numba is needed at import
+    from .network import PopcountNetwork  # numba is needed at import
 
     shape = (config["batch_size"], *config["pretrained_cfg"]["input_size"])
     network = PopcountNetwork(read(folder / FOLDED), shape, threads)

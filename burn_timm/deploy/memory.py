@@ -96,7 +96,7 @@ def _warm_libraries(engine: str, threads: int) -> None:
         import timm
 
         from .fold import fold
-        from .popcount import PopcountNetwork
+        from .network import PopcountNetwork
 
         tiny = PopcountNetwork(fold(timm.create_model("test_reactnet")), (1, 3, 32, 32), threads)
         tiny(np.zeros((1, 3, 32, 32), np.float32))

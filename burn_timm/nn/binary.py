@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from timm.models import register_notrace_function
 
 from ..packing import restore_weight, weight_scale
+from ..popcount.layout import out_side
+from . import sign_conv
+from .small_maps import by_product, conv2d_by_product
 
 ACT_GRADS = ("approx", "clip")
 
@@ -83,8 +86,37 @@ def binary_weight(weight: torch.Tensor) -> torch.Tensor:
         return _BinaryWeight.apply(weight, scale)
 
 
+@register_notrace_function
+def training_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+    """`F.conv2d` without bias in training: a matrix product where that is faster (see `small_maps`)."""
+    if torch.jit.is_scripting():
+        return F.conv2d(x, weight, None, stride, padding)
+    else:
+        if x.device.type != "cpu":
+            return F.conv2d(x, weight, None, stride, padding)
+        if torch.is_autocast_enabled("cpu"):  # as it would do itself, but before we look at dtypes
+            x, weight = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (x, weight))
+        height, width = (out_side(side, weight.shape[2], stride, padding) for side in x.shape[2:])
+        if by_product(x, weight, height * width):
+            return conv2d_by_product(x, weight, stride, padding)
+        return F.conv2d(x, weight, None, stride, padding)
+
+
+@register_notrace_function
+def counting_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+    """The convolution of x, +-1, with mean|w| * sign(w), counting bits; where that cannot be, the usual one."""
+    if torch.jit.is_scripting():
+        return F.conv2d(x, binary_weight(weight), None, stride, padding)
+    else:
+        if sign_conv.fits(x, weight):
+            return sign_conv.sign_conv2d(x, weight, stride, padding)[0]
+        return training_conv2d(x, binary_weight(weight), stride, padding)
+
+
 torch.fx.wrap("binary_sign")
 torch.fx.wrap("binary_weight")
+torch.fx.wrap("training_conv2d")
+torch.fx.wrap("counting_conv2d")
 
 
 class Shift(nn.Module):
@@ -98,7 +130,7 @@ class Shift(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.bias.view(1, -1, 1, 1)
+        return x + self.bias.to(x.dtype).view(1, -1, 1, 1)  # autocast would let a float32 bias widen the whole map
 
 
 class RSign(Shift):
@@ -114,7 +146,7 @@ class RSign(Shift):
         self.act_grad = act_grad
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.bias.view(1, -1, 1, 1)
+        x = x + self.bias.to(x.dtype).view(1, -1, 1, 1)  # not super().forward: TorchScript has no super
         if self.act_bits == 1:
             x = binary_sign(x, self.act_grad)
         return x
@@ -133,7 +165,7 @@ class RPReLU(nn.Module):
         self.shift2 = Shift(channels, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.shift2(self.prelu(self.shift1(x)))
+        return self.shift2(F.prelu(self.shift1(x), self.prelu.weight.to(x.dtype)))
 
 
 class BinaryConv2d(nn.Conv2d):
@@ -153,9 +185,14 @@ class BinaryConv2d(nn.Conv2d):
         if weight_bits not in (1, 32):
             raise ValueError(f"weight_bits must be 1 or 32, not {weight_bits!r}")
         self.weight_bits = weight_bits
+        self.counts_bits = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.counts_bits:
+            return counting_conv2d(x, self.weight, self.stride[0], self.padding[0])
         weight = binary_weight(self.weight) if self.weight_bits == 1 else self.weight
+        if self.training:
+            return training_conv2d(x, weight, self.stride[0], self.padding[0])
         return F.conv2d(x, weight, None, self.stride, self.padding)
 
     def _load_from_state_dict(
@@ -176,3 +213,10 @@ class BinaryConv2d(nn.Conv2d):
 def binary_weight_names(model: nn.Module) -> list[str]:
     """Names in the state dict of `model` of the weights that are stored as bits."""
     return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, BinaryConv2d)]
+
+
+def count_bits(model: nn.Module, on: bool = True) -> None:
+    """Let binary convolutions whose inputs are +-1 count bits in training's forward pass (see `sign_conv`), or not."""
+    for module in model.modules():
+        if isinstance(module, BinaryConv2d):
+            module.counts_bits = on and module.weight_bits == 1

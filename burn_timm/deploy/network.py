@@ -1,4 +1,4 @@
-"""A folded network on the popcount kernels of `kernels.py`: layouts, buffers, and the order of the calls."""
+"""A folded network on the popcount kernels of `burn_timm.popcount`: layouts, buffers, and the order of the calls."""
 
 import threading
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from ..popcount.kernels import compiled
+from ..popcount.layout import block_width, pixels_at_a_time, sums_without_mismatch
 from .fold import Network, Step
-from .kernels import BLOCKS, LANES, compiled
 
-_SUMS = 8192  # of 4 bytes at a time (32 KB): they stay in the first cache
 _ONE_AT_A_TIME = threading.Lock()  # numba's thread pool is the process's, and not every one of its kinds may be shared
 
 
@@ -115,18 +115,14 @@ class _Floats:
         self.out = np.empty((*places, outputs), np.float32)
 
     def run(self, convolve: Callable, x: np.ndarray, stride: int = 1) -> np.ndarray:
-        convolve(x, self.weights, self.bias, stride, _chunk(len(self.bias)), self.out)
+        convolve(x, self.weights, self.bias, stride, pixels_at_a_time(len(self.bias)), self.out)
         return self.out
-
-
-def _chunk(outputs: int) -> int:
-    return max(4, _SUMS // outputs)
 
 
 def _blocks(weight: np.ndarray, kind: str) -> np.ndarray:
     """`[O, k, columns]` to the kernels' `[blocks, k, columns, lanes]`; what is missing in the last block is 0."""
     outputs, size, columns = weight.shape
-    width = next(count for count in BLOCKS if count == 1 or outputs >= LANES[kind] * count) * LANES[kind]
+    width = block_width(outputs, kind)
     padded = np.zeros((-(-outputs // width) * width, size, columns), weight.dtype)
     padded[:outputs] = weight
     return np.ascontiguousarray(padded.reshape(-1, width, size, columns).transpose(0, 2, 3, 1))
@@ -134,24 +130,15 @@ def _blocks(weight: np.ndarray, kind: str) -> np.ndarray:
 
 def _prepare(step: Step, batch: int, height: int, width: int) -> _Ready:
     outputs, inputs, size, _ = step.positive.shape
-    out_height, out_width = (
-        (side + 2 * step.padding - size) // step.stride + 1 for side in (height, width)
-    )
     words = -(-inputs // 64)
     taps = _words(step.positive.transpose(0, 2, 3, 1))  # [O, k, k, words]
-    row_class, row_taps = _classes(height, out_height, size, step)
-    column_class, column_taps = _classes(width, out_width, size, step)
-    # A tap in the padding compares with zeros: what differs there is known, and given back.
-    ones = step.positive.sum(1, dtype=np.int32)  # [O, k, k]
-    most = np.empty((len(row_taps), len(column_taps), outputs), np.int32)
-    for i, rows in enumerate(row_taps):
-        for j, columns in enumerate(column_taps):
-            inside = np.outer(rows, columns)
-            most[i, j] = inputs * inside.sum() + 2 * (ones * ~inside).sum((1, 2))
+    ones = step.positive.sum(1, dtype=np.int32)
+    most, row_class, column_class = sums_without_mismatch(inputs, ones, height, width, step.stride, step.padding)
     return _Ready(
-        _blocks(taps.reshape(outputs, size, size * words), "bits"), most, row_class, column_class, _chunk(outputs),
+        _blocks(taps.reshape(outputs, size, size * words), "bits"), most, row_class, column_class,
+        pixels_at_a_time(outputs),
         np.zeros((batch, height + 2 * step.padding, width + 2 * step.padding, words), np.uint64),
-        np.empty((batch, out_height, out_width, outputs), np.float32),
+        np.empty((batch, len(row_class), len(column_class), outputs), np.float32),
     )
 
 
@@ -160,14 +147,6 @@ def _words(positive: np.ndarray) -> np.ndarray:
     extra = -positive.shape[-1] % 64
     padded = np.pad(positive, [(0, 0)] * (positive.ndim - 1) + [(0, extra)])
     return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view("<u8")
-
-
-def _classes(side: int, out_side: int, size: int, step: Step) -> tuple[np.ndarray, list[np.ndarray]]:
-    """For each output position along a side the number of its class, and for each class which taps lie inside."""
-    starts = np.arange(out_side)[:, None] * step.stride - step.padding + np.arange(size)
-    inside = (starts >= 0) & (starts < side)
-    patterns, classes = np.unique(inside, axis=0, return_inverse=True)
-    return classes.reshape(-1).astype(np.int64), list(patterns)
 
 
 def _max_pool(x: np.ndarray) -> np.ndarray:

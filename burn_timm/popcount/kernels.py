@@ -18,8 +18,8 @@ from numba import int64, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = {"bits": 8, "floats": 16}  # outputs in one vector
-BLOCKS = (4, 2, 1)  # vectors in a block
+from .layout import LANES
+
 _PIXELS = 4  # of a tile; with four vectors its sums fill half of AVX-512's registers
 _INDEX, _WORD = ir.IntType(32), ir.IntType(64)
 _FLOATS = ir.VectorType(ir.FloatType(), 16)

@@ -1,0 +1,160 @@
+"""Binary convolutions that count bits in training, and convolutions by matrix products, against float64."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("numba")
+
+from burn_timm.nn import count_bits
+from burn_timm.nn.sign_conv import fits, sign_conv2d, why_not
+from burn_timm.nn.small_maps import by_product, conv2d_by_product, convolution_backward
+
+LAST = torch.channels_last
+CASES = [  # batch, inputs, outputs, kernel, stride, height, width
+    (2, 16, 32, 3, 1, 7, 5), (3, 64, 128, 1, 1, 4, 4), (2, 80, 48, 3, 2, 9, 9), (5, 32, 16, 3, 2, 4, 4),
+    (4, 48, 64, 3, 1, 2, 2), (4, 128, 32, 3, 2, 3, 2), (1, 16, 16, 3, 1, 1, 1), (2, 32, 80, 1, 2, 5, 6),
+    (2, 16, 48, 5, 1, 6, 6),
+]
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def operands(case, dtype, weight_format=LAST):
+    batch, inputs, outputs, kernel, stride, height, width = case
+    generator = torch.Generator().manual_seed(sum(case))
+    x = torch.randint(0, 2, (batch, inputs, height, width), generator=generator) * 2 - 1
+    weight = torch.randn((outputs, inputs, kernel, kernel), generator=generator)  # a third is beyond +-1
+    weight[0, 0, 0, 0], weight[1] = -0.0, 0.25  # -0.0 counts as positive; the mean of equal numbers is that number
+    x = x.to(dtype).contiguous(memory_format=LAST).requires_grad_()
+    return x, weight.contiguous(memory_format=weight_format).requires_grad_(), stride, kernel // 2
+
+
+def expected(x, weight, stride, padding, grad):
+    """Result and gradients in float64, from the definition: mean|w| * sign(w), straight through on [-1, 1]."""
+    x = x.detach().double().requires_grad_()
+    w = weight.detach().double()
+    binary = w.abs().mean((1, 2, 3), keepdim=True) * torch.where(w >= 0, 1.0, -1.0)
+    binary.requires_grad_()
+    out = F.conv2d(x, binary, None, stride, padding)
+    grad_x, grad_binary = torch.autograd.grad(out, (x, binary), grad.double())
+    return out.detach(), grad_x, grad_binary * (w.abs() <= 1)
+
+
+def error(got, reference):
+    return ((got.double() - reference).norm() / reference.norm()).item()
+
+
+@pytest.mark.parametrize("weight_format", [LAST, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES)
+def test_result_and_gradients(case, dtype, weight_format, threads):
+    x, weight, stride, padding = operands(case, dtype, weight_format)
+    assert fits(x, weight)
+    out = sign_conv2d(x, weight, stride, padding)[0]
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    grads = torch.autograd.grad(out, (x, weight), grad)
+    reference = expected(x, weight, stride, padding, grad)
+    assert out.dtype == dtype and [g.dtype for g in grads] == [dtype, torch.float32]
+    assert out.is_contiguous(memory_format=LAST)
+    for got, wanted in zip((out, *grads), reference, strict=True):
+        assert got.shape == wanted.shape and error(got, wanted) < (1e-6 if dtype == torch.float32 else 5e-3)
+    assert torch.equal(grads[1] == 0, (weight.detach().abs() > 1) | (grads[1] == 0))
+
+
+def test_the_sums_are_exact():
+    """With weights of one size the result is a whole number, also where bfloat16 could not count so far."""
+    x, weight, stride, padding = operands((2, 512, 16, 3, 1, 5, 5), torch.float32)
+    ones = torch.where(weight >= -1, 1.0, -1.0).detach()
+    x = torch.where(torch.rand(x.shape) < 0.9, 1.0, -1.0).contiguous(memory_format=LAST)
+    out = sign_conv2d(x, ones, stride, padding)[0]
+    assert torch.equal(out.double(), F.conv2d(x.double(), ones.double(), None, stride, padding))
+    assert out.abs().max() > 1000  # bfloat16 has all whole numbers to 256
+    half = sign_conv2d(x.bfloat16(), ones, stride, padding)[0]
+    assert torch.equal(half, out.bfloat16())  # rounded once, to nearest even
+
+
+def test_it_is_an_operator_of_torch():
+    """Strides of the fake results are the real ones, gradients are registered: what torch.compile relies on."""
+    for case in CASES[:5]:
+        torch.library.opcheck(sign_conv2d, operands(case, torch.float32))
+
+
+def test_only_bits_are_kept_for_the_backward_pass():
+    x, weight, stride, padding = operands((8, 64, 64, 3, 1, 16, 16), torch.bfloat16)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        sign_conv2d(x, weight, stride, padding)
+    own = [t for t in kept if t.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()]
+    assert sum(t.untyped_storage().nbytes() for t in own) < x.nbytes / 10 + weight.numel() / 8 + 1000
+
+
+def test_what_it_does_not_take():
+    x, weight, *_ = operands(CASES[0], torch.float32)
+    assert not fits(x[:, :8], weight[:, :8]) and not fits(x.half(), weight) and not fits(x.double(), weight)
+    assert not fits(x, weight[:, :, :1]) and not fits(x.to("meta"), weight)
+    assert why_not(torch.device("cpu")) is None and "for CPUs" in why_not(torch.device("cuda"))
+
+
+def test_without_numba(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert 'numba is missing: pip install "burn-timm[numba]"' in why_not(torch.device("cpu"))
+
+
+def loss_and_gradients(model, images):
+    model.zero_grad()
+    loss = (model(images) ** 2).mean()
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("name", ["test_reactnet", "reactnet_a_050"])  # of the first some channel counts do not fit
+def test_a_network_learns_the_same(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=7).train().to(memory_format=LAST)
+    images = torch.randn(4, 3, 64, 64)
+    usual = loss_and_gradients(model, images)
+    count_bits(model)
+    counted = loss_and_gradients(model, images)
+    count_bits(model, on=False)
+    again = loss_and_gradients(model, images)
+    assert all(map(torch.equal, usual, again)) and not all(map(torch.equal, usual, counted))
+    errors = sorted(error(a, b.double()) for a, b in zip(counted, usual, strict=True) if b.any())
+    assert errors[len(errors) // 2] < 1e-3 and abs(counted[0] - usual[0]) < 1e-4 * usual[0]
+
+
+def test_other_stages_do_not_count():
+    for weight_bits, act_bits in ((32, 1), (32, 32)):
+        model = timm.create_model("test_reactnet", weight_bits=weight_bits, act_bits=act_bits)
+        count_bits(model)
+        assert not any(getattr(module, "counts_bits", False) for module in model.modules())
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case[5] * case[6] <= 16])
+def test_a_product_is_the_convolution(case):
+    x, weight, stride, padding = operands(case, torch.float32)
+    out = conv2d_by_product(x, weight, stride, padding)
+    reference = F.conv2d(x.double(), weight.double(), None, stride, padding)
+    assert out.shape == reference.shape and error(out, reference) < 1e-6
+    grad = torch.randn_like(out)
+    wanted = torch.autograd.grad(reference, (x, weight), grad.double())
+    for got in (torch.autograd.grad(out, (x, weight), grad), convolution_backward(grad, x, weight, stride, padding)):
+        for mine, theirs in zip(got, wanted, strict=True):
+            assert mine.shape == theirs.shape and error(mine, theirs.double()) < 1e-6
+
+
+def test_where_a_product_is_taken():
+    weight = torch.empty(8, 8, 3, 3).to(memory_format=LAST)
+    x = torch.empty(1, 8, 4, 4)
+    assert by_product(x.bfloat16(), weight, 16) and not by_product(x.bfloat16(), weight, 17)
+    assert by_product(x, weight, 4) and not by_product(x, weight, 5) and not by_product(x, weight[:, :, :1, :1], 4)
+    assert not by_product(x.bfloat16(), weight.contiguous(), 16) and not by_product(x.to("meta"), weight, 4)
