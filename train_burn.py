@@ -194,7 +194,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
 
             outputs = []
             for micro in range(accum):
-                batch = next(batches)
+                with log.waiting():
+                    batch = next(batches)
                 corrupt.add(batch.pop("corrupt"), source)
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
                 with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import tarfile
+import time
 
 import pytest
 import torch
@@ -74,6 +75,24 @@ def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path
     assert summary["bytes_exported"] > 0
     warnings = [record.message for record in caplog.records if "resumed run" in record.message]
     assert len(warnings) == 1 and "wds" in warnings[0] and "not the same" in warnings[0]
+
+
+def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatch, capsys):
+    make = train_burn.make_train_loader
+
+    def slow(*args, **kwargs):
+        for batch in make(*args, **kwargs):
+            time.sleep(0.3)
+            yield batch
+
+    monkeypatch.setattr(train_burn, "make_train_loader", slow)
+    run(tmp_path, "--max-steps", "6", "--log-interval", "2", "--grad-accum-steps", "2")
+    lines = [json.loads(line) for line in open(tmp_path / "run" / "log.jsonl")]
+    assert len(lines) == 3
+    for line in lines[1:]:  # the first has the loader's start in it
+        waited = line["data_wait"] * 2 * line["total_batch_size"] / line["images_per_s"]
+        assert 4 * 0.3 <= waited + 0.01 < 4 * 0.3 + 1 and line["data_wait"] < 1
+    assert "img/s, data wait" in capsys.readouterr().err
 
 
 def test_a_killed_save_is_cleared_away_at_the_next_start(tmp_path):
