@@ -18,6 +18,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
 from burn_timm.data.datasets import open_dataset
+from burn_timm.data.device_views import DeviceViews
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
@@ -171,8 +172,11 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             batch_size=per_process, seed=seed_for(args.seed, stage_index),
             rank=rank, world_size=processes, start_micro_step=step * accum,
             micro_steps_per_epoch=steps_per_epoch * accum, total_micro_steps=total_steps * accum,
-            workers=args.workers, pin_memory=device.type == "cuda",
+            workers=args.workers, pin_memory=device.type == "cuda", views_on=args.views_on,
         ))
+        device_views = None
+        if args.views_on == "device":
+            device_views = DeviceViews(view, plain.n_views, small_view, plain.n_small_views)
         log.restart_clock()
 
         def save(stage: int, step: int, start_of_stage: bool = False) -> None:
@@ -197,6 +201,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 with log.waiting():
                     batch = next(batches)
                 corrupt.add(batch.pop("corrupt"), source)
+                if device_views is not None:
+                    batch = device_views(batch, device)
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
                 with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():
                     with accelerator.autocast():

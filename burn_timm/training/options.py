@@ -12,6 +12,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ParseKwargs
 
 from ..checkpoints import architecture_of, burn_models, require_model
+from ..data.loader import VIEWS_ON
 from ..data.views import INTERPOLATIONS, VIEWS
 from ..errors import BurnError
 from ..heads import HEAD_TYPES
@@ -88,6 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--hflip", type=float, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
     add("--workers", type=int, default=2, help="loader processes per training process")
+    add(
+        "--views-on", default="workers", choices=VIEWS_ON, help="where views are made: one by one in the workers, or "
+        "batched on the training device; workers then decode only (and crop, where images are large or differ in size)",
+    )
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=int, default=200, help="per stage")

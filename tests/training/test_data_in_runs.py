@@ -95,6 +95,20 @@ def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatc
     assert "img/s, data wait" in capsys.readouterr().err
 
 
+def losses(tmp_path, name: str, *options: str) -> list[float]:
+    """Of 50 steps."""
+    run(tmp_path / name, "--view", "burn", "--epochs", "9", "--max-steps", "50", "--log-interval", "1", *options)
+    return [json.loads(line)["loss"] for line in open(tmp_path / name / "run" / "log.jsonl")]
+
+
+def test_losses_with_views_made_on_the_device(tmp_path):
+    """A rounding of a pixel in ten thousand flips a sign here and there, and that more of them."""
+    one, other = losses(tmp_path, "workers"), losses(tmp_path, "device", "--views-on", "device")
+    assert len(one) == 50 and other[0] == pytest.approx(one[0], rel=1e-4)
+    assert other == pytest.approx(one, rel=0.05)
+    assert losses(tmp_path, "two_workers", "--views-on", "device", "--workers", "2") == other
+
+
 def test_a_killed_save_is_cleared_away_at_the_next_start(tmp_path):
     output = tmp_path / "run"
     output.mkdir()
