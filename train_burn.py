@@ -91,6 +91,10 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             f"{source.description}: a stream. A resumed run sees other images than an unbroken one, so its weights are "
             "not the same; images that cannot be read are skipped without being counted"
         )
+    images = source  # that the views are made of; everything else sees them in full
+    if args.cache != "auto":
+        images = source.cached(args.cache, args.cache_size, args.cache_dir)
+        source = source if args.cache_size else images
     val = open_val(args, source)
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
@@ -168,7 +172,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 accelerator.scaler.load_state_dict(resumed.scaler)
         resumed = None
         batches = iter(make_train_loader(
-            source, view, n_views=plain.n_views, small_view=small_view, n_small_views=plain.n_small_views,
+            images, view, n_views=plain.n_views, small_view=small_view, n_small_views=plain.n_small_views,
             batch_size=per_process, seed=seed_for(args.seed, stage_index),
             rank=rank, world_size=processes, start_micro_step=step * accum,
             micro_steps_per_epoch=steps_per_epoch * accum, total_micro_steps=total_steps * accum,

@@ -109,6 +109,29 @@ def test_losses_with_views_made_on_the_device(tmp_path):
     assert losses(tmp_path, "two_workers", "--views-on", "device", "--workers", "2") == other
 
 
+@pytest.mark.parametrize("views_on", ["workers", "device"])
+def test_losses_do_not_depend_on_the_cache(tmp_path, views_on):
+    """A cold and a warm cache, in memory and in a file, filled by workers or not: the same bits."""
+    files = folder(tmp_path / "photos", 60, 0)
+    common = ["--dataset", "", "--data-dir", files, "--views-on", views_on, "--epochs", "25"]
+    kept = ["--cache", "disk", "--cache-dir", str(tmp_path / "cache")]
+    one = losses(tmp_path, "off", *common, "--cache", "off")
+    assert len(one) == 50
+    assert losses(tmp_path, "auto", *common) == losses(tmp_path, "memory", *common, "--cache", "memory") == one
+    assert losses(tmp_path, "cold", *common, *kept, "--workers", "2") == losses(tmp_path, "warm", *common, *kept) == one
+
+
+def test_cache_size_is_part_of_a_run_and_the_cache_is_not(tmp_path, capsys):
+    files = folder(tmp_path / "photos", 60, 0)
+    common = ["--dataset", "", "--data-dir", files, "--img-size", "4", "--max-steps", "2", "--resume", "auto"]
+    run(tmp_path, *common, "--cache", "memory", "--cache-size", "6", "--stages", "w32a1")
+    with pytest.raises(SystemExit):
+        run(tmp_path, *common, "--stages", "w32a1")
+    assert "--cache-size 6 there, None here" in capsys.readouterr().err
+    disk = ["--cache", "disk", "--cache-dir", str(tmp_path), "--cache-size", "6"]
+    assert run(tmp_path, *common, *disk, "--stages", "w32a1")["settings"]["cache_size"] == 6
+
+
 def test_a_killed_save_is_cleared_away_at_the_next_start(tmp_path):
     output = tmp_path / "run"
     output.mkdir()
