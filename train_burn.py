@@ -18,6 +18,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 
 from burn_timm.data.datasets import open_dataset
+from burn_timm.data.device_views import DeviceViews
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
@@ -90,6 +91,10 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             f"{source.description}: a stream. A resumed run sees other images than an unbroken one, so its weights are "
             "not the same; images that cannot be read are skipped without being counted"
         )
+    images = source  # that the views are made of; everything else sees them in full
+    if args.cache != "auto":
+        images = source.cached(args.cache, args.cache_size, args.cache_dir)
+        source = source if args.cache_size else images
     val = open_val(args, source)
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
@@ -167,12 +172,15 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 accelerator.scaler.load_state_dict(resumed.scaler)
         resumed = None
         batches = iter(make_train_loader(
-            source, view, n_views=plain.n_views, small_view=small_view, n_small_views=plain.n_small_views,
+            images, view, n_views=plain.n_views, small_view=small_view, n_small_views=plain.n_small_views,
             batch_size=per_process, seed=seed_for(args.seed, stage_index),
             rank=rank, world_size=processes, start_micro_step=step * accum,
             micro_steps_per_epoch=steps_per_epoch * accum, total_micro_steps=total_steps * accum,
-            workers=args.workers, pin_memory=device.type == "cuda",
+            workers=args.workers, pin_memory=device.type == "cuda", views_on=args.views_on,
         ))
+        device_views = None
+        if args.views_on == "device":
+            device_views = DeviceViews(view, plain.n_views, small_view, plain.n_small_views)
         log.restart_clock()
 
         def save(stage: int, step: int, start_of_stage: bool = False) -> None:
@@ -194,8 +202,11 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
 
             outputs = []
             for micro in range(accum):
-                batch = next(batches)
+                with log.waiting():
+                    batch = next(batches)
                 corrupt.add(batch.pop("corrupt"), source)
+                if device_views is not None:
+                    batch = device_views(batch, device)
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
                 with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():
                     with accelerator.autocast():

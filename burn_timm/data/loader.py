@@ -5,16 +5,20 @@ Nothing here has a state. The order of an epoch is a function of (seed, epoch); 
 unbroken run would have got, with any number of workers.
 """
 
+import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
 from burn_timm.data.corrupt import CorruptLog, too_many, too_many_message
 from burn_timm.data.datasets import ImageSource, StreamSource
+from burn_timm.data.device_views import croppable, device_groups
+from burn_timm.data.views import RandomView, View, Views, view_groups
 from burn_timm.errors import BurnError
 
 __all__ = [
@@ -27,8 +31,7 @@ __all__ = [
     "seed_for",
 ]
 
-View = Callable[[Image.Image], torch.Tensor]
-Views = View | Sequence[View]  # one for all views, or one for each
+VIEWS_ON = ("workers", "device")
 
 
 def seed_for(*parts: int) -> int:
@@ -67,14 +70,18 @@ class ViewDataset(Dataset):
     almost always). A corrupt image is replaced by the next readable
     one; the views stay seeded by the requested index. The caller's random state is left as it was. Raises BurnError
     when more than 1 % of the images, one after the other, cannot be read.
+
+    With `views_on="device"` the views are not made, only drawn: instead of `views` and `small_views` an item has
+    `image` (PIL) and `drawn`, the list of `Drawn` of each.
     """
 
     def __init__(
         self, source: ImageSource, view: Views, n_views: int, seed: int, small_view: View | None = None,
-        n_small_views: int = 0,
+        n_small_views: int = 0, views_on: str = "workers",
     ) -> None:
         self.source = source
-        self.groups = _groups(view, n_views, small_view, n_small_views)
+        self.groups = view_groups(view, n_views, small_view, n_small_views)
+        self.make = _MAKE[views_on]
         self.seed = seed
 
     def __len__(self) -> int:
@@ -83,7 +90,7 @@ class ViewDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         image, target, corrupt = self._readable(index)
-        views = _seeded_views(self.groups, image, seed_for(self.seed, epoch, index))
+        views = _seeded(self.make, self.groups, image, seed_for(self.seed, epoch, index))
         return {**views, "target": target, "corrupt": torch.tensor(corrupt, dtype=torch.int64)}
 
     def _readable(self, index: int) -> tuple[Image.Image, int, list[int]]:
@@ -117,6 +124,7 @@ def make_train_loader(
     total_micro_steps: int,
     workers: int,
     pin_memory: bool = False,
+    views_on: str = "workers",
 ) -> "TrainLoader":
     """Micro-batches `start_micro_step` to `total_micro_steps` - 1 of a run, for process `rank` of `world_size`.
 
@@ -126,6 +134,9 @@ def make_train_loader(
     `epoch_order(seed, e, n)[m * B * W : (m + 1) * B * W]`, of which process r takes its r-th slice of B: what W
     processes see together depends only on B * W. Workers live for the whole run, not for an epoch.
 
+    With `views_on="device"` a batch holds what `DeviceViews` makes the views from, drawn by the same seeds; see
+    `_collate_drawn`.
+
     A `StreamSource` has no random access, so none of this holds for it: it goes round in timm's shuffled shard order,
     a share of the shards for each process and worker, and a resumed run sees other images than an unbroken one would.
     The workers are as many as there are shards for. Batches are always full.
@@ -133,8 +144,11 @@ def make_train_loader(
     Raises BurnError (while iterating, too) when the images cannot be read, or a stream has fewer shards than processes.
     """
     length = max(0, total_micro_steps - start_micro_step)
+    collate = _collate
+    if views_on == "device":
+        collate = functools.partial(_collate_drawn, device_groups(view, n_views, small_view, n_small_views))
     options = dict(
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=pin_memory,
         # a generator of its own: without it, starting a loader draws from the caller's
         generator=torch.Generator().manual_seed(seed_for(seed, start_micro_step, rank)),
@@ -147,13 +161,13 @@ def make_train_loader(
         stream = source.training_dataset(
             batch_size=batch_size, seed=seed_for(seed), rank=rank, world_size=world_size, workers=workers
         )
-        groups = _groups(view, n_views, small_view, n_small_views)
-        dataset = _StreamViews(source, stream, groups, seed_for(seed, start_micro_step, rank), epoch)
+        groups = view_groups(view, n_views, small_view, n_small_views)
+        dataset = _StreamViews(source, stream, groups, seed_for(seed, start_micro_step, rank), epoch, views_on)
         return TrainLoader(DataLoader(dataset, batch_size=batch_size, num_workers=workers, **options), length)
     steps = _Steps(
         len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, start_micro_step, total_micro_steps
     )
-    dataset = ViewDataset(source, view, n_views, seed, small_view, n_small_views)
+    dataset = ViewDataset(source, view, n_views, seed, small_view, n_small_views, views_on)
     return TrainLoader(DataLoader(dataset, batch_sampler=steps, num_workers=workers, **options), length)
 
 
@@ -247,8 +261,9 @@ class _StreamViews(IterableDataset):
 
     def __init__(
         self, source: StreamSource, stream, groups: dict[str, list[View]], seed: int, first_epoch: int,
+        views_on: str,
     ) -> None:
-        self.source, self.stream, self.groups = source, stream, groups
+        self.source, self.stream, self.groups, self.make = source, stream, groups, _MAKE[views_on]
         self.seed, self.first_epoch = seed, first_epoch
 
     def __iter__(self) -> Iterator[dict]:
@@ -261,7 +276,7 @@ class _StreamViews(IterableDataset):
             before = count
             self.stream.set_epoch(epoch)
             for image, target in self.source.read(self.stream):
-                views = _seeded_views(self.groups, image, seed_for(self.seed, worker_id, count))
+                views = _seeded(self.make, self.groups, image, seed_for(self.seed, worker_id, count))
                 yield {**views, "target": target, "corrupt": torch.empty(0, dtype=torch.int64)}
                 count += 1
             if count == before:
@@ -285,30 +300,53 @@ class _Transformed(Dataset):
         return self.transform(image), target
 
 
-def _groups(view: Views, n_views: int, small_view: View | None, n_small_views: int) -> dict[str, list[View]]:
-    """The views of an image, by the key of the batch in which they are stacked."""
-    views = [view] * n_views if callable(view) else list(view)
-    if len(views) != n_views:
-        raise ValueError(f"{len(views)} views given, {n_views} wanted")
-    groups = {"views": views}
-    if n_small_views:
-        groups["small_views"] = [small_view] * n_small_views
-    return groups
-
-
-def _seeded_views(groups: dict[str, list[View]], image: Image.Image, seed: int) -> dict[str, torch.Tensor]:
-    """uint8 [V, 3, H, W] of each group drawn from `seed`; torch's CPU generator ends as it was, CUDA's is untouched."""
+def _seeded(make: Callable, groups: dict[str, list[View]], image: Image.Image, seed: int) -> dict:
+    """`make(groups, image)` drawn from `seed`; torch's CPU generator ends as it was, CUDA's is untouched."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
-        return {key: torch.stack([view(image) for view in views]) for key, views in groups.items()}
+        return make(groups, image)
     finally:
         torch.default_generator.set_state(before)
+
+
+def _made(groups: dict[str, list[View]], image: Image.Image) -> dict[str, torch.Tensor]:
+    """uint8 [V, 3, H, W] of each group."""
+    return {key: torch.stack([view(image) for view in views]) for key, views in groups.items()}
+
+
+def _drawn(groups: dict[str, list[RandomView]], image: Image.Image) -> dict:
+    return {"image": image, "drawn": {key: [view.draw(image) for view in views] for key, views in groups.items()}}
+
+
+_MAKE = {"workers": _made, "device": _drawn}
 
 
 def _collate(items: list[dict]) -> dict[str, torch.Tensor]:
     batch = default_collate([{key: value for key, value in item.items() if key != "corrupt"} for item in items])
     return {**batch, "corrupt": torch.cat([item["corrupt"] for item in items])}
+
+
+def _collate_drawn(groups: dict[str, list[RandomView]], items: list[dict]) -> dict[str, torch.Tensor]:
+    """What `DeviceViews` takes: `views_drawn` float32 [B, V, 16] (the rows are `Drawn.numbers()`), `images` uint8
+    [B, H, W, 3] where these are small and of one size, else `views` uint8 [B, V, 3, S, S], the resized crops with their
+    own colours; `small_views_drawn` and `small_views` likewise; `target` and `corrupt` as ever."""
+    images, drawn = [item.pop("image") for item in items], [item.pop("drawn") for item in items]
+    batch = _collate(items)
+    for key in groups:
+        batch[f"{key}_drawn"] = torch.tensor([[one.numbers() for one in of_image[key]] for of_image in drawn])
+    if croppable(images, groups["views"][0].img_size):
+        batch["images"] = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        return batch
+    for key, views in groups.items():
+        crops = [
+            np.asarray(view.cropped(image, one.crop))
+            for image, of_image in zip(images, drawn, strict=True)
+            for view, one in zip(views, of_image[key], strict=True)
+        ]
+        crops = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        batch[key] = crops.reshape(len(images), len(views), *crops.shape[1:])
+    return batch
 
 
 def _collate_readable(items: list) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor]:

@@ -1,5 +1,6 @@
 """`ImageSource`: images by index, whatever they are stored in."""
 
+import copy
 import os
 from collections.abc import Iterable
 from typing import Protocol
@@ -8,15 +9,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from burn_timm.data.cache import PixelCache
+from burn_timm.data.cache import PixelCache, open_cache, shrunk
 from burn_timm.errors import BurnError
 
 
 class Images(Protocol):
     """What an `ImageSource` reads from; `class_names` and `num_classes` are None where there are no labels.
 
-    One that also has a `label_matrix` (see `ImageSource`) reads the image's own index in place of a class. `labels()`
-    and `identities()` (a name for each image that no other image of any split has) are optional, and may give None.
+    One that also has a `label_matrix` (see `ImageSource`) reads the image's own index in place of a class. `labels()`,
+    `identities()` (a name for each image that no other image of any split has) and `listing()` (what tells this
+    dataset from others like it, to be had without reading) are optional, and may give None.
     """
 
     class_names: list[str] | None
@@ -43,7 +45,7 @@ class ImageSource:
     so that `label_matrix[targets]` are the labels of a batch, in whatever order and with whatever left out.
 
     Decoded images of one small size that fit in 512 MB together (such as CIFAR) are kept in memory after they were
-    first read; `cache=False` switches this off.
+    first read; `cache=False` switches this off, and `cached` gives other choices.
     """
 
     streaming = False
@@ -60,6 +62,7 @@ class ImageSource:
         self.description = f"{title}, {len(images):,} images{classes}"
         self._title = title
         self._cache = self._make_cache() if cache else None
+        self._side = None  # of images that are given smaller than they are
 
     def __len__(self) -> int:
         return len(self._images)
@@ -67,14 +70,34 @@ class ImageSource:
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Image `index` as PIL RGB and its class: -1 if it has none, `index` if it has several (the row of
         `label_matrix`). Raises what the decoder raises."""
-        if self._cache is None:
-            return self._images.read(index)
-        kept = self._cache.get(index)
+        kept = self._cache.get(index) if self._cache is not None else None
         if kept is not None:
             return Image.fromarray(kept[0]), kept[1]
         image, target = self._images.read(index)
-        self._cache.put(index, np.asarray(image), target)
+        if self._side is not None:
+            image = shrunk(image, self._side)
+        if self._cache is not None:
+            self._cache.put(index, np.asarray(image), target)
         return image, target
+
+    def cached(self, kind: str, side: int | None = None, folder: str | None = None) -> "ImageSource":
+        """The same images with another cache: `auto` (as it is), `off`, `memory`, or `disk` for a file in `folder`
+        (default: ~/.cache/burn_timm) that later runs use too.
+
+        With `side` (for `memory` and `disk`) images are kept, and given, with their shorter side reduced to so many
+        pixels; without it they must be of one size. Raises BurnError in one line, for too little space too.
+        """
+        if kind == "auto":
+            return self
+        other = copy.copy(self)
+        other._cache, other._side = None, side
+        if kind != "off":
+            other._cache = open_cache(kind, other, side, folder)
+        return other
+
+    def listing(self) -> list | None:
+        """What tells this dataset from others like it, without reading an image; None if there is no such thing."""
+        return getattr(self._images, "listing", lambda: None)()
 
     def name(self, index: int) -> str:
         """The file name (or row) of image `index` with the dataset's, for messages."""
@@ -152,6 +175,12 @@ class TimmImages:
             return [-1 if label is None else label for label in dataset.select_columns(column)[:][column]]
         return None
 
+    def listing(self) -> list:
+        samples = getattr(self.reader, "samples", None)  # of folders: (file, class)
+        if isinstance(samples, list):
+            return samples
+        return [str(getattr(self.reader, "root", None)), getattr(self.reader, "label_key", None)]
+
     def identities(self) -> Iterable[str] | None:
         root, samples = getattr(self.reader, "root", None), getattr(self.reader, "samples", None)
         if isinstance(samples, list):
@@ -188,6 +217,9 @@ class TorchImages:
             if known is not None and len(known) == len(self):
                 return [int(label) for label in known]
         return None
+
+    def listing(self) -> list | None:
+        return getattr(self.dataset, "samples", None)
 
     def identities(self) -> Iterable[str] | None:
         samples, train = getattr(self.dataset, "samples", None), getattr(self.dataset, "train", None)

@@ -58,6 +58,12 @@ class StreamSource:
         dataset.reader.dist_rank = 0
         yield from self.read(dataset)
 
+    def cached(self, kind: str, side: int | None = None, folder: str | None = None) -> "StreamSource":
+        """As `ImageSource.cached`; a stream has no places that could be kept."""
+        if kind in ("memory", "disk"):
+            raise BurnError(f"--cache {kind}: {self.description}: a stream cannot be cached")
+        return self
+
     def training_dataset(self, *, batch_size: int, seed: int, rank: int, world_size: int, workers: int):
         """timm's shuffled iterable dataset for process `rank`: a part of the shards for each process and worker."""
         dataset = self._open(is_training=True, batch_size=batch_size, seed=seed)

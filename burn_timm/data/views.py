@@ -13,6 +13,7 @@ usual supervised training resize bilinearly (torchvision's default). So does `mo
 figures of ours were measured, `interpolation` says it, as the recipes for ImageNet do.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,9 @@ from torchvision.transforms import v2
 
 from burn_timm.data import colour
 from burn_timm.errors import BurnError
+
+View = Callable[[Image.Image], torch.Tensor]
+Views = View | Sequence[View]  # one for all views, or one for each
 
 _SMALLEST_BLURRED = 24  # px
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -77,11 +81,33 @@ VIEWS: dict[str, ViewSettings | None] = {
 }
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The random choices of one view, apart from RandAugment's."""
+
+    crop: tuple[int, int, int, int]  # top, left, height, width
+    order: tuple[int, ...]  # of the colour operations that change anything, as indices into `jitter`; () without jitter
+    jitter: tuple[float, float, float, float]  # factors of brightness, contrast and saturation; hue's shift in circles
+    grey: bool
+    sigma: float  # of the blur in pixels, 0 for none
+    solarise: bool
+    flip: bool
+
+    def numbers(self) -> list[float]:
+        """The same as 16 numbers: crop (4), order (4, filled up with -1), jitter (4), grey, sigma, solarise, flip."""
+        order = (*self.order, -1, -1, -1, -1)[:4]
+        return [*self.crop, *order, *self.jitter, self.grey, self.sigma, self.solarise, self.flip]
+
+
 class RandomView:
-    """PIL RGB image -> uint8 [3, S, S]: resized crop, RandAugment, jitter, grey, blur, solarise, flip."""
+    """PIL RGB image -> uint8 [3, S, S]: resized crop, RandAugment, jitter, grey, blur, solarise, flip.
+
+    Without RandAugment, `apply(image, draw(image))` is the same; `device_views.py` applies what is drawn to batches.
+    """
 
     def __init__(self, settings: ViewSettings, img_size: int, flip_p: float | None = None) -> None:
         self.settings = settings
+        self.img_size = img_size
         self.crop = v2.RandomResizedCrop(
             img_size, settings.scale, settings.ratio, interpolation=v2.InterpolationMode(settings.interpolation)
         )
@@ -91,43 +117,69 @@ class RandomView:
         self.most_sigma = min(_MOST_SIGMA, img_size / 60)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        settings = self.settings
-        image = self.crop(image)
+        crop = self._draw_crop(image)
+        image = self.cropped(image, crop)
         if self.rand_augment is not None:
             image = self.rand_augment(image)
-        pixels = np.asarray(image)
+        return self._coloured(image, self._draw_rest(crop))
+
+    def draw(self, image: Image.Image) -> Drawn:
+        """What `__call__` would do with an image of this size; takes the same numbers from torch's generator."""
+        return self._draw_rest(self._draw_crop(image))
+
+    def apply(self, image: Image.Image, drawn: Drawn) -> torch.Tensor:
+        """The view uint8 [3, S, S] that was drawn for `image`."""
+        return self._coloured(self.cropped(image, drawn.crop), drawn)
+
+    def cropped(self, image: Image.Image, crop: tuple[int, int, int, int]) -> Image.Image:
+        """The crop (top, left, height, width), resized to S x S."""
+        return self.crop.transform(image, dict(zip(("top", "left", "height", "width"), crop, strict=True)))
+
+    def _draw_crop(self, image: Image.Image) -> tuple[int, int, int, int]:
+        where = self.crop.make_params([image])
+        return where["top"], where["left"], where["height"], where["width"]
+
+    def _draw_rest(self, crop: tuple[int, int, int, int]) -> Drawn:
+        settings = self.settings
         # One draw for all decisions, used or not: four coins, the strength of the blur, four strengths of jitter.
         flip, jitter, grey, blur, sigma, *strengths = torch.rand(9).tolist()
         solarise = settings.solarize_p > 0 and float(torch.rand(())) < settings.solarize_p
-        if jitter < settings.jitter_p:
-            pixels = self._jitter(pixels, strengths)
-        if grey < settings.grey_p:
+        order = torch.randperm(4).tolist() if jitter < settings.jitter_p else []
+        shifts = [(2 * strength - 1) * most for strength, most in zip(strengths, settings.jitter, strict=True)]
+        return Drawn(
+            crop=crop,
+            order=tuple(which for which in order if settings.jitter[which]),
+            jitter=(1 + shifts[0], 1 + shifts[1], 1 + shifts[2], shifts[3]),
+            grey=grey < settings.grey_p,
+            sigma=_LEAST_SIGMA + sigma * (self.most_sigma - _LEAST_SIGMA) if blur < self.blur_p else 0.0,
+            solarise=solarise,
+            flip=flip < self.flip_p,
+        )
+
+    def _coloured(self, image: Image.Image, drawn: Drawn) -> torch.Tensor:
+        pixels = np.asarray(image)
+        if drawn.order:
+            pixels = _jittered(pixels, drawn)
+        if drawn.grey:
             pixels = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
-        if blur < self.blur_p:
-            sigma = _LEAST_SIGMA + sigma * (self.most_sigma - _LEAST_SIGMA)
-            pixels = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
-        if solarise:
+        if drawn.sigma:
+            pixels = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(drawn.sigma)))
+        if drawn.solarise:
             pixels = np.where(pixels < 128, pixels, 255 - pixels)
-        if flip < self.flip_p:
+        if drawn.flip:
             pixels = pixels[:, ::-1]
         return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
-    def _jitter(self, pixels: np.ndarray, strengths: list[float]) -> np.ndarray:
-        """uint8 [H, W, 3] -> the same; `strengths` are four uniform numbers in [0, 1)."""
-        x = np.array(pixels.transpose(2, 0, 1), dtype=np.float32, order="C")
-        x *= np.float32(1 / 255)
-        for which in torch.randperm(4).tolist():
-            most = self.settings.jitter[which]
-            if most == 0:
-                continue
-            shift = (2 * strengths[which] - 1) * most
-            if which == 3:
-                colour.hue(x, shift)
-            else:
-                (colour.brightness, colour.contrast, colour.saturation)[which](x, 1 + shift)
-        x *= 255
-        np.rint(x, out=x)
-        return np.ascontiguousarray(x.transpose(1, 2, 0), dtype=np.uint8)
+
+def _jittered(pixels: np.ndarray, drawn: Drawn) -> np.ndarray:
+    """uint8 [H, W, 3] -> the same."""
+    x = np.array(pixels.transpose(2, 0, 1), dtype=np.float32, order="C")
+    x *= np.float32(1 / 255)
+    for which in drawn.order:
+        (colour.brightness, colour.contrast, colour.saturation, colour.hue)[which](x, drawn.jitter[which])
+    x *= 255
+    np.rint(x, out=x)
+    return np.ascontiguousarray(x.transpose(1, 2, 0), dtype=np.uint8)
 
 
 def make_view(name: str, img_size: int, flip_p: float | None = None, interpolation: str | None = None):
@@ -162,3 +214,14 @@ def make_views(
     if isinstance(names, str):
         return make_view(names, img_size, flip_p, interpolation)
     return tuple(make_view(name, img_size, flip_p, interpolation) for name in names)
+
+
+def view_groups(view: Views, n_views: int, small_view: View | None, n_small_views: int) -> dict[str, list[View]]:
+    """The views of an image, by the key of the batch in which they are stacked."""
+    views = [view] * n_views if callable(view) else list(view)
+    if len(views) != n_views:
+        raise ValueError(f"{len(views)} views given, {n_views} wanted")
+    groups = {"views": views}
+    if n_small_views:
+        groups["small_views"] = [small_view] * n_small_views
+    return groups

@@ -1,7 +1,9 @@
 """What a run leaves behind for people and for programs: log.jsonl, tracker, progress bar, curves.png."""
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -25,8 +27,7 @@ class RunLog:
         self.main = accelerator.is_main_process
         self.path = output / "log.jsonl"
         self.track = track
-        self.images = 0
-        self.started = time.perf_counter()
+        self.restart_clock()
         if not self.main:
             return
         self._drop_lines_after(first_step)
@@ -45,21 +46,30 @@ class RunLog:
         if self.main:
             self.bar.update()
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time inside is time that the step waits for its data; on the host's clock, the device is not asked."""
+        before = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - before
+
     def write(self, line: dict) -> None:
-        """Add images_per_s since the last line and record it everywhere."""
-        now = time.perf_counter()
-        line["images_per_s"] = round(self.images / max(now - self.started, 1e-9), 2)
-        self.images, self.started = 0, now
+        """Add images_per_s and data_wait (share of the time) since the last line and record it everywhere."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        line["images_per_s"] = round(self.images / seconds, 2)
+        line["data_wait"] = round(self.waited / seconds, 4)
+        self.restart_clock()
         if not self.main:
             return
         self.file.write(json.dumps(line) + "\n")
-        self.bar.set_postfix_str(f"{line['stage']} loss {line['loss']:.4f} {line['images_per_s']:.0f} img/s")
+        speed = f"{line['images_per_s']:.0f} img/s, data wait {line['data_wait']:.0%}"
+        self.bar.set_postfix_str(f"{line['stage']} loss {line['loss']:.4f} {speed}")
         if self.track:
             numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
             self.accelerator.log(numbers, step=line["step"])
 
     def restart_clock(self) -> None:
-        self.images, self.started = 0, time.perf_counter()
+        self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
 
     def close(self) -> None:
         if self.main:  # both may be closed twice

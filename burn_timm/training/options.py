@@ -12,6 +12,8 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ParseKwargs
 
 from ..checkpoints import architecture_of, burn_models, require_model
+from ..data.cache import CACHES
+from ..data.loader import VIEWS_ON
 from ..data.views import INTERPOLATIONS, VIEWS
 from ..errors import BurnError
 from ..heads import HEAD_TYPES
@@ -26,7 +28,8 @@ STAGES = {"w32a1": (32, 1), "w1a1": (1, 1), "w32a32": (32, 32), "fp": None}
 # Options that may differ between a run and its resumption: none of them changes what is computed.
 FREE_ON_RESUME = {
     "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
-    "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command",
+    "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command", "cache",
+    "cache_dir",
 }
 
 DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
@@ -36,7 +39,7 @@ LEAST = {
     "head_dim": 1, "teacher_img_size": 1, "workers": 0, "checkpoint_steps": 0, "lr": 0, "weight_decay": 0,
     "warmup_epochs": 0, "clip_grad": 0, "hidden_dim": 1, "queue_size": 1, "prototypes": 2, "sinkhorn_iterations": 1,
     "queue_start_epoch": 0, "freeze_prototypes_epochs": 0, "contrastive_weight": 0, "jigsaw_weight": 0,
-    "small_views": 0, "small_img_size": 1, "information_weight": 0, "momentum": 0, "drop": 0,
+    "cache_size": 1, "small_views": 0, "small_img_size": 1, "information_weight": 0, "momentum": 0, "drop": 0,
 }
 
 
@@ -88,6 +91,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--hflip", type=float, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
     add("--workers", type=int, default=2, help="loader processes per training process")
+    add(
+        "--cache", default="auto", choices=CACHES, help="keep decoded images: in memory, or in a file in --cache-dir "
+        "that later runs use too; auto: in memory where they are of one size and take 512 MB at most",
+    )
+    add(
+        "--cache-size", type=int, metavar="PIXELS", help="keep images reduced to a shorter side of so many pixels; "
+        "views are then made from these smaller images. Default: as decoded, which takes images of one size",
+    )
+    add("--cache-dir", help="folder of --cache disk; default: ~/.cache/burn_timm")
+    add(
+        "--views-on", default="workers", choices=VIEWS_ON, help="where views are made: one by one in the workers, or "
+        "batched on the training device; workers then decode only (and crop, where images are large or differ in size)",
+    )
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=int, default=200, help="per stage")
@@ -272,6 +288,10 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.method not in taught and args.teacher:
         raise BurnError(f"--teacher goes with --method {', '.join(taught)}; --method {args.method} has none")
+    if args.cache_size and args.cache not in ("memory", "disk"):
+        raise BurnError("--cache-size needs --cache memory or --cache disk")
+    if args.cache_size and args.cache_size < args.img_size:
+        raise BurnError(f"--cache-size {args.cache_size} is less than --img-size {args.img_size}")
     if args.resume == "auto" and not args.output:
         raise BurnError("--resume auto needs --output: the folder of the run to go on with")
     for name, least in LEAST.items():

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from burn_timm.data import eval_loader, make_train_loader, make_view, micro_steps_per_epoch, open_dataset
+from burn_timm.data.device_views import DeviceViews
 from burn_timm.errors import BurnError
 
 pytest.importorskip("webdataset")
@@ -39,7 +40,7 @@ def write_shards(root, shards: int, labels: bool = True, broken=()) -> None:
     (root / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
 
 
-def batches(source, *, workers=0, rank=0, world_size=1, start=0, total=8, batch_size=8, seed=3) -> list[dict]:
+def batches(source, *, workers=0, rank=0, world_size=1, start=0, total=8, batch_size=8, seed=3, **more) -> list[dict]:
     return list(
         make_train_loader(
             source,
@@ -53,6 +54,7 @@ def batches(source, *, workers=0, rank=0, world_size=1, start=0, total=8, batch_
             micro_steps_per_epoch=micro_steps_per_epoch(len(source), batch_size, world_size),
             total_micro_steps=total,
             workers=workers,
+            **more,
         )
     )
 
@@ -192,3 +194,14 @@ def test_a_stream_has_no_end(source):
         workers=0,
     )
     assert len(loader) == 10**9 - 5 and sum(1 for _ in itertools.islice(loader, 100)) == 100
+
+
+def test_views_of_a_stream_on_the_device_and_no_cache(source):
+    view = make_view("burn", 32)
+    for one, drawn in zip(batches(source), batches(source, views_on="device"), strict=True):
+        done = DeviceViews(view, 2)(drawn, torch.device("cpu"))
+        assert torch.equal(done["target"], one["target"])
+        assert (done["views"].int() - one["views"].int()).abs().max() <= 6
+    assert source.cached("auto") is source.cached("off") is source
+    with pytest.raises(BurnError, match="--cache disk: wds .*: a stream cannot be cached"):
+        source.cached("disk")

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import tarfile
+import time
 
 import pytest
 import torch
@@ -74,6 +75,61 @@ def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path
     assert summary["bytes_exported"] > 0
     warnings = [record.message for record in caplog.records if "resumed run" in record.message]
     assert len(warnings) == 1 and "wds" in warnings[0] and "not the same" in warnings[0]
+
+
+def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatch, capsys):
+    make = train_burn.make_train_loader
+
+    def slow(*args, **kwargs):
+        for batch in make(*args, **kwargs):
+            time.sleep(0.3)
+            yield batch
+
+    monkeypatch.setattr(train_burn, "make_train_loader", slow)
+    run(tmp_path, "--max-steps", "6", "--log-interval", "2", "--grad-accum-steps", "2")
+    lines = [json.loads(line) for line in open(tmp_path / "run" / "log.jsonl")]
+    assert len(lines) == 3
+    for line in lines[1:]:  # the first has the loader's start in it
+        waited = line["data_wait"] * 2 * line["total_batch_size"] / line["images_per_s"]
+        assert 4 * 0.3 <= waited + 0.01 < 4 * 0.3 + 1 and line["data_wait"] < 1
+    assert "img/s, data wait" in capsys.readouterr().err
+
+
+def losses(tmp_path, name: str, *options: str) -> list[float]:
+    """Of 50 steps."""
+    run(tmp_path / name, "--view", "burn", "--epochs", "9", "--max-steps", "50", "--log-interval", "1", *options)
+    return [json.loads(line)["loss"] for line in open(tmp_path / name / "run" / "log.jsonl")]
+
+
+def test_losses_with_views_made_on_the_device(tmp_path):
+    """A rounding of a pixel in ten thousand flips a sign here and there, and that more of them."""
+    one, other = losses(tmp_path, "workers"), losses(tmp_path, "device", "--views-on", "device")
+    assert len(one) == 50 and other[0] == pytest.approx(one[0], rel=1e-4)
+    assert other == pytest.approx(one, rel=0.05)
+    assert losses(tmp_path, "two_workers", "--views-on", "device", "--workers", "2") == other
+
+
+@pytest.mark.parametrize("views_on", ["workers", "device"])
+def test_losses_do_not_depend_on_the_cache(tmp_path, views_on):
+    """A cold and a warm cache, in memory and in a file, filled by workers or not: the same bits."""
+    files = folder(tmp_path / "photos", 60, 0)
+    common = ["--dataset", "", "--data-dir", files, "--views-on", views_on, "--epochs", "25"]
+    kept = ["--cache", "disk", "--cache-dir", str(tmp_path / "cache")]
+    one = losses(tmp_path, "off", *common, "--cache", "off")
+    assert len(one) == 50
+    assert losses(tmp_path, "auto", *common) == losses(tmp_path, "memory", *common, "--cache", "memory") == one
+    assert losses(tmp_path, "cold", *common, *kept, "--workers", "2") == losses(tmp_path, "warm", *common, *kept) == one
+
+
+def test_cache_size_is_part_of_a_run_and_the_cache_is_not(tmp_path, capsys):
+    files = folder(tmp_path / "photos", 60, 0)
+    common = ["--dataset", "", "--data-dir", files, "--img-size", "4", "--max-steps", "2", "--resume", "auto"]
+    run(tmp_path, *common, "--cache", "memory", "--cache-size", "6", "--stages", "w32a1")
+    with pytest.raises(SystemExit):
+        run(tmp_path, *common, "--stages", "w32a1")
+    assert "--cache-size 6 there, None here" in capsys.readouterr().err
+    disk = ["--cache", "disk", "--cache-dir", str(tmp_path), "--cache-size", "6"]
+    assert run(tmp_path, *common, *disk, "--stages", "w32a1")["settings"]["cache_size"] == 6
 
 
 def test_a_killed_save_is_cleared_away_at_the_next_start(tmp_path):

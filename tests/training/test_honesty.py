@@ -31,10 +31,10 @@ def test_training_gains_and_the_log_has_its_keys(tmp_path):
     lines = [json.loads(line) for line in open(output / "log.jsonl")]
     keys = (
         "step epoch stage loss loss_kl loss_fs lambda grad_norm_student grad_norm_student_head grad_norm_target_head "
-        "entropy_of_mean mean_entropy target_information lr images_per_s"
+        "entropy_of_mean mean_entropy target_information lr images_per_s data_wait"
     )
     for line in lines:
-        assert set(keys.split()) <= line.keys()
+        assert set(keys.split()) <= line.keys() and 0 <= line["data_wait"] <= 1
         information = line["entropy_of_mean"] - line["mean_entropy"]
         assert line["target_information"] == pytest.approx(information, abs=1e-4)
     assert [line["stage"] for line in lines] == sorted((line["stage"] for line in lines), reverse=True)

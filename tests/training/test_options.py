@@ -36,6 +36,8 @@ def test_the_papers_choices_are_the_defaults():
     ([*TINY, "--fs-loss", "dot"], "--fs-loss"),
     ([*TINY, "--nonsense"], "--nonsense"),
     ([*TINY, "--recipe", "nonsense"], "no such recipe; shipped are .*cifar10_burn"),
+    ([*TINY, "--cache-size", "256"], "--cache-size needs --cache memory or --cache disk"),
+    ([*TINY, "--cache", "disk", "--cache-size", "200"], "--cache-size 200 is less than --img-size 224"),
     ([*TINY, "--opt", "adamm"], "--opt adamm: .*expected an optimiser of timm.optim"),
     ([*TINY, "--opt", "lookahead_adamm"], "--opt lookahead_adamm"),
     (["--demo", "--epochs", "1", "--lr", "1e-3", "--channels-last"], "leave out --channels-last, --lr, or --demo"),
@@ -80,6 +82,12 @@ def test_the_methods_own_defaults_are_among_the_settings(method):
 def test_a_setting_that_is_given_beats_the_methods_own():
     assert parse_options(TINY).temperature == 1.0 and parse_options(TINY).head_dim == 2000
     assert parse_options([*TINY, "--temperature", "0.2"]).temperature == 0.2
+
+
+def test_what_changes_the_views_is_among_the_settings_and_where_images_are_kept_is_not():
+    settings = defining_options(parse_options([*TINY, "--cache", "disk", "--cache-size", "256", "--cache-dir", "x"]))
+    assert settings["cache_size"] == 256 and settings["views_on"] == "workers"
+    assert not {"cache", "cache_dir"} & settings.keys()
 
 
 def test_a_recipe_sets_defaults_and_the_command_line_wins(tmp_path):

@@ -69,6 +69,7 @@ def test_killed_three_times_and_resumed_equals_unbroken(unbroken, tmp_path, work
         "--hidden-dim", "32", "--small-views", "1",
     ]),
     ("mocov2", ["--queue-size", "48", "--target-momentum", "0.9"]),
+    ("mocov2", ["--queue-size", "48", "--view", "burn", "--views-on", "device", "--workers", "1"]),
 ])
 def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across_stages(
     method, options, tmp_path, monkeypatch,
@@ -76,7 +77,7 @@ def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across
     """Broken off in step 3, in step 5, the first of stage 2, and in step 7; each time the last two steps are kept."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     argv = [
-        *SHORT, "--method", method, "--teacher", "", *options, "--workers", "0", "--batch-size", "32", "--max-steps",
+        *SHORT, "--method", method, "--teacher", "", "--workers", "0", *options, "--batch-size", "32", "--max-steps",
         "4", "--lr", "1e-2", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none",
     ]
     train_burn.main([*argv, "--output", str(tmp_path / "unbroken")])

@@ -1,0 +1,211 @@
+"""`ImageSource.cached`: the same images from memory or a file, smaller ones where asked, and what has no room."""
+
+import os
+import pickle
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from burn_timm.data import cache as cache_module
+from burn_timm.data.cache import DiskCache, PixelCache
+from burn_timm.data.datasets import open_dataset
+from burn_timm.data.sources import ImageSource
+from burn_timm.errors import BurnError
+
+
+class Photos:
+    """Pieces of a photo, read and counted."""
+
+    def __init__(self, sizes: list[tuple[int, int]], unreadable=()) -> None:
+        self.photo = Image.fromarray(load_sample_image("china.jpg"))
+        self.sizes, self.unreadable, self.reads = sizes, unreadable, []
+        self.class_names, self.num_classes = list("abc"), 3
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        self.reads.append(index)
+        if index in self.unreadable:
+            raise OSError("broken")
+        return self.photo.crop((index, index, index + 200, index + 150)).resize(self.sizes[index]), index % 3
+
+    def name(self, index: int) -> str:
+        return f"{index}.jpg"
+
+
+SAME, MIXED = [(30, 20)] * 40, [(30 + index // 3, 24 + 2 * (index % 7)) for index in range(40)]
+
+
+def assert_same_images(one: ImageSource, other: ImageSource) -> None:
+    for index in range(len(one)):
+        (image, target), (expected, expected_target) = one.load(index), other.load(index)
+        assert target == expected_target and image.size == expected.size
+        assert image.tobytes() == expected.tobytes() and image.mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize(("sizes", "side"), [(SAME, None), (SAME, 16), (MIXED, 24)], ids=("same", "smaller", "mixed"))
+def test_each_image_is_read_once_and_given_as_without_a_cache(tmp_path, kind, sizes, side):
+    images = Photos(sizes)
+    plain = ImageSource(Photos(sizes), "photos", cache=False).cached("off", side)
+    source = ImageSource(images, "photos", cache=False).cached(kind, side, str(tmp_path))
+    images.reads.clear()
+    for _ in range(2):
+        assert_same_images(source, plain)
+    assert sorted(images.reads) == list(range(40))
+    if side:
+        assert all(min(source.load(index)[0].size) == min(side, *sizes[index]) for index in range(40))
+    for image, _ in (source.load(3), source.load(3)):
+        image.paste((1, 2, 3), (0, 0, 9, 9))  # what a caller does to its image must not reach the cache
+    assert_same_images(source, plain)
+
+
+def test_a_reduced_image_keeps_its_shape_and_a_small_or_long_one_is_given_all_the_same():
+    images = Photos([(100, 60), (60, 101), (20, 14), (300, 20)] + [(40, 40)] * 9)
+    source = ImageSource(images, "photos").cached("memory", 20)
+    assert [source.load(index)[0].size for index in range(5)] == [(33, 20), (20, 33), (20, 14), (300, 20), (20, 20)]
+    expected = images.read(0)[0].resize((33, 20), Image.Resampling.BICUBIC)
+    assert source.load(0)[0].tobytes() == expected.tobytes()
+    images.reads.clear()
+    assert [source.load(index)[0].size for index in (2, 3)] == [(20, 14), (300, 20)]
+    assert images.reads == [3]  # too long for its place
+
+
+def test_a_file_serves_later_runs_and_other_processes(tmp_path):
+    first = ImageSource(Photos(SAME), "photos $DATA/x [train]", cache=False).cached("disk", None, str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        for index in range(20):
+            first.load(index)
+        os._exit(0)
+    os.waitpid(child, 0)
+    for index in range(20, 40):
+        first.load(index)
+    (file,) = tmp_path.iterdir()
+    assert re.fullmatch(r"photos-DATA-x-train-40-images-3-classes-[0-9a-f]{16}\.pixels", file.name)
+    assert file.stat().st_size == 40 * (30 * 20 * 3 + 32)
+
+    images = Photos(SAME)
+    later = ImageSource(images, "photos $DATA/x [train]", cache=False).cached("disk", None, str(tmp_path))
+    images.reads.clear()
+    assert_same_images(pickle.loads(pickle.dumps(later)), ImageSource(Photos(SAME), "p", cache=False))
+    assert_same_images(later, ImageSource(Photos(SAME), "p", cache=False))
+    assert not images.reads
+
+
+def test_a_damaged_entry_is_read_anew(tmp_path):
+    images = Photos(SAME)
+    source = ImageSource(images, "photos", cache=False).cached("disk", None, str(tmp_path))
+    plain = ImageSource(Photos(SAME), "photos", cache=False)
+    assert_same_images(source, plain)
+    (file,) = tmp_path.iterdir()
+    record = 30 * 20 * 3 + 32
+    content = bytearray(file.read_bytes())
+    content[4 * record + 100] ^= 1  # a pixel
+    content[7 * record + 8] ^= 1  # a class
+    content[9 * record + 16] ^= 1  # a height
+    content[11 * record] ^= 1  # a checksum
+    file.write_bytes(content[: 38 * record + 40])  # and the end is missing
+    images.reads.clear()
+    source = ImageSource(images, "photos", cache=False).cached("disk", None, str(tmp_path))
+    images.reads.clear()
+    assert_same_images(source, plain)
+    assert sorted(images.reads) == [4, 7, 9, 11, 38, 39]
+    images.reads.clear()
+    assert_same_images(source, plain)
+    assert not images.reads
+
+
+def test_every_dataset_has_its_own_file(tmp_path):
+    def files(*arguments, side=None, **options) -> set:
+        ImageSource(Photos(*arguments, **options), "photos", cache=False).cached("disk", side, str(tmp_path))
+        return set(tmp_path.iterdir())
+
+    one = files(SAME)
+    assert files(SAME) == one
+    assert len(files(SAME, side=10)) == 2 and len(files(SAME, side=12)) == 3
+    assert len(files(SAME[:-1])) == 4 and len(files([(20, 30)] * 40)) == 5
+
+    for name in ("a", "b"):  # the same images, but another class for one of them
+        for number in range(20):
+            path = tmp_path / name / str(number % 2 if number != 13 else ("ab".index(name))) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Photos(SAME).read(number)[0].save(path)
+    folders = [open_dataset("", str(tmp_path / name)).cached("disk", None, str(tmp_path / "kept")) for name in "abb"]
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    for source, name in zip(folders, "abb", strict=True):
+        assert_same_images(source, open_dataset("", str(tmp_path / name)).cached("off"))
+
+
+def test_the_file_of_mixed_sizes_takes_the_space_of_the_images(tmp_path):
+    source = ImageSource(Photos([(200, 150)] * 40), "photos", cache=False).cached("disk", 128, str(tmp_path))
+    for index in range(40):
+        source.load(index)
+    (file,) = tmp_path.iterdir()
+    if not hasattr(os.stat_result, "st_blocks") or file.stat().st_blocks * 512 == file.stat().st_size:
+        pytest.skip("no sparse files here")
+    taken = file.stat().st_blocks * 512
+    assert 0.99 < taken / (40 * 128 * 170 * 3) < 1.2 and file.stat().st_size > 1.4 * taken
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_cannot_be_kept_is_one_line(tmp_path, kind, monkeypatch):
+    def refused(match: str, sizes, side=None, folder=tmp_path) -> None:
+        with pytest.raises(BurnError, match=match) as error:
+            ImageSource(Photos(sizes), "photos", cache=False).cached(kind, side, str(folder))
+        assert "\n" not in str(error.value)
+
+    refused(f"--cache {kind}: images of several sizes .*--cache-size PIXELS", MIXED)
+    monkeypatch.setattr(cache_module, "_free_memory", lambda: 50_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 50_000))
+    refused(f"--cache {kind} needs about 0.1 MB for 40 images.* 0.1 MB .*smaller --cache-size", SAME)
+    monkeypatch.undo()
+    if kind == "memory":
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+        monkeypatch.setattr(cache_module, "_free_memory", lambda: 100_000)
+        refused("needs about 0.2 MB for 40 images in each of 3 processes", SAME)
+    else:
+        (tmp_path / "file").write_text("")
+        refused("--cache disk: .*; choose another --cache-dir", SAME, folder=tmp_path / "file")
+
+
+def test_a_disk_that_fills_up_is_told_once_and_reading_goes_on(tmp_path, monkeypatch, caplog):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    images = Photos(SAME)
+    source = ImageSource(images, "photos", cache=False).cached("disk", None, str(tmp_path))
+    monkeypatch.setattr(os, "pwrite", full)
+    assert_same_images(source, ImageSource(Photos(SAME), "photos", cache=False))
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_unreadable_images_are_no_reason_to_fail(tmp_path):
+    source = ImageSource(Photos(SAME, unreadable=(0, 39)), "photos", cache=False).cached("disk", None, str(tmp_path))
+    assert source.load(1)[0].size == (30, 20)
+    with pytest.raises(OSError, match="broken"):
+        source.load(0)
+    assert ImageSource(Photos(SAME, unreadable=range(40)), "photos", cache=False).cached("memory")._cache is None
+
+
+def test_auto_and_off():
+    source = open_dataset("digits")
+    assert source.cached("auto") is source and source.cached("off")._cache is None
+    assert_same_images(source.cached("memory"), source)
+
+
+def test_the_places_of_a_ragged_cache(tmp_path):
+    for cache in (PixelCache(3, 4, 6, ragged=True), DiskCache(str(tmp_path / "x"), 3, 4, 6, ragged=True)):
+        images = [np.full(shape, number, np.uint8) for number, shape in enumerate([(4, 6, 3), (8, 3, 3), (5, 5, 3)])]
+        for number, pixels in enumerate(images):
+            cache.put(number, pixels, -number)
+        for number in (0, 1):
+            kept, target = cache.get(number)
+            np.testing.assert_array_equal(kept, images[number])
+            assert target == -number
+        assert cache.get(2) is None  # 25 pixels are more than 24
