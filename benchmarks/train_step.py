@@ -131,21 +131,21 @@ def open_row(row: dict, setting: Setting) -> Step | None:
 def time_rounds(opened: list[tuple[dict, Step]], args: argparse.Namespace, progress: Callable[[str], object]) -> None:
     """Round after round, each row in turn; every second round backwards, so that no row always follows the same."""
     times: dict[str, list[float]] = {row["row"]: [] for row, _ in opened}
-    cpu = dict.fromkeys(times, 0.0)
+    cpu: dict[str, list[float]] = {row["row"]: [] for row, _ in opened}
     for number in range(args.rounds):
         for row, step in opened if number % 2 == 0 else opened[::-1]:
-            started = time.process_time()
             for _ in range(args.runs):
-                start = time.perf_counter()
+                start, cpu_start = time.perf_counter(), time.process_time()
                 step()
                 times[row["row"]].append(time.perf_counter() - start)
-            cpu[row["row"]] += time.process_time() - started
+                cpu[row["row"]].append(time.process_time() - cpu_start)
             progress(f"round {number + 1}/{args.rounds}")
     for row, _ in opened:
         seconds = times[row["row"]]
         row["ms"], row["ms_min"] = 1000 * statistics.median(seconds), 1000 * min(seconds)
         row["ms_all"] = [round(1000 * value, 2) for value in seconds]
-        row["cpu_per_wall"] = round(cpu[row["row"]] / sum(seconds), 3)
+        row["cpu_ms"] = 1000 * statistics.median(cpu[row["row"]])
+        row["cpu_per_wall"] = round(sum(cpu[row["row"]]) / sum(seconds), 3)
 
 
 def finish(rows: list[dict], batch_size: int, flops: float, ceiling: float) -> None:
@@ -160,6 +160,7 @@ def finish(rows: list[dict], batch_size: int, flops: float, ceiling: float) -> N
         peak = row.get("memory", {}).get("peak_bytes")
         both = row["images_per_second"] and base["images_per_second"]
         row["ratio"] = row["images_per_second"] / base["images_per_second"] if both else None
+        row["cpu_ratio"] = base["cpu_ms"] / row["cpu_ms"] if both else None
         row["peak_ratio"] = peak / base_peak if peak and base_peak else None
 
 
@@ -187,12 +188,14 @@ def matmul_ceiling(device: str, size: int) -> float:
 
 def table(rows: list[dict], threads: int) -> str:
     """Markdown; MB are 10^6 bytes. What was not measured is n/a, and why stands below."""
-    lines = ["| row | ms | images/s | ratio | of ceiling | peak MB | ratio | saved MB |", "|---" + "|---:" * 7 + "|"]
+    names = ["ms", "images/s", "ratio", "CPU ms", "ratio", "of ceiling", "peak MB", "ratio", "saved MB"]
+    lines = ["| row | " + " | ".join(names) + " |", "|---" + "|---:" * len(names) + "|"]
     notes = []
     for row in rows:
         memory = row.get("memory", {})
         cells = [
             _number(row.get("ms"), 0), _number(row["images_per_second"], 1), _number(row["ratio"], 2),
+            _number(row.get("cpu_ms"), 0), _number(row["cpu_ratio"], 2),
             _number(row["utilisation"], 1, 100, " %"), _number(memory.get("peak_bytes"), 0, 1e-6),
             _number(row["peak_ratio"], 2), _number(memory.get("saved_bytes"), 0, 1e-6),
         ]
@@ -202,7 +205,8 @@ def table(rows: list[dict], threads: int) -> str:
                 notes.append(f"n/a: {row['title']}{what}: {reason}")
     share = [row["cpu_per_wall"] / threads for row in rows if threads and row.get("cpu_per_wall")]
     if share and min(share) < BUSY:
-        notes.append(f"busy machine: a row had {min(share):.2f} of its threads; measure again when it is idle")
+        notes.append(f"busy machine: a row had {min(share):.2f} of its threads; measure again when it is idle, "
+                     "or compare the CPU's milliseconds")
     return "\n".join([*lines, *([""] + notes if notes else [])])
 
 
