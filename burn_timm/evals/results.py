@@ -23,7 +23,7 @@ from ..files import atomic_write
 _ABSOLUTE = re.compile(r"""(?:(?<![^\s'"=,:;(\[{])|(?<=[\w.]/))/(?!/)[^\s'"=,:;()\[\]{}]+""")
 
 # What decides a figure: changes elsewhere (notes, results) do not make a commit dirty.
-_CODE = ("burn_timm", ":(glob)*.py", "pyproject.toml")
+_CODE = ("burn_timm", "benchmarks", ":(glob)*.py", "pyproject.toml")
 
 
 def redact(text: str) -> str:

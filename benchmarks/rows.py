@@ -1,0 +1,107 @@
+"""The training steps that are timed against each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from reference_style import ReferenceReActNet
+from timm.data import resolve_model_data_config
+from timm.optim import create_optimizer_v2
+
+from burn_timm.data.loader import seed_for
+from burn_timm.nn import Backbone
+from burn_timm.training.guards import check_compiler
+from burn_timm.training.networks import build_method, build_student, build_teacher
+from burn_timm.training.options import parse_options
+
+
+@dataclass(frozen=True)
+class Row:
+    title: str
+    reference: bool = False
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+
+ROWS = {"reference": Row("reference style, fp32", reference=True)}
+for _how in ("eager", "compiled"):
+    for _dtype in ("fp32", "bf16"):
+        for _layout in ("", "-cl"):
+            ROWS[f"{_how}-{_dtype}{_layout}"] = Row(
+                f"ours, {_how}, {_dtype}{', channels_last' if _layout else ''}", bf16=_dtype == "bf16",
+                channels_last=bool(_layout), compiled=_how == "compiled",
+            )
+
+
+@dataclass
+class Setting:
+    """What all rows share. `options` are further ones of train_burn.py, for both styles."""
+
+    model: str
+    img_size: int
+    batch_size: int
+    device: str
+    whole: bool
+    teacher: str
+    options: Sequence[str] = ()
+
+
+class Step:
+    """One optimiser step of a row on one batch of noise: forward, backward, update. Calling it runs it.
+
+    Ours is built by the functions of train_burn.py, in its order. The reference style differs in the network, in plain
+    Adam, and in having neither autocast nor compiler; heads, losses and teacher are the same modules.
+    Left out of both: reading data, the learning rate's schedule, checks and logging.
+    """
+
+    def __init__(self, row: Row, setting: Setting):
+        self.row, self.setting = row, setting
+        self.device = torch.device(setting.device)
+        args = parse_options([
+            "--method", "burn", "--model", setting.model, "--stages", "w1a1", "--img-size", str(setting.img_size),
+            "--batch-size", str(setting.batch_size), "--teacher", setting.teacher, "--no-teacher-pretrained",
+            "--teacher-img-size", str(setting.img_size), *setting.options,
+        ])
+        if setting.whole:
+            teacher, _ = build_teacher(args)
+            trained = build_method(args, "w1a1", 0, teacher, None, 1.0)
+            backbone = trained.backbone
+        else:
+            model = build_student(args, "w1a1", seed_for(args.seed, 0))
+            config = resolve_model_data_config(model)
+            trained = backbone = Backbone(model, config["mean"], config["std"], (args.img_size, args.img_size))
+        if row.reference:
+            backbone.model = ReferenceReActNet(backbone.model)
+        if row.channels_last:
+            trained = trained.to(memory_format=torch.channels_last)
+        if row.compiled:
+            check_compiler(self.device)
+            backbone.compile(dynamic=False)
+        if row.reference:
+            self.optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=args.lr)
+        else:
+            self.optimizer = create_optimizer_v2(
+                trained, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay[0], momentum=args.momentum,
+            )
+        self.trained, self.backbone = trained.to(self.device).train(), backbone
+        generator = torch.Generator().manual_seed(0)
+        views = trained.n_views if setting.whole else 1
+        shape = (setting.batch_size, views, 3, setting.img_size, setting.img_size)
+        self.images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(self.device)
+
+    def loss(self) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.row.bf16):
+            if self.setting.whole:
+                target = torch.full((self.setting.batch_size,), -1, device=self.device)
+                return self.trained({"views": self.images, "target": target}, 0.5)["loss"]
+            return self.trained(self.images[:, 0]).float().square().mean()
+
+    def __call__(self) -> None:
+        self.loss().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.setting.whole:
+            self.trained.after_step(0.5)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
