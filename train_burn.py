@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2
 
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.device_views import DeviceViews
@@ -27,13 +26,15 @@ from burn_timm.files import atomic_write, remove_leftovers
 from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods import METHODS
 from burn_timm.schedules import lr_at
+from burn_timm.training import speed
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import describe, export
-from burn_timm.training.guards import TargetMonitor, check_compiler, check_finite
+from burn_timm.training.guards import TargetMonitor, check_finite
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
+from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import defining_options, parse_options
 from burn_timm.training.processes import choose_output, default_threads, make_accelerator, on_main_process
 
@@ -114,6 +115,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     warmup_steps = round(args.warmup_epochs * steps_per_epoch)
     stage_epochs = total_steps / steps_per_epoch
 
+    speed.choose(args, device, accelerator.mixed_precision, total_steps, rank == 0)
+
     # Where to begin.
     identity = {
         "options": defining_options(args), "teacher": teacher_identity, "images": len(source), "processes": processes,
@@ -153,19 +156,15 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 step = resumed.step
             else:  # at its beginning
                 method.hand_over(carried, args.reset_target_head)
-        if args.channels_last:
-            method = method.to(memory_format=torch.channels_last)
+        method = speed.apply(method, args)
         if args.sync_bn and processes > 1:
             for name, child in method.named_children():
                 if name != "teacher":  # frozen: its statistics are constants
                     setattr(method, name, convert_sync_batchnorm(child))
         plain = method
-        if args.compile:
-            check_compiler(device)
-            plain.backbone.compile(dynamic=False)  # in place: parameter names, and what is exported, stay the same
         decay = args.weight_decay[stage_index if len(args.weight_decay) > 1 else 0]
-        optimizer = create_optimizer_v2(method, opt=args.opt, lr=args.lr, weight_decay=decay, momentum=args.momentum)
-        method, optimizer = accelerator.prepare(method.to(device).train(), optimizer)
+        method = method.to(device).train()
+        method, optimizer = accelerator.prepare(method, make_optimizer(args, method, decay))
         if step:
             optimizer.load_state_dict(resumed.optimizer)
             if accelerator.scaler is not None and resumed.scaler is not None:

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "burn_timm"
 LEVELS = [
     {"errors", "files", "version", "distributed", "schedules"},
-    {"losses", "heads", "packing"},
+    {"losses", "heads", "packing", "popcount"},
     {"nn"},
     {"models", "methods"},
     {"checkpoints", "counting"},

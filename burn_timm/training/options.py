@@ -21,6 +21,7 @@ from ..losses import FS_LOSSES, KL_DIRECTIONS
 from ..methods import METHODS
 from ..methods.burn import TARGET_HEADS
 from ..schedules import LAMBDA_SCHEDULES, LR_SCHEDULES
+from .speed import COMPILE_FROM
 
 # Stage name -> (weight_bits, act_bits); `fp` is any floating-point timm model as it is.
 STAGES = {"w32a1": (32, 1), "w1a1": (1, 1), "w32a32": (32, 32), "fp": None}
@@ -118,11 +119,21 @@ def build_parser() -> argparse.ArgumentParser:
     add("--warmup-epochs", type=float, default=0.0)
     add("--clip-grad", type=float, help="largest gradient norm")
     add("--drop", type=float, default=0.0, help="dropout rate of the trained network")
-    add("--channels-last", action="store_true", help="memory layout of the networks")
     add(
-        "--compile", default=False, action=argparse.BooleanOptionalAction,
-        help="torch.compile the trained network; needs a C++ compiler on a CPU",
+        "--channels-last", default=None, action=argparse.BooleanOptionalAction,
+        help="memory layout of the networks; default: with mixed precision, and where bits are counted",
     )
+    add(
+        "--compile", default=None, action=argparse.BooleanOptionalAction,
+        help="torch.compile for student and teacher; needs a C++ compiler on a CPU. Default: where it works, if a "
+        f"stage has {COMPILE_FROM} steps or more",
+    )
+    add(
+        "--count-bits", default=None, action=argparse.BooleanOptionalAction,
+        help="binary convolutions count bits in the forward pass, exactly, and keep bits for the backward one; on "
+        "CPUs, with numba. Default: where it works",
+    )
+    add("--grad-checkpointing", action="store_true", help="less memory: compute the student's stages again, backward")
     add(
         "--sync-bn", default=False, action=argparse.BooleanOptionalAction,
         help="BatchNorm statistics over all processes (GPUs only)",
