@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -25,8 +26,10 @@ from burn_timm.evals.results import git_commit, hardware, peak_memory, redact_tr
 from burn_timm.files import atomic_write, remove_leftovers
 from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods import METHODS
+from burn_timm.nn import weights_held
 from burn_timm.schedules import lr_at
 from burn_timm.training import speed
+from burn_timm.training.arrivals import Arrivals
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import describe, export
@@ -143,6 +146,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         )
 
     monitor = TargetMonitor()
+    arrivals = Arrivals(lag=2 if device.type == "cuda" else 0)  # a step asks twice: what is checked, what is logged
     last_good = f"{found} (step {first_step})" if found else "none yet"
     carried = resumed.method if resumed else None
     for stage_index, stage in enumerate(args.stages):
@@ -200,28 +204,31 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             torch.manual_seed(seed_for(args.seed, stage_index, step, rank))  # dropout
 
             outputs = []
-            for micro in range(accum):
-                with log.waiting():
-                    batch = next(batches)
-                corrupt.add(batch.pop("corrupt"), source)
-                if device_views is not None:
-                    batch = device_views(batch, device)
-                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-                with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():
-                    with accelerator.autocast():
-                        values = method(batch, progress)
-                    check_finite(values, stage_index * total_steps + step + 1, last_good)
-                    accelerator.backward(values["loss"] / accum)
-                outputs.append(values)
+            with weights_held(plain):
+                for micro in range(accum):
+                    with log.waiting():
+                        batch = next(batches)
+                    corrupt.add(batch.pop("corrupt"), source)
+                    if device_views is not None:
+                        batch = device_views(batch, device)
+                    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+                    with accelerator.no_sync(method) if micro < accum - 1 else contextlib.nullcontext():
+                        with accelerator.autocast():
+                            values = method(batch, progress)
+                        accelerator.backward(values["loss"] / accum)
+                    outputs.append({name: detached(value, device) for name, value in values.items()})
 
             logged = (step + 1) % args.log_interval == 0 or step + 1 == total_steps
             accelerator.unscale_gradients(optimizer)
-            norms = {}
+            checked, norms = outputs, {}
+            if accelerator.scaler is None:  # a gradient scaler skips steps with infinite gradients by itself
+                checked = [{**values, "grad_norm": grad_norm(plain, device)} for values in outputs]
             if logged:
-                norms = {f"grad_norm_{name}": grad_norm(module) for name, module in plain.gradient_groups().items()}
-            if accelerator.scaler is None:  # a gradient scaler skips such steps by itself
-                now = stage_index * total_steps + step + 1
-                check_finite({**outputs[-1], "grad_norm": grad_norm(plain)}, now, last_good)
+                norms = {
+                    f"grad_norm_{name}": grad_norm(module, device) for name, module in plain.gradient_groups().items()
+                }
+            now = stage_index * total_steps + step + 1
+            arrivals.add(stacked(checked), partial(check_all_finite, list(checked[0]), now, last_good))
             if args.clip_grad:
                 torch.nn.utils.clip_grad_norm_(plain.parameters(), args.clip_grad)
             optimizer.step()
@@ -231,17 +238,16 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             log.step(total_batch)
 
             if logged:
-                line = {"step": stage_index * total_steps + step, "epoch": (step - 1) // steps_per_epoch}
-                line["stage"] = stage
-                line.update(average(outputs, accelerator))
-                line.update(norms, lr=lr, batch_size=per_process, total_batch_size=total_batch)
-                if "target_information" in line and accelerator.is_main_process:
-                    monitor.update(line["target_information"], line["step"], progress)
-                log.write(line)
+                line = {"step": now, "epoch": (step - 1) // steps_per_epoch, "stage": stage}
+                rest = {"lr": lr, "batch_size": per_process, "total_batch_size": total_batch}
+                numbers = torch.cat([average(outputs, accelerator), stacked([norms])[0]])
+                arrivals.add(numbers, partial(write_line, log, monitor, progress, line, [*outputs[0], *norms], rest))
             due = step % steps_per_epoch == 0 or (args.checkpoint_steps and step % args.checkpoint_steps == 0)
             if due and step < total_steps:
+                arrivals.flush()  # what is not finite must not become the last good checkpoint
                 save(stage_index, step)
                 last_good = f"{checkpoint_path} (step {stage_index * total_steps + step})"
+        arrivals.flush()
         carried = {name: tensor.cpu().clone() for name, tensor in plain.state_dict().items()}
         save(stage_index + 1, 0, start_of_stage=True)
         last_good = f"{checkpoint_path} (step {(stage_index + 1) * total_steps})"
@@ -308,19 +314,41 @@ def flat(options: dict) -> dict:
     return {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in options.items()}
 
 
-def grad_norm(module: torch.nn.Module) -> float:
+def detached(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    """A scalar, in float64 where the device has it, on the device."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.as_tensor(value).detach().to(device, dtype)
+
+
+def grad_norm(module: torch.nn.Module, device: torch.device) -> torch.Tensor:
     grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(grads).item() if grads else 0.0
+    return detached(torch.nn.utils.get_total_norm(grads) if grads else 0.0, device)
 
 
-def average(outputs: list[dict], accelerator: Accelerator) -> dict[str, float]:
-    """Mean of each scalar over accumulated batches and processes."""
-    names = list(outputs[0])
-    rows = [[float(torch.as_tensor(values[name]).detach()) for name in names] for values in outputs]
-    means = torch.tensor(rows, dtype=torch.float64).mean(0)
-    if accelerator.num_processes > 1:
-        means = accelerator.reduce(means.to(accelerator.device), reduction="mean")
-    return dict(zip(names, means.tolist(), strict=True))
+def stacked(outputs: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Scalars to `[batches, names]`."""
+    return torch.stack([torch.stack(list(values.values())) for values in outputs])
+
+
+def average(outputs: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> torch.Tensor:
+    """Mean of each scalar over accumulated batches and processes: `[names]`."""
+    means = stacked(outputs).mean(0)
+    return accelerator.reduce(means, reduction="mean") if accelerator.num_processes > 1 else means
+
+
+def check_all_finite(names: list[str], step: int, last_good: str, rows: list[list[float]]) -> None:
+    for numbers in rows:
+        check_finite(dict(zip(names, numbers, strict=True)), step, last_good)
+
+
+def write_line(
+    log: RunLog, monitor: TargetMonitor, progress: float, line: dict, names: list[str], rest: dict,
+    numbers: list[float],
+) -> None:
+    line |= dict(zip(names, numbers, strict=True)) | rest
+    if "target_information" in line and log.main:
+        monitor.update(line["target_information"], line["step"], progress)
+    log.write(line)
 
 
 if __name__ == "__main__":

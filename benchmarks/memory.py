@@ -4,11 +4,11 @@ import gc
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from rows import ROWS, Setting, Step
+from rows import ROWS, Row, Setting, Step
 from saved_tensors import reactnet_blocks, saved_tensors
 
 _PROC = Path("/proc/self")
@@ -39,7 +39,7 @@ def measure_here(name: str, setting: Setting) -> dict:
     row, cuda = ROWS[name], setting.device.startswith("cuda")
     if cuda:
         torch.cuda.init()
-    _warm_libraries(row.compiled, setting.device)
+    _warm_libraries(row, setting)
     before = torch.cuda.memory_allocated() if cuda else _resident("VmRSS")
     step = Step(row, setting)
     step()
@@ -65,13 +65,10 @@ def measure_here(name: str, setting: Setting) -> dict:
     }
 
 
-def _warm_libraries(compiled: bool, device: str) -> None:
-    """Let torch, and its compiler, run something tiny, so that their code does not count."""
-    def tiny(x):
-        return torch.nn.functional.conv2d(x, x, padding=1).relu().sum()
-
-    x = torch.ones(4, 4, 3, 3, device=device, requires_grad=True)
-    (torch.compile(tiny) if compiled else tiny)(x).backward()
+def _warm_libraries(row: Row, setting: Setting) -> None:
+    """Let torch, its compiler and numba run the same step of a tiny network, so that their code does not count."""
+    Step(row, replace(setting, model="test_reactnet", teacher="test_resnet", batch_size=2))()
+    gc.collect()
 
 
 def _resident(key: str) -> int | None:

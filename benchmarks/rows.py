@@ -1,18 +1,19 @@
 """The training steps that are timed against each other."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from reference_style import ReferenceReActNet
 from timm.data import resolve_model_data_config
-from timm.optim import create_optimizer_v2
 
 from burn_timm.data.loader import seed_for
-from burn_timm.nn import Backbone
-from burn_timm.training.guards import check_compiler
+from burn_timm.nn import Backbone, weights_held
 from burn_timm.training.networks import build_method, build_student, build_teacher
+from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import parse_options
+from burn_timm.training.speed import apply, choose
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Setting:
     options: Sequence[str] = ()
 
 
+class Alone(torch.nn.Module):
+    """A student in the place of a method."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
 class Step:
     """One optimiser step of a row on one batch of noise: forward, backward, update. Calling it runs it.
 
@@ -73,17 +82,15 @@ class Step:
             trained = backbone = Backbone(model, config["mean"], config["std"], (args.img_size, args.img_size))
         if row.reference:
             backbone.model = ReferenceReActNet(backbone.model)
-        if row.channels_last:
-            trained = trained.to(memory_format=torch.channels_last)
-        if row.compiled:
-            check_compiler(self.device)
-            backbone.compile(dynamic=False)
+        if not row.reference:
+            args.compile, args.channels_last = row.compiled, row.channels_last
+            choose(args, self.device, "bf16" if row.bf16 else "no", steps=1, tell=False)
+            wrapped = trained if setting.whole else Alone(backbone)
+            apply(wrapped, args)
         if row.reference:
             self.optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=args.lr)
         else:
-            self.optimizer = create_optimizer_v2(
-                trained, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay[0], momentum=args.momentum,
-            )
+            self.optimizer = make_optimizer(args, trained.to(self.device), args.weight_decay[0])
         self.trained, self.backbone = trained.to(self.device).train(), backbone
         generator = torch.Generator().manual_seed(0)
         views = trained.n_views if setting.whole else 1
@@ -98,7 +105,8 @@ class Step:
             return self.trained(self.images[:, 0]).float().square().mean()
 
     def __call__(self) -> None:
-        self.loss().backward()
+        with contextlib.nullcontext() if self.row.reference else weights_held(self.trained):
+            self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.setting.whole:

@@ -96,6 +96,8 @@ def test_the_benchmark(tmp_path, capsys, whole):
         assert row["images_per_second"] == pytest.approx(2000 / row["ms"])
         assert len(row["ms_all"]) == 1 and 0 < row["utilisation"]
     assert rows[0]["ratio"] == 1 and rows[1]["ratio"] == pytest.approx(rows[0]["ms"] / rows[1]["ms"])
+    multiplications = 2.5e5 if not whole else 0  # of test_reactnet's forward pass at 32 px, at the least
+    assert result["extra"]["flops_per_image"] > 2 * 3 * multiplications
     assert result["value"] == max(row["ratio"] for row in rows)
     printed = capsys.readouterr().out
     assert "| reference style, fp32 |" in printed and ("| stages.3.0 |" in printed) is not whole
@@ -103,7 +105,7 @@ def test_the_benchmark(tmp_path, capsys, whole):
         ours, theirs = rows[1]["memory"], rows[0]["memory"]
         assert ours["saved_bytes"] < theirs["saved_bytes"] == sum(theirs["saved_blocks"].values())
         if sys.platform == "linux":
-            assert ours["peak_bytes"] > ours["held_bytes"] > 0
+            assert ours["peak_bytes"] >= ours["held_bytes"] and theirs["peak_bytes"] > 0
 
 
 def test_bad_input_is_one_line(capsys):

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "results").rglob("*.json"))
 KEYS = {"task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions"}
+BENCH = {"task", "settings", "rows", "commit", "command", "hardware", "versions", "date"}
 TRAINING = {"model", "stages", "method", "dataset", "command", "commit", "hardware", "versions", "seconds"}
 
 
@@ -17,7 +18,7 @@ TRAINING = {"model", "stages", "method", "dataset", "command", "commit", "hardwa
 def test_a_result_is_complete_and_names_no_machine(path):
     text = path.read_text()
     content = json.loads(text)
-    assert KEYS <= content.keys() or TRAINING <= content.keys()
+    assert any(keys <= content.keys() for keys in (KEYS, BENCH, TRAINING))
     assert not re.search(r'(?<![\w.$])/(?:home|root|tmp|work|mnt|data)/', text)
 
 
@@ -54,3 +55,33 @@ def test_the_comparison_of_methods_is_what_was_measured():
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             expected.append(f"{statistics.mean(values):.2f}{spread}")
         assert printed[name] == [*expected, str(len(values))], name
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_the_tables_of_speed_are_what_was_measured(page):
+    table = re.search(r"bench:begin -->(.*?)<!-- bench:end", (ROOT / page).read_text(), re.S).group(1)
+    printed = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "`" in line]
+    measured = [json.loads((ROOT / "results" / f"bench_224_{threads}_threads.json").read_text()) for threads in (1, 2)]
+    assert all(result["settings"]["threads"] == threads for result, threads in zip(measured, (1, 2), strict=True))
+    rows = {}
+    for one, two in zip(*(result["rows"] for result in measured), strict=True):
+        assert one["engine"] == two["engine"] and not one["error"] and not two["error"]
+        assert min(one["cpu_per_wall"], two["cpu_per_wall"]) > 0.9  # the machine had nothing else to do
+        rows[f"`{one['model']}`", one["title"]] = [
+            f"{one['ms']:.2f}", f"{one['ratio']:.2f}", f"{two['ms']:.2f}", f"{two['ratio']:.2f}",
+            f"{one['file_bytes'] / 1e6:.1f}", f"{one['memory_bytes'] / 1e6:.1f}",
+        ]
+    for network, engine, *numbers in printed:
+        assert numbers == rows[network, engine.strip("*")]
+    assert len(printed) == len(rows) or page == "README.md"
+    faster = {network for (network, _), numbers in rows.items() if float(numbers[1]) < 1}
+    assert faster <= {line[0] for line in printed if float(line[3]) < 1}  # networks that beat ours are not left out
+
+
+def test_the_engines_agree_on_real_images():
+    values = [json.loads((ROOT / "results" / f"engine_{name}_knn.json").read_text())["value"]
+              for name in ("torch", "openvino", "numba")]
+    assert max(values) - min(values) <= 0.003
+    printed = re.search(r"is (\d+\.\d+) by torch, (\d+\.\d+) by OpenVINO and (\d+\.\d+) by numba",
+                        (ROOT / "README.md").read_text())
+    assert printed.groups() == tuple(f"{100 * value:.2f}" for value in values)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..popcount.kernels import compiled
 from ..popcount.layout import block_width, pixels_at_a_time, sums_without_mismatch
+from ..popcount.threads import use_threads
 from .fold import Network, Step
 
 _ONE_AT_A_TIME = threading.Lock()  # numba's thread pool is the process's, and not every one of its kinds may be shared
@@ -66,12 +67,9 @@ class PopcountNetwork:
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """float32 images `[N, C, H, W]` to feature_map `[N, D, h, w]`, features and logits: those in `outputs`."""
         with _ONE_AT_A_TIME:
-            before = numba.get_num_threads()
-            numba.set_num_threads(self.threads)
-            try:
-                return self._run(images)
-            finally:
-                numba.set_num_threads(before)
+            if self.threads > 1:
+                use_threads(self.threads)
+            return self._run(images)
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         pack, step_kernel, convolve, halve = compiled(self.threads > 1)

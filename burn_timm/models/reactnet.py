@@ -19,10 +19,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, NormMlpClassifierHead
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 
 from ..nn import BinaryConv2d, RPReLU, RSign, Shift
+from ..nn.checkpointing import checkpointed
 from .packed_loading import checkpoint_filter_fn, load_features_hook, load_hook
 
 __all__ = ["ReActNet"]
@@ -252,7 +253,8 @@ class ReActNet(nn.Module):
             stages = self.stages[: max_index + 1]
         for index, stage in enumerate(stages):
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq(stage, x)
+                for block in stage:
+                    x = checkpointed(block, x)
             else:
                 x = stage(x)
             if index in take_indices:
@@ -278,7 +280,10 @@ class ReActNet(nn.Module):
         """Images `[B, in_chans, H, W]` to feature maps `[B, num_features, H / 32, W / 32]`."""
         x = self.stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.stages, x, flatten=True)
+            for stage in self.stages:
+                for block in stage:
+                    x = checkpointed(block, x)
+            return x
         return self.stages(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

@@ -5,6 +5,9 @@ ECCV 2018) for the ApproxSign gradient; XNOR-Net (Rastegari et al., ECCV 2016) f
 sign(0) is +1 everywhere: a weight or an activation has one bit, so three values cannot be.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.fx
 import torch.nn as nn
@@ -17,6 +20,7 @@ from . import sign_conv
 from .small_maps import by_product, conv2d_by_product
 
 ACT_GRADS = ("approx", "clip")
+Held = list[torch.Tensor] | None  # not a tuple: TorchScript has none of any length
 
 
 class _ApproxSign(torch.autograd.Function):
@@ -48,12 +52,12 @@ class _ClipSign(torch.autograd.Function):
 
 
 class _BinaryWeight(torch.autograd.Function):
-    """scale * sign(w); backward passes straight through where |w| <= 1, the scale is a constant."""
+    """`value`, which is scale * sign(w); backward passes straight through where |w| <= 1, the scale is a constant."""
 
     @staticmethod
-    def forward(ctx, weight, scale):
+    def forward(ctx, weight, value):
         ctx.save_for_backward(weight)
-        return torch.where(weight >= 0, scale, -scale)
+        return value.view_as(value)
 
     @staticmethod
     def backward(ctx, grad):
@@ -76,14 +80,21 @@ def binary_sign(x: torch.Tensor, grad: str = "approx") -> torch.Tensor:
 
 
 @register_notrace_function
-def binary_weight(weight: torch.Tensor) -> torch.Tensor:
-    """mean|w| * sign(w) per output channel, `[O, I, kH, kW]`, with the straight-through gradient."""
-    scale = weight_scale(weight.detach()).to(weight.dtype).view(-1, 1, 1, 1)
+def binary_weight(weight: torch.Tensor, held: Held = None) -> torch.Tensor:
+    """mean|w| * sign(w) per output channel, `[O, I, kH, kW]`, with the straight-through gradient.
+
+    held: The value alone, if it is there already.
+    """
     if torch.jit.is_scripting():
         surrogate = torch.where(weight.abs() <= 1, weight, 0.0)
-        return torch.where(weight >= 0, scale, -scale) + (surrogate - surrogate.detach())
+        return scaled_sign(weight.detach()) + (surrogate - surrogate.detach())
     else:
-        return _BinaryWeight.apply(weight, scale)
+        return _BinaryWeight.apply(weight, scaled_sign(weight.detach()) if held is None else held[0])
+
+
+def scaled_sign(weight: torch.Tensor) -> torch.Tensor:
+    scale = weight_scale(weight).to(weight.dtype).view(-1, 1, 1, 1)
+    return torch.where(weight >= 0, scale, -scale)
 
 
 @register_notrace_function
@@ -103,14 +114,20 @@ def training_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int, padding:
 
 
 @register_notrace_function
-def counting_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
-    """The convolution of x, +-1, with mean|w| * sign(w), counting bits; where that cannot be, the usual one."""
+def counting_conv2d(
+    x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int, held: Held = None,
+) -> torch.Tensor:
+    """The convolution of x, +-1, with mean|w| * sign(w), counting bits; where that cannot be, the usual one.
+
+    held: `sign_conv.pack_latent(weight)`, if it is there already.
+    """
     if torch.jit.is_scripting():
         return F.conv2d(x, binary_weight(weight), None, stride, padding)
     else:
-        if sign_conv.fits(x, weight):
-            return sign_conv.sign_conv2d(x, weight, stride, padding)[0]
-        return training_conv2d(x, binary_weight(weight), stride, padding)
+        if not sign_conv.fits(x, weight):
+            return training_conv2d(x, binary_weight(weight), stride, padding)
+        packed = sign_conv.pack_latent(weight.detach()) if held is None else held
+        return sign_conv.sign_conv2d(x, weight, *packed, stride, padding)[0]
 
 
 torch.fx.wrap("binary_sign")
@@ -186,11 +203,26 @@ class BinaryConv2d(nn.Conv2d):
             raise ValueError(f"weight_bits must be 1 or 32, not {weight_bits!r}")
         self.weight_bits = weight_bits
         self.counts_bits = False
+        self.held: Held = None  # what the weight's signs give, between `hold` and `release`
+
+    @torch.jit.ignore
+    def hold(self) -> None:
+        """Compute once what forward passes in training need of the weight's signs; it must not change meanwhile."""
+        if self.weight_bits == 1:
+            weight = self.weight.detach()
+            if self.counts_bits and sign_conv.takes(weight):
+                self.held = list(sign_conv.pack_latent(weight))
+            else:
+                self.held = [scaled_sign(weight)]
+
+    @torch.jit.ignore
+    def release(self) -> None:
+        self.held = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and self.counts_bits:
-            return counting_conv2d(x, self.weight, self.stride[0], self.padding[0])
-        weight = binary_weight(self.weight) if self.weight_bits == 1 else self.weight
+            return counting_conv2d(x, self.weight, self.stride[0], self.padding[0], self.held)
+        weight = binary_weight(self.weight, self.held) if self.weight_bits == 1 else self.weight
         if self.training:
             return training_conv2d(x, weight, self.stride[0], self.padding[0])
         return F.conv2d(x, weight, None, self.stride, self.padding)
@@ -220,3 +252,16 @@ def count_bits(model: nn.Module, on: bool = True) -> None:
     for module in model.modules():
         if isinstance(module, BinaryConv2d):
             module.counts_bits = on and module.weight_bits == 1
+
+
+@contextlib.contextmanager
+def weights_held(model: nn.Module) -> Iterator[None]:
+    """Within this block weights do not change, so that all forward passes in it share their signs and scales."""
+    layers = [module for module in model.modules() if isinstance(module, BinaryConv2d)]
+    for layer in layers:
+        layer.hold()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.release()

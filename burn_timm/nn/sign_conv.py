@@ -33,55 +33,79 @@ def why_not(device: torch.device) -> str | None:
 
 def fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `sign_conv2d` takes `x` `[B, I, H, W]` and `weight` `[O, I, k, k]`."""
+    return x.dtype in _INTEGERS and takes(weight)
+
+
+def takes(weight: torch.Tensor) -> bool:
+    """Whether `pack_latent` takes `weight` `[O, I, k, k]`."""
     outputs, inputs, height, width = weight.shape
     return (
-        x.device.type == "cpu" and x.dtype in _INTEGERS and weight.dtype == torch.float32 and height == width
+        weight.device.type == "cpu" and weight.dtype == torch.float32 and height == width
         and outputs % _GROUP == 0 and inputs % _GROUP == 0
+    )
+
+
+@torch.library.custom_op("burn_timm::pack_latent", mutates_args=())
+def pack_latent(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `sign_conv2d` needs of a float32 weight `[O, I, k, k]`, best in channels_last: bits, mean|w| `[O]`, and how
+    many weights of each tap are positive, int32 `[O, k, k]`. I and O are multiples of 16."""
+    outputs, _, size, _ = weight.shape
+    packed = torch.zeros(_packed_shape(weight.shape), dtype=torch.int64)
+    scale, ones = torch.empty(outputs), torch.empty((outputs, size, size), dtype=torch.int32)
+    _kernels().pack_weights(
+        weight.detach().permute(0, 2, 3, 1).contiguous().numpy(), np.zeros(_GROUP, np.float32),
+        packed.numpy().view(np.uint64), scale.numpy(), ones.numpy(),
+    )
+    return packed, scale, ones
+
+
+@pack_latent.register_fake
+def _(weight):
+    outputs, _, size, _ = weight.shape
+    return (
+        weight.new_empty(_packed_shape(weight.shape), dtype=torch.int64),
+        weight.new_empty((outputs,), dtype=torch.float32),
+        weight.new_empty((outputs, size, size), dtype=torch.int32),
     )
 
 
 @torch.library.custom_op("burn_timm::sign_conv2d", mutates_args=())
 def sign_conv2d(
-    x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    x: torch.Tensor, weight: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, ones: torch.Tensor, stride: int,
+    padding: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """conv2d(x, mean|w| * sign(w)) for x of +-1.
 
     Args:
         x: `[B, I, H, W]`, bfloat16 or float32, +-1; best in channels_last.
         weight: float32 `[O, I, k, k]`, latent; best in channels_last. Its gradient is straight through: that of
-            mean|w| * sign(w) where |w| <= 1, the mean a constant.
+            mean|w| * sign(w) where |w| <= 1, the mean a constant. Its values are read in the backward pass only.
+        packed, scale, ones: `pack_latent(weight)`.
 
     Returns:
-        The result `[B, O, H', W']`, of x's dtype, in channels_last; and for the backward pass: the bits of x, those of
-        the weight, and its scale `[O]`. I and O are multiples of 16.
+        The result `[B, O, H', W']`, of x's dtype, in channels_last; and the bits of x, for the backward pass.
     """
     kernels = _kernels()
-    outputs, inputs, size, _ = weight.shape
+    outputs, inputs, _, _ = weight.shape
     batch, _, height, width = x.shape
     bits = torch.zeros(_bits_shape(x.shape, padding), dtype=torch.int64)
     kernels.pack_signs(_array(x), bits.numpy().view(np.uint16), padding)
-    packed = torch.zeros(_packed_shape(weight.shape), dtype=torch.int64)
-    scale, ones = torch.empty(outputs), np.empty((outputs, size, size), np.int32)
-    latent = weight.detach().permute(0, 2, 3, 1).contiguous().numpy()
-    kernels.pack_weights(latent, np.zeros(_GROUP, np.float32), packed.numpy().view(np.uint64), scale.numpy(), ones)
-    most, row_class, column_class = sums_without_mismatch(inputs, ones, height, width, stride, padding)
+    most, row_class, column_class = sums_without_mismatch(inputs, ones.numpy(), height, width, stride, padding)
     out = torch.empty((batch, len(row_class), len(column_class), outputs), dtype=_INTEGERS[x.dtype])
     kernels.convolve(
         bits.numpy().view(np.uint64), packed.numpy().view(np.uint64), stride, most, row_class, column_class,
         scale.numpy(), pixels_at_a_time(outputs), out.numpy(),
     )
-    return out.view(x.dtype).permute(0, 3, 1, 2), bits, packed, scale
+    return out.view(x.dtype).permute(0, 3, 1, 2), bits
 
 
 @sign_conv2d.register_fake
-def _(x, weight, stride, padding):
+def _(x, weight, packed, scale, ones, stride, padding):
     outputs, _, size, _ = weight.shape
     height, width = (out_side(side, size, stride, padding) for side in x.shape[2:])
     return (
         x.new_empty((len(x), height, width, outputs)).permute(0, 3, 1, 2),
         x.new_empty(_bits_shape(x.shape, padding), dtype=torch.int64),
-        x.new_empty(_packed_shape(weight.shape), dtype=torch.int64),
-        x.new_empty((outputs,), dtype=torch.float32),
     )
 
 
@@ -120,13 +144,14 @@ def _(grad, bits, packed, scale, latent, stride, padding):
 
 
 def _keep(ctx, inputs, output):
-    _, weight, ctx.stride, ctx.padding = inputs
-    ctx.save_for_backward(*output[1:], weight)
-    ctx.mark_non_differentiable(*output[1:])
+    _, weight, packed, scale, _, ctx.stride, ctx.padding = inputs
+    ctx.save_for_backward(output[1], packed, scale, weight)
+    ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad, *_):
-    return *sign_conv2d_backward(grad, *ctx.saved_tensors, ctx.stride, ctx.padding), None, None
+def _backward(ctx, grad, _):
+    grads = sign_conv2d_backward(grad, *ctx.saved_tensors, ctx.stride, ctx.padding)
+    return *grads, None, None, None, None, None
 
 
 sign_conv2d.register_autograd(_backward, setup_context=_keep)
@@ -139,9 +164,9 @@ class _Kernels:
         from ..popcount.training import compiled
 
         if threads > 1:
-            import numba
+            from ..popcount.threads import use_threads
 
-            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+            use_threads(threads)
         functions = compiled(threads > 1)
         self.pack_signs, self.unpack_signs, self.pack_weights, self.unpack_weights = functions[:4]
         self.convolve, self.pass_through = functions[4:]

@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 def check_finite(values: dict, step: int, checkpoint: str) -> None:
     """Raise BurnError that names step, terms and last good checkpoint if `loss` or `grad_norm` is not finite."""
-    loss = float(values["loss"].detach())
+    loss = float(torch.as_tensor(values["loss"]).detach())
     if not math.isfinite(loss) or not math.isfinite(values.get("grad_norm", 0.0)):
         terms = ", ".join(f"{name} {float(torch.as_tensor(value).detach()):.6g}" for name, value in values.items())
         raise BurnError(

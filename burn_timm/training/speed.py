@@ -66,9 +66,10 @@ def apply(method: nn.Module, args: argparse.Namespace) -> nn.Module:
         method = method.to(memory_format=torch.channels_last)
     if args.grad_checkpointing:
         model = method.backbone.model
-        if not hasattr(model, "set_grad_checkpointing"):
-            raise BurnError(f"--grad-checkpointing: {type(model).__name__} has none")
-        model.set_grad_checkpointing()
+        try:
+            model.set_grad_checkpointing()
+        except (AttributeError, AssertionError) as error:  # how timm's models say that they have none
+            raise BurnError(f"--grad-checkpointing: {type(model).__name__} has none") from error
     if args.compile:
         method.backbone.compile(dynamic=False)
         teacher = getattr(method, "teacher", None)

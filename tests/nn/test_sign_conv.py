@@ -7,8 +7,9 @@ import torch.nn.functional as F
 
 pytest.importorskip("numba")
 
-from burn_timm.nn import count_bits
-from burn_timm.nn.sign_conv import fits, sign_conv2d, why_not
+from burn_timm.nn import binary, count_bits, sign_conv, weights_held
+from burn_timm.nn.sign_conv import fits, pack_latent, why_not
+from burn_timm.nn.sign_conv import sign_conv2d as operator
 from burn_timm.nn.small_maps import by_product, conv2d_by_product, convolution_backward
 
 LAST = torch.channels_last
@@ -17,6 +18,10 @@ CASES = [  # batch, inputs, outputs, kernel, stride, height, width
     (4, 48, 64, 3, 1, 2, 2), (4, 128, 32, 3, 2, 3, 2), (1, 16, 16, 3, 1, 1, 1), (2, 32, 80, 1, 2, 5, 6),
     (2, 16, 48, 5, 1, 6, 6),
 ]
+
+
+def sign_conv2d(x, weight, stride, padding):
+    return operator(x, weight, *pack_latent(weight.detach()), stride, padding)
 
 
 @pytest.fixture(params=[1, 2])
@@ -84,7 +89,9 @@ def test_the_sums_are_exact():
 def test_it_is_an_operator_of_torch():
     """Strides of the fake results are the real ones, gradients are registered: what torch.compile relies on."""
     for case in CASES[:5]:
-        torch.library.opcheck(sign_conv2d, operands(case, torch.float32))
+        x, weight, *rest = operands(case, torch.float32)
+        torch.library.opcheck(pack_latent, (weight.detach(),))
+        torch.library.opcheck(operator, (x, weight, *pack_latent(weight.detach()), *rest))
 
 
 def test_only_bits_are_kept_for_the_backward_pass():
@@ -99,7 +106,7 @@ def test_only_bits_are_kept_for_the_backward_pass():
 def test_what_it_does_not_take():
     x, weight, *_ = operands(CASES[0], torch.float32)
     assert not fits(x[:, :8], weight[:, :8]) and not fits(x.half(), weight) and not fits(x.double(), weight)
-    assert not fits(x, weight[:, :, :1]) and not fits(x.to("meta"), weight)
+    assert not fits(x, weight[:, :, :1]) and not fits(x, weight.to("meta"))
     assert why_not(torch.device("cpu")) is None and "for CPUs" in why_not(torch.device("cuda"))
 
 
@@ -130,6 +137,26 @@ def test_a_network_learns_the_same(name):
     assert all(map(torch.equal, usual, again)) and not all(map(torch.equal, usual, counted))
     errors = sorted(error(a, b.double()) for a, b in zip(counted, usual, strict=True) if b.any())
     assert errors[len(errors) // 2] < 1e-3 and abs(counted[0] - usual[0]) < 1e-4 * usual[0]
+
+
+@pytest.mark.parametrize("counting", [False, True])
+def test_held_weights_are_computed_once_and_give_the_same(counting, monkeypatch):
+    torch.manual_seed(0)
+    model = timm.create_model("reactnet_a_050", num_classes=7).train().to(memory_format=LAST)
+    count_bits(model, counting)
+    images = torch.randn(2, 3, 64, 64)
+    expected = loss_and_gradients(model, images)
+    calls = []
+    monkeypatch.setattr(binary, "scaled_sign", lambda w, f=binary.scaled_sign: calls.append(1) or f(w))
+    monkeypatch.setattr(sign_conv, "pack_latent", lambda w, f=pack_latent: calls.append(1) or f(w))
+    with weights_held(model):
+        layers = len(calls)
+        held = [loss_and_gradients(model, images) for _ in range(2)]
+        assert len(calls) == layers == 26
+    assert all(map(torch.equal, held[0], expected)) and all(map(torch.equal, held[1], expected))
+    with torch.no_grad():
+        model.stages[0][0].conv1.weight.neg_()
+    assert not torch.equal(loss_and_gradients(model, images)[0], expected[0])  # nothing stays behind the block
 
 
 def test_other_stages_do_not_count():
