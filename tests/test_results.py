@@ -85,3 +85,20 @@ def test_the_engines_agree_on_real_images():
     printed = re.search(r"is (\d+\.\d+) by torch, (\d+\.\d+) by OpenVINO and (\d+\.\d+) by numba",
                         (ROOT / "README.md").read_text())
     assert printed.groups() == tuple(f"{100 * value:.2f}" for value in values)
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_the_tables_of_training_steps_are_what_was_measured(page):
+    table = re.search(r"step:begin -->(.*?)<!-- step:end", (ROOT / page).read_text(), re.S).group(1)
+    printed = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
+    expected = []
+    for name, what in (("train_step_64", "ReActNet-A alone"), ("train_step_64_whole", "BURN with a ResNet-50 teacher")):
+        rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["extra"]["rows"]
+        for row in rows:
+            peak, first = row["memory"]["peak_bytes"], rows[0]["memory"]["peak_bytes"]
+            expected.append([
+                what, row["title"], f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f}", f"{peak / 1e6:.0f}",
+                f"{peak / first:.2f}", f"{row['memory']['saved_bytes'] / 1e6:.0f}",
+            ])
+    assert all(row in expected for row in printed) and len(printed) >= 5
+    assert printed == expected or page == "README.md"
