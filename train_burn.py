@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> dict:
         args = parse_options(argv or ["--demo"])
         return run_demo(args, choose_output(args), train) if args.demo else train(args)
     except (BurnError, OSError) as error:
-        print(f"train_burn.py: error: {error}", file=sys.stderr)
+        sys.stderr.write(f"train_burn.py: error: {error}\n")  # whole, where several processes write at once
         sys.exit(2)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -264,6 +264,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     summary = on_main_process(
         lambda: finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, started)
     )
+    accelerator.wait_for_everyone()  # before any of them ends the process group
     for tracker in accelerator.trackers:  # not end_training(): the demonstration trains twice in one process group
         tracker.finish()
     return summary if accelerator.is_main_process else {}

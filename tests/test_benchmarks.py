@@ -78,7 +78,7 @@ def test_saved_bytes_by_block():
     assert lines[0] == "| block | reference | ours |" and lines[-1].startswith("| all | ")
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_benchmark(tmp_path, capsys, whole):
     threads = torch.get_num_threads()
     out = tmp_path / "results" / "step.json"

@@ -10,6 +10,7 @@ left to itself it keeps the sums in memory.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from types import FunctionType
 
 import numpy as np
@@ -328,19 +329,24 @@ def _halve(x, out):
             _mean_of_window(x, n, y, column, out[n, y, column])
 
 
+def compile_all(functions: Sequence[Callable], parallel: bool, version: str = "") -> tuple:
+    """The functions compiled by numba, which keeps the result for the next process where it may write to a folder.
+
+    version: of what they call in other files. numba's cache looks at a function's name and its own file only.
+    """
+    compiled_functions = []
+    for function in functions:
+        name = f"{function.__name__}{version}{'_parallel' if parallel else ''}"
+        named = FunctionType(function.__code__, function.__globals__, name)
+        options = {"parallel": parallel, "boundscheck": False, "error_model": "numpy"}
+        try:
+            compiled_functions.append(njit(cache=True, **options)(named))
+        except RuntimeError:  # no folder to keep it in
+            compiled_functions.append(njit(**options)(named))
+    return tuple(compiled_functions)
+
+
 @functools.cache
 def compiled(parallel: bool) -> tuple:
-    """(pack, step, convolve, halve): on the threads that numba is set to, or on the calling one.
-
-    Compiling takes some seconds; numba keeps the result in its cache folder where it may write to one.
-    """
-    options = {"parallel": parallel, "boundscheck": False, "error_model": "numpy"}
-    functions = []
-    for function in (_pack, _step, _convolve, _halve):
-        if parallel:  # under a name of its own, for numba's cache goes by names
-            function = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_parallel")
-        try:
-            functions.append(njit(cache=True, **options)(function))
-        except RuntimeError:  # no folder to keep it in
-            functions.append(njit(**options)(function))
-    return tuple(functions)
+    """(pack, step, convolve, halve): on the threads that numba is set to, or on the calling one."""
+    return compile_all((_pack, _step, _convolve, _halve), parallel)

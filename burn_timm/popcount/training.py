@@ -5,6 +5,8 @@ counts are multiples of 16. Nothing here rounds but the last product with the sc
 """
 
 import functools
+import hashlib
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
@@ -12,7 +14,8 @@ from numba import float32, int64, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .kernels import _at, _bits16, _mismatches, _places, _store16
+from . import kernels
+from .kernels import _at, _bits16, _mismatches, _places, _store16, compile_all
 
 _FLOATS, _INTEGERS = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(32), 16)
 _SHORTS, _BITS = ir.VectorType(ir.IntType(16), 16), ir.VectorType(ir.IntType(1), 16)
@@ -237,9 +240,6 @@ def _pass_through(grad, weight, out):
 
 @functools.cache
 def compiled(parallel: bool) -> tuple:
-    """(pack_signs, unpack_signs, pack_weights, unpack_weights, convolve, pass_through): on numba's threads, or on one.
-
-    Compiling takes some seconds a process. (numba's cache would miss changes of `kernels.py`.)
-    """
+    """(pack_signs, unpack_signs, pack_weights, unpack_weights, convolve, pass_through): on numba's threads, or one."""
     functions = (_pack_signs, _unpack_signs, _pack_weights, _unpack_weights, _convolve, _pass_through)
-    return tuple(njit(parallel=parallel, error_model="numpy")(function) for function in functions)
+    return compile_all(functions, parallel, "_" + hashlib.sha256(Path(kernels.__file__).read_bytes()).hexdigest()[:8])

@@ -109,7 +109,7 @@ def test_losses_with_views_made_on_the_device(tmp_path):
     assert losses(tmp_path, "two_workers", "--views-on", "device", "--workers", "2") == other
 
 
-@pytest.mark.parametrize("views_on", ["workers", "device"])
+@pytest.mark.parametrize("views_on", ["workers", pytest.param("device", marks=pytest.mark.slow)])
 def test_losses_do_not_depend_on_the_cache(tmp_path, views_on):
     """A cold and a warm cache, in memory and in a file, filled by workers or not: the same bits."""
     files = folder(tmp_path / "photos", 60, 0)

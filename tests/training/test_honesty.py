@@ -13,6 +13,7 @@ from burn_timm.training.options import parse_options
 from .runs import SHORT, train
 
 
+@pytest.mark.slow
 def test_learning_rate_zero_gains_nothing(tmp_path):
     output = tmp_path / "run"
     done = train("--lr", "0", "--epochs", "2", "--output", str(output))

@@ -46,7 +46,7 @@ def kill_after(step: int, output, workers: int) -> None:
 
 
 # 1437 digits make 22 steps of 64 an epoch: 7 and 27 lie in the first and second epoch of stage 1, 47 in stage 2.
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_three_times_and_resumed_equals_unbroken(unbroken, tmp_path, workers):
     output = tmp_path / "run"
     for step in (7, 27, 47):

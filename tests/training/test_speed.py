@@ -86,6 +86,7 @@ def losses(output, *options, stages=("w1a1",), steps=50):
     return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow  # three runs
 def test_losses_of_fifty_steps(tmp_path):
     """Counting bits rounds elsewhere: the first loss agrees to that, and later ones drift as signs flip."""
     pytest.importorskip("numba")
