@@ -318,7 +318,9 @@ def flat(options: dict) -> dict:
 def detached(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
     """A scalar, in float64 where the device has it, on the device."""
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.as_tensor(value).detach().to(device, dtype)
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device, dtype)
+    return torch.full((), value, dtype=dtype, device=device)  # not copied there, which could wait
 
 
 def grad_norm(module: torch.nn.Module, device: torch.device) -> torch.Tensor:
