@@ -92,7 +92,10 @@ def test_the_tables_of_training_steps_are_what_was_measured(page):
     table = re.search(r"step:begin -->(.*?)<!-- step:end", (ROOT / page).read_text(), re.S).group(1)
     printed = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
     expected = []
-    for name, what in (("train_step_64", "ReActNet-A alone"), ("train_step_64_whole", "BURN with a ResNet-50 teacher")):
+    for name, what in (
+        ("train_step_64", "ReActNet-A alone"), ("train_step_224", "ReActNet-A alone, 224 px, batch 8"),
+        ("train_step_64_whole", "BURN with a ResNet-50 teacher"),
+    ):
         rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["extra"]["rows"]
         for row in rows:
             peak, first = row["memory"]["peak_bytes"], rows[0]["memory"]["peak_bytes"]
