@@ -101,6 +101,7 @@ def losses(tmp_path, name: str, *options: str) -> list[float]:
     return [json.loads(line)["loss"] for line in open(tmp_path / name / "run" / "log.jsonl")]
 
 
+@pytest.mark.slow
 def test_losses_with_views_made_on_the_device(tmp_path):
     """A rounding of a pixel in ten thousand flips a sign here and there, and that more of them."""
     one, other = losses(tmp_path, "workers"), losses(tmp_path, "device", "--views-on", "device")

@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 import timm
 import torch
 
 from .runs import train
 
 
+@pytest.mark.slow  # trains to some accuracy
 def test_the_classifier_is_exported_and_predicts(tmp_path, digits):
     output = tmp_path / "run"
     done = train(
