@@ -87,11 +87,12 @@ class PopcountNetwork:
                     halve(x, shortcut)
                 shortcut, pool = self._projects[number].run(convolve, shortcut), False
             last = number + 1 == len(network.steps)
-            after = step if last else network.steps[number + 1]
+            limits = np.zeros_like(step.scale) if last else network.steps[number + 1].threshold
+            padding = 0 if last else network.steps[number + 1].padding
             bits = np.empty((0, 0, 0, 0), np.uint16) if last else self._ready[number + 1].bits.view(np.uint16)
             step_kernel(
                 ready.bits, ready.weights, step.stride, ready.most, ready.row_class, ready.column_class, step.scale,
-                step.bias, step.slope, shortcut, pool, ready.chunk, ready.out, after.threshold, bits, after.padding,
+                step.bias, step.slope, shortcut, pool, ready.chunk, ready.out, limits, bits, padding,
             )
             x = ready.out
         outputs = {"feature_map": np.ascontiguousarray((x + network.shift).transpose(0, 3, 1, 2))}

@@ -210,7 +210,7 @@ class BinaryConv2d(nn.Conv2d):
         """Compute once what forward passes in training need of the weight's signs; it must not change meanwhile."""
         if self.weight_bits == 1:
             weight = self.weight.detach()
-            if self.counts_bits and sign_conv.takes(weight):
+            if self.training and self.counts_bits and sign_conv.takes(weight):
                 self.held = list(sign_conv.pack_latent(weight))
             else:
                 self.held = [scaled_sign(weight)]

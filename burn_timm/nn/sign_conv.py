@@ -51,7 +51,8 @@ def pack_latent(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
     many weights of each tap are positive, int32 `[O, k, k]`. I and O are multiples of 16."""
     outputs, _, size, _ = weight.shape
     packed = torch.zeros(_packed_shape(weight.shape), dtype=torch.int64)
-    scale, ones = torch.empty(outputs), torch.empty((outputs, size, size), dtype=torch.int32)
+    scale = torch.empty(outputs, dtype=torch.float32, device="cpu")
+    ones = torch.empty((outputs, size, size), dtype=torch.int32, device="cpu")
     _kernels().pack_weights(
         weight.detach().permute(0, 2, 3, 1).contiguous().numpy(), np.zeros(_GROUP, np.float32),
         packed.numpy().view(np.uint64), scale.numpy(), ones.numpy(),
@@ -129,7 +130,7 @@ def sign_conv2d_backward(
     grad_x, grad_weight = convolution_backward(
         grad, x.view(grad.dtype).permute(0, 3, 1, 2), weight.view(grad.dtype).permute(0, 3, 1, 2), stride, padding,
     )
-    passed = torch.empty(weight.shape)
+    passed = torch.empty(weight.shape, dtype=torch.float32)
     latent = latent.detach().permute(0, 2, 3, 1).contiguous().numpy()
     kernels.pass_through(_array(grad_weight), latent, passed.numpy())
     return grad_x, passed.permute(0, 3, 1, 2)

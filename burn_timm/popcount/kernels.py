@@ -10,7 +10,9 @@ left to itself it keeps the sums in memory.
 """
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FunctionType
 
 import numpy as np
@@ -19,6 +21,7 @@ from numba import int64, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from . import layout
 from .layout import LANES
 
 _PIXELS = 4  # of a tile; with four vectors its sums fill half of AVX-512's registers
@@ -338,6 +341,7 @@ def compile_all(functions: Sequence[Callable], parallel: bool, version: str = ""
     for function in functions:
         name = f"{function.__name__}{version}{'_parallel' if parallel else ''}"
         named = FunctionType(function.__code__, function.__globals__, name)
+        named.__qualname__ = name  # the name of the cache's file
         options = {"parallel": parallel, "boundscheck": False, "error_model": "numpy"}
         try:
             compiled_functions.append(njit(cache=True, **options)(named))
@@ -349,4 +353,5 @@ def compile_all(functions: Sequence[Callable], parallel: bool, version: str = ""
 @functools.cache
 def compiled(parallel: bool) -> tuple:
     """(pack, step, convolve, halve): on the threads that numba is set to, or on the calling one."""
-    return compile_all((_pack, _step, _convolve, _halve), parallel)
+    version = "_" + hashlib.sha256(Path(layout.__file__).read_bytes()).hexdigest()[:8]
+    return compile_all((_pack, _step, _convolve, _halve), parallel, version)

@@ -14,7 +14,7 @@ from numba import float32, int64, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import kernels
+from . import kernels, layout
 from .kernels import _at, _bits16, _mismatches, _places, _store16, compile_all
 
 _FLOATS, _INTEGERS = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(32), 16)
@@ -121,7 +121,7 @@ def _ones(typingctx, bits):
     return types.int64(types.uint16), codegen
 
 
-@njit(fastmath=True)
+@njit(fastmath={"reassoc", "contract"})
 def _mean_size(row):
     """Mean of |w|, exact where all are equal, as `packing.weight_scale` has it."""
     total, low, high = float32(0), float32(np.inf), float32(0)
@@ -242,4 +242,5 @@ def _pass_through(grad, weight, out):
 def compiled(parallel: bool) -> tuple:
     """(pack_signs, unpack_signs, pack_weights, unpack_weights, convolve, pass_through): on numba's threads, or one."""
     functions = (_pack_signs, _unpack_signs, _pack_weights, _unpack_weights, _convolve, _pass_through)
-    return compile_all(functions, parallel, "_" + hashlib.sha256(Path(kernels.__file__).read_bytes()).hexdigest()[:8])
+    others = b"".join(Path(module.__file__).read_bytes() for module in (kernels, layout))
+    return compile_all(functions, parallel, "_" + hashlib.sha256(others).hexdigest()[:8])

@@ -17,6 +17,7 @@ from burn_timm.deploy import folded
 from burn_timm.deploy.fold import Step, fold
 from burn_timm.deploy.network import PopcountNetwork, _prepare
 from burn_timm.popcount.kernels import compiled
+from burn_timm.popcount.threads import use_threads
 from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
 
 
@@ -136,3 +137,15 @@ def test_a_cpu_without_wide_vectors(cpu, features, digits, tmp_path):
     )
     with torch.no_grad():
         assert errors(torch.from_numpy(np.load(tmp_path / "y.npy")), model(images)).median() < 2e-3
+
+
+def test_serial_and_parallel_kernels_have_caches_of_their_own():
+    names = [function.py_func.__qualname__ for parallel in (False, True) for function in compiled(parallel)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_binary_convolution_is_exact_on_two_threads(kernel):
+    use_threads(2)
+    for case in convolutions(sizes_with(80, 1), kernel, seed=5):
+        np.testing.assert_array_equal(counts(case, kernel // 2, parallel=True).astype(np.float64), case.expected)

@@ -185,3 +185,14 @@ def test_where_a_product_is_taken():
     assert by_product(x.bfloat16(), weight, 16) and not by_product(x.bfloat16(), weight, 17)
     assert by_product(x, weight, 4) and not by_product(x, weight, 5) and not by_product(x, weight[:, :, :1, :1], 4)
     assert not by_product(x.bfloat16(), weight.contiguous(), 16) and not by_product(x.to("meta"), weight, 4)
+
+
+def test_a_binary_network_that_is_not_trained_keeps_its_way():
+    """A teacher of one bit stands beside the student within the same block."""
+    teacher = timm.create_model("reactnet_a_050", num_classes=7).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = teacher(images)
+        count_bits(teacher)
+        with weights_held(teacher):
+            assert torch.equal(teacher(images), expected)
