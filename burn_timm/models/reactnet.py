@@ -23,7 +23,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 
 from ..nn import BinaryConv2d, RPReLU, RSign, Shift
-from ..nn.checkpointing import checkpointed
+from ..nn.checkpointing import checkpointed_blocks
 from .packed_loading import checkpoint_filter_fn, load_features_hook, load_hook
 
 __all__ = ["ReActNet"]
@@ -253,8 +253,7 @@ class ReActNet(nn.Module):
             stages = self.stages[: max_index + 1]
         for index, stage in enumerate(stages):
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                for block in stage:
-                    x = checkpointed(block, x)
+                x = checkpointed_blocks(stage, x)
             else:
                 x = stage(x)
             if index in take_indices:
@@ -281,8 +280,7 @@ class ReActNet(nn.Module):
         x = self.stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             for stage in self.stages:
-                for block in stage:
-                    x = checkpointed(block, x)
+                x = checkpointed_blocks(stage, x)
             return x
         return self.stages(x)
 

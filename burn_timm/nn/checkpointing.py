@@ -21,6 +21,13 @@ def checkpointed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     )
 
 
+def checkpointed_blocks(blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """`blocks` one after the other, each `checkpointed`."""
+    for block in blocks:
+        x = checkpointed(block, x)
+    return x
+
+
 @contextlib.contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
     norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]

@@ -9,6 +9,7 @@ import importlib.util
 
 import numpy as np
 import torch
+from torch import library
 
 from ..packing import one_line
 from ..popcount.layout import block_width, out_side, pixels_at_a_time, sums_without_mismatch
@@ -45,7 +46,7 @@ def takes(weight: torch.Tensor) -> bool:
     )
 
 
-@torch.library.custom_op("burn_timm::pack_latent", mutates_args=())
+@library.custom_op("burn_timm::pack_latent", mutates_args=())
 def pack_latent(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What `sign_conv2d` needs of a float32 weight `[O, I, k, k]`, best in channels_last: bits, mean|w| `[O]`, and how
     many weights of each tap are positive, int32 `[O, k, k]`. I and O are multiples of 16."""
@@ -70,7 +71,7 @@ def _(weight):
     )
 
 
-@torch.library.custom_op("burn_timm::sign_conv2d", mutates_args=())
+@library.custom_op("burn_timm::sign_conv2d", mutates_args=())
 def sign_conv2d(
     x: torch.Tensor, weight: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, ones: torch.Tensor, stride: int,
     padding: int,
@@ -110,7 +111,7 @@ def _(x, weight, packed, scale, ones, stride, padding):
     )
 
 
-@torch.library.custom_op("burn_timm::sign_conv2d_backward", mutates_args=())
+@library.custom_op("burn_timm::sign_conv2d_backward", mutates_args=())
 def sign_conv2d_backward(
     grad: torch.Tensor, bits: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, latent: torch.Tensor,
     stride: int, padding: int,

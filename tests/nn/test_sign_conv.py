@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import library
 
 pytest.importorskip("numba")
 
@@ -90,8 +91,8 @@ def test_it_is_an_operator_of_torch():
     """Strides of the fake results are the real ones, gradients are registered: what torch.compile relies on."""
     for case in CASES[:5]:
         x, weight, *rest = operands(case, torch.float32)
-        torch.library.opcheck(pack_latent, (weight.detach(),))
-        torch.library.opcheck(operator, (x, weight, *pack_latent(weight.detach()), *rest))
+        library.opcheck(pack_latent, (weight.detach(),))
+        library.opcheck(operator, (x, weight, *pack_latent(weight.detach()), *rest))
 
 
 def test_only_bits_are_kept_for_the_backward_pass():
