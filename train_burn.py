@@ -35,7 +35,7 @@ from burn_timm.training.demo import run_demo
 from burn_timm.training.export import describe, export
 from burn_timm.training.guards import TargetMonitor, check_finite
 from burn_timm.training.logs import RunLog, draw_curves
-from burn_timm.training.measure import knn_figures, open_val
+from burn_timm.training.measure import knn_during_training, knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
 from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import defining_options, parse_options
@@ -100,6 +100,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         images = source.cached(args.cache, args.cache_size, args.cache_dir)
         source = source if args.cache_size else images
     val = open_val(args, source)
+    if args.knn_steps and val is None:
+        raise BurnError("--knn-steps needs labels: a --train-split and a --val-split that have them")
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
     view = make_views(args.view, side, args.hflip, args.train_interpolation)
@@ -218,7 +220,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                         accelerator.backward(values["loss"] / accum)
                     outputs.append({name: detached(value, device) for name, value in values.items()})
 
-            logged = (step + 1) % args.log_interval == 0 or step + 1 == total_steps
+            knn_due = args.knn_steps and (step + 1) % args.knn_steps == 0
+            logged = (step + 1) % args.log_interval == 0 or step + 1 == total_steps or knn_due
             accelerator.unscale_gradients(optimizer)
             checked, norms = outputs, {}
             if accelerator.scaler is None:  # a gradient scaler skips steps with infinite gradients by itself
@@ -240,6 +243,11 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             if logged:
                 line = {"step": now, "epoch": (step - 1) // steps_per_epoch, "stage": stage}
                 rest = {"lr": lr, "batch_size": per_process, "total_batch_size": total_batch}
+                if knn_due:
+                    with log.paused():
+                        rest["knn"] = on_main_process(
+                            partial(knn_during_training, args, source, val, plain.student(), device)
+                        )
                 numbers = torch.cat([average(outputs, accelerator), stacked([norms])[0]])
                 arrivals.add(numbers, partial(write_line, log, monitor, progress, line, [*outputs[0], *norms], rest))
             due = step % steps_per_epoch == 0 or (args.checkpoint_steps and step % args.checkpoint_steps == 0)

@@ -24,18 +24,20 @@ def kl_divergence(
     student_logits: torch.Tensor,
     temperature: float = 1.0,
     direction: str = "student-target",
+    target_temperature: float | None = None,
 ) -> torch.Tensor:
     """KL divergence between the softmax outputs of target and student (BURN, Eq. 1).
 
     Args:
         target_logits, student_logits: `[B, K]`; p1 and p2 are their softmax at `temperature`.
         direction: `student-target` is D(p2 || p1), line 24 of Algorithm 1; `target-student` is D(p1 || p2).
+        target_temperature: Of p1, where it is another one.
 
     Returns:
         Scalar, in nats, mean over B. The gradient flows into both sides: g_theta is trained by it too.
     """
     target_logits, student_logits = _exact(target_logits, student_logits)
-    log_p1 = F.log_softmax(target_logits / temperature, dim=-1)
+    log_p1 = F.log_softmax(target_logits / (target_temperature or temperature), dim=-1)
     log_p2 = F.log_softmax(student_logits / temperature, dim=-1)
     if direction == "student-target":
         return (log_p2.exp() * (log_p2 - log_p1)).sum(-1).mean()
@@ -129,12 +131,27 @@ def soft_cross_entropy(
     return -(p * F.log_softmax(student_logits / temperature, dim=-1)).sum(-1).mean()
 
 
+def swapped_assignment(logits1: torch.Tensor, logits2: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Each view has to tell the balanced class of the other one (SwAV, Eq. 2), mean over B and both ways.
+
+    Args:
+        logits1, logits2: `[B, K]`, row by row two views of the same images. Any logits, not cosines: each image's
+            largest is put at the cosine's 1, which Sinkhorn's rows leave out again. As in SwAV the assignment has half
+            the temperature of the prediction (0.05 and 0.1 there).
+    """
+    pair = _exact(logits1, logits2)
+    codes = [sinkhorn(1 + x.detach() - x.detach().amax(-1, keepdim=True), temperature / 2).to(x.dtype) for x in pair]
+    log_p = [F.log_softmax(x / temperature, dim=-1) for x in pair]
+    return -((codes[0] * log_p[1]).sum(-1) + (codes[1] * log_p[0]).sum(-1)).mean() / 2
+
+
 @torch.no_grad()
 def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05, iterations: int = 3) -> torch.Tensor:
     """Soft assignment of images to prototypes, each prototype with the same share (SwAV, Caron et al., 2020, Eq. 3-5).
 
     Args:
-        scores: Cosine similarities `[N, K]`; N may differ between processes, the shares are over all of them.
+        scores: Cosine similarities `[N, K]`, or others of 1 at most; N may differ between processes, the shares are
+            over all of them.
 
     Returns:
         `[N, K]`, float64; every row sums to 1.

@@ -15,6 +15,7 @@ PANELS = (
     ("loss", ("loss", "loss_kl", "loss_fs")),
     ("gradient norm", ("grad_norm_student", "grad_norm_student_head", "grad_norm_target_head")),
     ("target, nats", ("entropy_of_mean", "mean_entropy", "target_information")),
+    ("kNN accuracy", ("knn",)),
     ("schedule", ("lr", "lambda")),
 )
 
@@ -53,6 +54,13 @@ class RunLog:
         yield
         self.waited += time.perf_counter() - before
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside does not count."""
+        before = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - before
+
     def write(self, line: dict) -> None:
         """Add images_per_s and data_wait (share of the time) since the last line and record it everywhere."""
         seconds = max(time.perf_counter() - self.started, 1e-9)
@@ -84,15 +92,17 @@ def draw_curves(log: Path, picture: Path) -> None:
     lines = read_log(log)
     if not lines:
         return
-    panels = [(title, [name for name in names if name in lines[0]]) for title, names in PANELS]
+    logged = {name for line in lines for name in line}
+    panels = [(title, [name for name in names if name in logged]) for title, names in PANELS]
     panels = [(title, names) for title, names in panels if names]
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     boundaries = [b["step"] for a, b in zip(lines, lines[1:], strict=False) if a["stage"] != b["stage"]]
     for axis, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name in names:
-            scale = max(abs(line[name]) for line in lines) if name == "lr" else 1  # beside lambda, lr would be flat
+            steps, values = zip(*((line["step"], line[name]) for line in lines if name in line), strict=True)
+            scale = max(map(abs, values)) or 1 if name == "lr" else 1  # beside lambda, lr would be flat
             label = f"lr / {scale:.3g}" if name == "lr" else name
-            axis.plot([line["step"] for line in lines], [line[name] / (scale or 1) for line in lines], label=label)
+            axis.plot(steps, [value / scale for value in values], label=label)
         for boundary in boundaries:
             axis.axvline(boundary, color="0.7", linewidth=1)
         if title == "gradient norm":

@@ -23,6 +23,7 @@ _logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 4096
 BANK, QUERIES, PIXELS = 50_000, 10_000, 64  # bounds: at most so many images, and pixels on a side for raw pixels
+SMALL_BANK, SMALL_QUERIES = 10_000, 2_000  # of a figure during training
 
 
 def open_val(args: argparse.Namespace, source):
@@ -74,12 +75,8 @@ def knn_figures(args, stage: str, source, val, student, teacher, accelerator: Ac
     if val is None:
         return {}
     device = accelerator.device
-    sets = [
-        random_subset(split, most, args.seed) if len(split) > most else split
-        for split, most in ((source, BANK), (val, QUERIES))
-    ]
-    config = {**student.pretrained_cfg, "input_size": (3, args.img_size, args.img_size),
-              "crop_pct": export_crop_pct(args.img_size)}
+    sets = at_most(args, source, val, BANK, QUERIES)
+    config = export_config(args, student)
     figures = {"knn_images": [len(split) for split in sets]}
 
     def knn(name, features_of, transform):
@@ -102,3 +99,27 @@ def knn_figures(args, stage: str, source, val, student, teacher, accelerator: Ac
         knn("teacher", of(teacher.model), eval_transform(teacher.model, None if own_size else side))
     knn("student", of(student), eval_transform(config))
     return figures
+
+
+def knn_during_training(args, source, val, student, device: torch.device) -> float:
+    """Top-1 kNN accuracy of the student as it is, a fraction; its mode and statistics stay as they are."""
+    transform = eval_transform(export_config(args, student))
+    features = []
+    for split in at_most(args, source, val, SMALL_BANK, SMALL_QUERIES):
+        loader = eval_loader(split, transform, 256, workers=args.workers)
+        features.extend(extract_features(student, loader, device))
+    return round(knn_accuracy(*features, k=min(20, len(features[0]))), 5)
+
+
+def export_config(args, student) -> dict:
+    """The data configuration that the export will have."""
+    return {**student.pretrained_cfg, "input_size": (3, args.img_size, args.img_size),
+            "crop_pct": export_crop_pct(args.img_size)}
+
+
+def at_most(args, source, val, bank: int, queries: int) -> list:
+    """Both splits, or seeded subsets of them, no larger than `bank` and `queries`."""
+    return [
+        random_subset(split, most, args.seed) if len(split) > most else split
+        for split, most in ((source, bank), (val, queries))
+    ]

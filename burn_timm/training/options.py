@@ -30,7 +30,7 @@ STAGES = {"w32a1": (32, 1), "w1a1": (1, 1), "w32a32": (32, 32), "fp": None}
 FREE_ON_RESUME = {
     "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
     "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command", "cache",
-    "cache_dir",
+    "cache_dir", "knn_steps",
 }
 
 DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
@@ -40,7 +40,8 @@ LEAST = {
     "head_dim": 1, "teacher_img_size": 1, "workers": 0, "checkpoint_steps": 0, "lr": 0, "weight_decay": 0,
     "warmup_epochs": 0, "clip_grad": 0, "hidden_dim": 1, "queue_size": 1, "prototypes": 2, "sinkhorn_iterations": 1,
     "queue_start_epoch": 0, "freeze_prototypes_epochs": 0, "contrastive_weight": 0, "jigsaw_weight": 0,
-    "cache_size": 1, "small_views": 0, "small_img_size": 1, "information_weight": 0, "momentum": 0, "drop": 0,
+    "cache_size": 1, "knn_steps": 0, "small_views": 0, "small_img_size": 1, "information_weight": 0, "momentum": 0,
+    "drop": 0,
 }
 
 
@@ -171,8 +172,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fs-on", default="feature", choices=("feature", "projection"))
     add("--views", default="same", choices=("same", "cross"))
     add("--kl-direction", default="student-target", choices=KL_DIRECTIONS)
-    add("--target-head", default="joint", choices=TARGET_HEADS)
+    add(
+        "--target-head", default="joint", choices=TARGET_HEADS, help="how g_theta learns: by BURN's loss (paper), not "
+        "at all, by the information term alone, or by swapped assignment of two views",
+    )
     add("--information-weight", type=float, default=0.0, help="w of the target's information term")
+    add("--target-temperature", type=float, help="of the target's softmax; default: --temperature. Lower sharpens")
+    add("--center-momentum", type=float, help="of the running mean taken off the target's logits (DINO: 0.9; 1: none)")
     add("--reset-target-head", action="store_true", help="start every stage with a fresh g_theta (the paper's control)")
 
     add = parser.add_argument_group("run").add_argument
@@ -180,6 +186,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resume", help="`auto`: go on from OUTPUT's checkpoint if there is one; or the path of a checkpoint")
     add("--checkpoint-steps", type=int, default=0, help="also save every N optimiser steps, not only after each epoch")
     add("--log-interval", type=int, default=10, help="optimiser steps between logged lines")
+    add(
+        "--knn-steps", type=int, default=0, metavar="N", help="log the student's kNN accuracy every N optimiser steps, "
+        "on 10,000 and 2,000 images at most of --train-split and --val-split; 0: only at the end",
+    )
     add("--log-with", default="tensorboard", help="any accelerate tracker, or none")
     add("--threads", type=int, help="CPU threads per process; default: cores divided by local processes")
     add("--push-to-hub", metavar="REPO", help="upload the export folder to this Hub repository; it must be empty, "
@@ -227,6 +237,8 @@ def _fill_in(args: argparse.Namespace) -> None:
     for name, parameter in inspect.signature(method).parameters.items():
         if parameter.default is not parameter.empty and getattr(args, name, parameter.default) is None:
             setattr(args, name, parameter.default)
+    if args.method == "burn" and args.target_temperature is None:
+        args.target_temperature = args.temperature
 
 
 def _read_recipe(parser: argparse.ArgumentParser, recipe: str) -> dict:
@@ -303,6 +315,8 @@ def _check(args: argparse.Namespace) -> None:
         raise BurnError("--cache-size needs --cache memory or --cache disk")
     if args.cache_size and args.cache_size < args.img_size:
         raise BurnError(f"--cache-size {args.cache_size} is less than --img-size {args.img_size}")
+    if args.method == "burn" and args.target_head == "information" and not args.information_weight:
+        raise BurnError("--target-head information needs --information-weight above 0: nothing else trains g_theta")
     if args.resume == "auto" and not args.output:
         raise BurnError("--resume auto needs --output: the folder of the run to go on with")
     for name, least in LEAST.items():
@@ -312,11 +326,11 @@ def _check(args: argparse.Namespace) -> None:
                 raise BurnError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if len(args.weight_decay) not in (1, len(args.stages)):
         raise BurnError(f"--weight-decay takes one value, or one for each of the {len(args.stages)} stages")
-    for name in ("lambda_0", "lambda_T", "hflip", "target_momentum", "label_smoothing"):
+    for name in ("lambda_0", "lambda_T", "hflip", "target_momentum", "center_momentum", "label_smoothing"):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise BurnError(f"--{name.replace('_', '-')} must lie in [0, 1], not {value}")
-    for name in ("temperature", "sinkhorn_epsilon"):
+    for name in ("temperature", "target_temperature", "sinkhorn_epsilon"):
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise BurnError(f"--{name.replace('_', '-')} must be above 0, not {value}")

@@ -71,6 +71,8 @@ def test_crossed_views_pair_each_view_with_the_other_and_average(digits):
 @pytest.mark.parametrize("options", [
     {}, {"fs_loss": "l1"}, {"fs_loss": "l2"}, {"fs_on": "projection"}, {"views": "cross"}, {"head_type": "linear"},
     {"kl_direction": "target-student"}, {"lambda_schedule": "constant"}, {"information_weight": 0.5},
+    {"target_head": "information", "information_weight": 0.5}, {"target_head": "swapped"},
+    {"target_head": "swapped", "views": "cross"}, {"center_momentum": 0.9, "target_temperature": 0.5},
 ])
 def test_one_step_moves_every_trained_tensor_and_leaves_the_teacher_bit_identical(digits, options):
     method = make(**options).train()
@@ -141,3 +143,81 @@ def test_simclr_trains_every_tensor(digits):
     method(views(digits, n_views=2), 0.5)["loss"].backward()
     optimizer.step()
     assert all(not torch.equal(p, before[name]) for name, p in method.named_parameters())
+
+
+def gradient_of_target_head(method, batch):
+    method.zero_grad()
+    method(batch, 0.5)["loss"].backward()
+    return [p.grad.clone() for p in method.target_head.parameters()]
+
+
+def test_information_head_learns_by_the_information_term_alone(digits):
+    method = make(target_head="information", information_weight=0.7, temperature=0.5).train()
+    found = gradient_of_target_head(method, views(digits))
+    method.zero_grad()
+    with torch.no_grad():
+        features = method.teacher(views(digits)["views"][:, 0])
+    p = (method.target_head(features) / 0.5).softmax(-1)
+    mean = p.mean(0)
+    information = -(mean * mean.log()).sum() + (p * p.log()).sum(-1).mean()
+    (-0.7 * information).backward()
+    for grad, p in zip(found, method.target_head.parameters(), strict=True):
+        torch.testing.assert_close(grad, p.grad, rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="information_weight above 0"):
+        make(target_head="information")
+
+
+def test_swapped_head_learns_by_swapped_assignment_alone(digits):
+    """SwAV's Eq. 2 and 3 written out: codes of one view, Sinkhorn at half the temperature, told from the other."""
+    method = make(target_head="swapped", temperature=0.5).train()
+    batch = views(digits, n_views=2)
+    found = gradient_of_target_head(method, batch)
+    method.zero_grad()
+    with torch.no_grad():
+        features = method.teacher(torch.cat([batch["views"][:, 0], batch["views"][:, 1]]))
+    logits = method.target_head(features).double()
+    expected = 0.0
+    for ours, other in ((logits[:8], logits[8:]), (logits[8:], logits[:8])):
+        q = ((other.detach() - other.detach().amax(1, keepdim=True)) / 0.25).exp()
+        for _ in range(3):
+            q = q / q.sum(0, keepdim=True) / 12
+            q = q / q.sum(1, keepdim=True) / 8
+        expected = expected - (8 * q * (ours / 0.5).log_softmax(-1)).sum(-1).mean() / 2
+    expected.backward()
+    for grad, p in zip(found, method.target_head.parameters(), strict=True):
+        torch.testing.assert_close(grad, p.grad, rtol=1e-3, atol=1e-6)
+    assert float(method(batch, 0.5)["loss_swapped"]) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_swapped_head_teaches_the_student_its_own_view_or_crossed_ones(digits, crossed):
+    method = make(target_head="swapped", views="cross" if crossed else "same").eval()
+    batch = views(digits, n_views=2)
+    first, second = batch["views"][:, 0], batch["views"][:, 1]
+    pairs = [(first, second), (second, first)] if crossed else [(first, first)]
+    cosines = [
+        torch.cosine_similarity(method.teacher(one), method.adapter(method.backbone(two))).mean() for one, two in pairs
+    ]
+    expected = 1 - sum(map(float, cosines)) / len(pairs)
+    assert float(method(batch, 0.5)["loss_fs"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_center_and_target_temperature_are_dinos(digits):
+    method = make(target_head="frozen", temperature=0.5, target_temperature=0.2, center_momentum=0.9).train()
+    batch, center = views(digits), torch.zeros(12)
+    logits1 = method.target_head(method.teacher(batch["views"][:, 0]))
+    for _ in range(3):
+        out = method(batch, 0.5)
+        p1 = ((logits1 - center) / 0.2).softmax(-1)
+        center = 0.9 * center + 0.1 * logits1.mean(0)
+        torch.testing.assert_close(method.center, center)
+        mean = p1.mean(0)
+        information = -(mean * mean.log()).sum() + (p1 * p1.log()).sum(-1).mean()
+        assert float(out["target_information"]) == pytest.approx(float(information), rel=1e-3)
+    method.eval()
+    p2 = (method.student_head(method.backbone(batch["views"][:, 0])) / 0.5).log_softmax(-1)
+    p1 = ((logits1 - center) / 0.2).log_softmax(-1)
+    expected = (p2.exp() * (p2 - p1)).sum(-1).mean()
+    assert float(method(batch, 0.5)["loss_kl"]) == pytest.approx(float(expected), rel=1e-3)
+    torch.testing.assert_close(method.center, center)  # it stays outside training
+    assert torch.equal(method.state_dict()["center"], method.center)
