@@ -101,7 +101,9 @@ def _parser() -> _Parser:
     table.add_argument("--paper", action="store_true", help="the paper's rows even where none of ours is comparable")
     table.add_argument("--output", metavar="TABLE.md", help="default: print it")
     figures = subparsers.add_parser("figures", help="the paper's figures 3 to 6 from runs and results")
-    figures.add_argument("--runs", nargs="+", default=[], metavar="FOLDER", help="of train_burn.py: gradient norms")
+    figures.add_argument(
+        "--runs", nargs="+", default=[], metavar="FOLDER", help="of train_burn.py: gradient norms, targets",
+    )
     figures.add_argument("--results", nargs="+", default=[], metavar="RESULT.json", help="training time, accuracy")
     figures.add_argument("--output", required=True, metavar="FOLDER", help="of the pictures")
     return parser

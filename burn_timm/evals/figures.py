@@ -1,5 +1,7 @@
 """The paper's figures: 3 and 6 (gradient norms), 4 (training time against accuracy), 5 (moving average, Eq. 5).
 
+And one that it does not have: the target's information and the student's accuracy over training.
+
     eval_downstream.py figures --output DIR --runs RUN_FOLDER ... --results results/*.json
 """
 
@@ -68,6 +70,41 @@ def draw_gradients(runs: Iterable[str], path: Path) -> None:
     Raises:
         BurnError: a folder has no log.jsonl with gradient norms.
     """
+    logs = _logs(runs)
+    figure, axes = _figure(2)
+    for axis, title, key in zip(axes, ("(a) student's head", "(b) student"),
+                                ("grad_norm_student_head", "grad_norm_student"), strict=True):
+        _draw_runs(axis, logs, key)
+        axis.set(xlabel="step", ylabel="gradient norm", title=title, yscale="log")
+        axis.legend(fontsize="small")
+    _save(figure, path)
+
+
+def draw_targets(runs: Iterable[str], path: Path) -> bool:
+    """What the target tells about an image, and the student's kNN accuracy (--knn-steps), over steps.
+
+    Returns:
+        Whether there was anything to draw: a run logs the first if its method is BURN, the second if it was asked to.
+    """
+    logs = _logs(runs)
+    panels = [
+        (title, key) for title, key in (("target's information, nats", "target_information"),
+                                        ("student's kNN, top-1 (%)", "knn"))
+        if any(key in line for lines in logs.values() for line in lines)
+    ]
+    if not panels:
+        return False
+    figure, axes = _figure(len(panels))
+    for axis, (title, key) in zip(axes, panels, strict=True):
+        _draw_runs(axis, logs, key, 100 if key == "knn" else 1)
+        axis.set(xlabel="step", ylabel=title)
+    axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _save(figure, path)
+    return True
+
+
+def _logs(runs: Iterable[str]) -> dict[str, list[dict]]:
+    """The lines of each run by the run's name."""
     logs = {}
     for run in runs:
         log = Path(run) / "log.jsonl"
@@ -78,16 +115,14 @@ def draw_gradients(runs: Iterable[str], path: Path) -> None:
             raise BurnError(f"{log}: no line with grad_norm_student; expected the log of train_burn.py")
         logs[run] = lines
     names = run_names(list(logs))
-    figure, axes = _figure(2)
-    for axis, title, key in zip(axes, ("(a) student's head", "(b) student"),
-                                ("grad_norm_student_head", "grad_norm_student"), strict=True):
-        for run, lines in logs.items():
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=names[run], linewidth=1)
-        axis.set(xlabel="step", ylabel="gradient norm", title=title, yscale="log")
-        axis.legend(fontsize="small")
-    _save(figure, path)
+    return {names[run]: lines for run, lines in logs.items()}
+
+
+def _draw_runs(axis, logs: dict[str, list[dict]], key: str, scale: float = 1) -> None:
+    for name, lines in logs.items():
+        points = [(line["step"], scale * line[key]) for line in lines if key in line]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=name, linewidth=1)
 
 
 def run_names(runs: list[str]) -> dict[str, str]:
@@ -127,6 +162,8 @@ def draw_all(folder: Path, runs: list[str], results: list[dict]) -> list[str]:
     if runs:
         draw_gradients(runs, folder / "fig3_6_gradient_norms.png")
         written.append("fig3_6_gradient_norms.png")
+        if draw_targets(runs, folder / "targets.png"):
+            written.append("targets.png")
     if results:
         draw_times(results, folder / "fig4_training_time.png")
         written.append("fig4_training_time.png")

@@ -116,6 +116,12 @@ def row_name(training: dict) -> str:
             parts.append(f"{settings['target_head']} target head")
         if settings.get("information_weight"):
             parts.append(f"information term {settings['information_weight']:g}")
+        if settings.get("kl_direction", "student-target") != "student-target":
+            parts.append("KL(target || student)")
+        if settings.get("center_momentum", 1) != 1:
+            parts.append("centred target")
+        if (settings.get("target_temperature") or settings.get("temperature")) != settings.get("temperature"):
+            parts.append("sharpened target")
         if settings.get("reset_target_head"):
             parts.append("fresh target head")
     if training.get("stages") == ["w1a1"]:
