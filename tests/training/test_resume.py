@@ -69,7 +69,10 @@ def test_killed_three_times_and_resumed_equals_unbroken(unbroken, tmp_path, work
         "--hidden-dim", "32", "--small-views", "1",
     ]),
     ("mocov2", ["--queue-size", "48", "--target-momentum", "0.9"]),
-    ("mocov2", ["--queue-size", "48", "--view", "burn", "--views-on", "device", "--workers", "1"]),
+    ("mocov2", [
+        "--queue-size", "48", "--view", "burn", "--views-on", "device", "--workers", "1", "--grad-checkpointing",
+        "--cache", "memory",
+    ]),
 ])
 def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across_stages(
     method, options, tmp_path, monkeypatch,
@@ -149,9 +152,10 @@ def test_a_resume_in_another_precision_is_refused(unbroken):
     assert "a run with mixed precision no, here it is bf16" in done.stderr
 
 
-@pytest.mark.slow  # the compiler takes most of a minute for each of the four stages
-def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(tmp_path):
-    runs = {"eager": [], "unbroken": ["--compile"], "resumed": ["--compile", "--resume", "auto"]}
+@pytest.mark.slow  # the compiler takes a minute for each of two stages, then it has kept what it made
+@pytest.mark.parametrize("how", [[], ["--grad-checkpointing"]])
+def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(how, tmp_path):
+    runs = {"eager": how, "unbroken": [*how, "--compile"], "resumed": [*how, "--compile", "--resume", "auto"]}
     length = ["--max-steps", "6", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none"]
     for name, options in runs.items():
         if name == "resumed":
