@@ -7,6 +7,8 @@ import pytest
 import timm
 import torch
 from reference_style import ReferenceReActNet, counterparts
+from rows import ROWS, Setting, Step
+from saved_count import counted_blocks
 from saved_tensors import block_table, reactnet_blocks, saved_tensors
 from torch.utils.checkpoint import checkpoint
 from train_step import main
@@ -76,6 +78,17 @@ def test_saved_bytes_by_block():
         assert size <= columns["reference"][block]
     lines = block_table(columns).splitlines()
     assert lines[0] == "| block | reference | ours |" and lines[-1].startswith("| all | ")
+
+
+@pytest.mark.parametrize(("model", "side"), [("test_reactnet", 64), ("test_reactnet", 90), ("reactnet_a_025", 96)])
+@pytest.mark.parametrize(("row", "value"), [("eager-fp32", 4), ("eager-bf16-cl", 2)])
+def test_saved_bytes_by_count_are_those_by_measurement(model, side, row, value):
+    """Of blocks that count bits and of the first one, which has too few channels; to the byte."""
+    pytest.importorskip("numba")
+    step = Step(ROWS[row], Setting(model, side, 3, "cpu", whole=False, teacher="test_resnet"))
+    with saved_tensors(step.trained, reactnet_blocks(step.backbone.model)) as saved:
+        step.loss()
+    assert counted_blocks(step.backbone.model, 3, side, value) == saved.blocks
 
 
 @pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])

@@ -1,6 +1,7 @@
 """The contract of a training method."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -82,3 +83,26 @@ def _drop_teacher(module: nn.Module, state_dict: dict, prefix: str, local_metada
 def stack_views(views: torch.Tensor) -> torch.Tensor:
     """`[B, V, 3, H, W]` to `[V * B, 3, H, W]`, all of view 0 first."""
     return views.transpose(0, 1).flatten(0, 1)
+
+
+def keep_in_state_dict(module: nn.Module, name: str) -> None:
+    """Let the integer `module.<name>` be part of the state dict as a buffer would be, int64 `[]`.
+
+    For what a step branches on or seeds with: reading a buffer would wait for the GPU.
+    """
+    module.register_state_dict_post_hook(partial(_put_number, name))
+    module.register_load_state_dict_pre_hook(partial(_take_number, name))
+
+
+def _put_number(name: str, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    state_dict[prefix + name] = torch.tensor(getattr(module, name))
+
+
+def _take_number(
+    name: str, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict, strict: bool,
+    missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+) -> None:
+    if prefix + name in state_dict:
+        setattr(module, name, int(state_dict.pop(prefix + name)))
+    else:
+        missing_keys.append(prefix + name)

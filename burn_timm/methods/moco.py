@@ -14,7 +14,7 @@ from ..distributed import gather_over_processes, rank, world_size
 from ..heads import projection_head
 from ..losses import info_nce, unit_vectors
 from ..nn import Backbone, MomentumCopy
-from .base import Method
+from .base import Method, keep_in_state_dict
 
 
 class MomentumKeys(nn.Module):
@@ -32,11 +32,12 @@ class MomentumKeys(nn.Module):
         self.head = MomentumCopy(head)
         self.momentum = momentum
         self.register_buffer("queue", unit_vectors(torch.randn(size, dim)))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # keys that were ever put in
+        self.seen = 0  # keys that were ever put in
+        keep_in_state_dict(self, "seen")
 
     def generator(self) -> torch.Generator:
         """Of this step, the same in every process and in a resumed run."""
-        return torch.Generator().manual_seed(int(self.seen))
+        return torch.Generator().manual_seed(self.seen)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images `[B, 3, H, W]` to L2-normalised keys `[B, dim]`, without gradient."""

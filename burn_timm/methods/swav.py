@@ -17,7 +17,7 @@ from ..distributed import gather_over_processes, rank, world_size
 from ..heads import projection_head
 from ..losses import sinkhorn, unit_vectors
 from ..nn import Backbone
-from .base import Method
+from .base import Method, keep_in_state_dict
 
 
 class SwAV(Method):
@@ -67,7 +67,8 @@ class SwAV(Method):
         self.queue_start = queue_start_epoch / epochs
         self.freeze_until = freeze_prototypes_epochs / epochs
         self.register_buffer("queue", torch.zeros(2, queue_size, head_dim))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.seen = 0  # projections of each large view that were ever put in
+        keep_in_state_dict(self, "seen")
         self._normalise_prototypes()
         self._frozen = False
         # A gradient of zero, not none: DistributedDataParallel waits for every parameter's.
@@ -99,7 +100,7 @@ class SwAV(Method):
         """All but the queue, which nothing would renew until `queue_start_epoch` of the new stage."""
         super().hand_over(state_dict, reset_target_head)
         self.queue.zero_()
-        self.seen.zero_()
+        self.seen = 0
 
     def after_step(self, progress: float) -> None:
         self._normalise_prototypes()

@@ -41,5 +41,6 @@ class Frozen(nn.Module):
         return super().train(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return self.module(x)
+        with torch.inference_mode():
+            x = self.module(x)
+        return x.clone()  # a loss may keep it for the backward pass, which it may not keep of inference mode's tensors

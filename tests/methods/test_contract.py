@@ -99,10 +99,37 @@ def test_the_queue_holds_the_newest_keys(case, digits):
     assert torch.equal(method.keys.queue[:8], expected) and torch.equal(method.keys.queue[8:], start[8:])
     for step in range(1, 3):  # 24 keys in all: the first four places are taken a second time
         method(batch_of(method, digits, start=100 * step), 0.0)
-    assert int(method.keys.seen) == 24
+    assert method.keys.seen == 24
     assert not torch.equal(method.keys.queue[:4], expected[:4])
     assert torch.equal(method.keys.queue[4:8], expected[4:8])
     method.eval()
     before = method.keys.queue.clone()
     method(batch, 0.0)
     assert torch.equal(method.keys.queue, before)  # evaluation leaves no trace
+
+
+@pytest.mark.parametrize("case", ["mocov2", "s2bnn_contrastive", "infomin", "swav"])
+def test_a_step_asks_the_device_for_no_number_that_it_keeps(case, digits, monkeypatch):
+    """From an empty queue to a full one, after a resume, and in the next stage. (A GPU would be waited for.)"""
+    asked = []
+
+    def three_steps(method):
+        with monkeypatch.context() as patched:
+            for name in ("item", "__bool__", "__int__", "__float__", "__index__"):
+                ask = getattr(torch.Tensor, name)
+                patched.setattr(torch.Tensor, name, lambda t, name=name, ask=ask: asked.append(name) or ask(t))
+            for step in range(3):
+                method(batch_of(method, digits, start=100 * step), step / 8)["loss"].backward()
+                method.after_step(step / 8)
+        return method
+
+    method = three_steps(make(case).train())
+    holder = method if case == "swav" else method.keys
+    state = method.state_dict()
+    (seen,) = (tensor for name, tensor in state.items() if name.endswith("seen"))
+    assert seen.dtype == torch.int64 and seen.shape == () and seen == holder.seen == 24 >= holder.queue.shape[-2]
+    for take_over in ("load_state_dict", "hand_over"):
+        other = make(case).train()
+        getattr(other, take_over)(state)
+        three_steps(copy.deepcopy(other))
+    assert not asked

@@ -25,6 +25,8 @@ REQUIRED = {
     "test_model_forward_features", "test_model_forward_intermediates_features", "test_model_forward_intermediates",
     "test_model_forward_fx", "test_model_backward_fx", "test_model_forward_fx_torchscript",
 }
+# Those of another width, or with other weights, than one of the rest.
+SLOW = ("reactnet_a", "reactnet_a_050")
 PROCESSES = 2  # one thread each; more of them would only fill the memory
 
 
@@ -58,8 +60,9 @@ def _fetch(folder: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def results(timm_tests, tmp_path_factory):
-    """{model: {(test, parameters): "passed", "skipped" or the failure's text}}."""
+def results(request, timm_tests, tmp_path_factory):
+    """{model: {(test, parameters): "passed", "skipped" or the failure's text}}, of the models that are asked for."""
+    models = [item.callspec.params["model"] for item in request.session.items if item.path == Path(__file__)]
     reports = tmp_path_factory.mktemp("reports")
     here, package = Path(__file__).parent, Path(burn_timm.__file__).parents[1]
     # Threads of several busy processes wait for each other, and on GitHub timm leaves some of its tests out.
@@ -68,11 +71,11 @@ def results(timm_tests, tmp_path_factory):
     environment["PYTHONPATH"] = os.pathsep.join([str(here), str(package), environment.get("PYTHONPATH", "")])
     running = []
     try:
-        for number in range(PROCESSES):
+        for number in range(min(PROCESSES, len(models))):
             command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(timm_tests.parent), "-q"]
             command += ["-p", "no:cacheprovider", "-p", "timm_plugin", "--strict-markers", "--tb=short"]
             command += [str(timm_tests), f"--junitxml={reports / f'{number}.xml'}"]
-            command += ["--models", *MODELS[number::PROCESSES]]
+            command += ["--models", *models[number::PROCESSES]]
             running.append(subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             ))
@@ -97,7 +100,9 @@ def results(timm_tests, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [
+    pytest.param(model, marks=[pytest.mark.slow] if model in SLOW else []) for model in MODELS
+])
 def test_timms_own_tests_pass(model, results, record_property):
     failed = {name: outcome for name, outcome in results[model].items() if outcome != "passed"}
     passed = len(results[model]) - len(failed)

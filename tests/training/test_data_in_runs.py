@@ -5,6 +5,7 @@ import json
 import logging
 import tarfile
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -95,29 +96,34 @@ def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatc
     assert "img/s, data wait" in capsys.readouterr().err
 
 
-def losses(tmp_path, name: str, *options: str) -> list[float]:
-    """Of 50 steps."""
-    run(tmp_path / name, "--view", "burn", "--epochs", "9", "--max-steps", "50", "--log-interval", "1", *options)
+def losses_of(tmp_path, name: str, *options: str, steps: int = 50) -> list[float]:
+    length = ["--epochs", "9", "--max-steps", str(steps), "--log-interval", "1"]
+    run(tmp_path / name, "--view", "burn", *length, *options)
     return [json.loads(line)["loss"] for line in open(tmp_path / name / "run" / "log.jsonl")]
 
 
 @pytest.mark.slow
 def test_losses_with_views_made_on_the_device(tmp_path):
     """A rounding of a pixel in ten thousand flips a sign here and there, and that more of them."""
-    one, other = losses(tmp_path, "workers"), losses(tmp_path, "device", "--views-on", "device")
+    one, other = losses_of(tmp_path, "workers"), losses_of(tmp_path, "device", "--views-on", "device")
     assert len(one) == 50 and other[0] == pytest.approx(one[0], rel=1e-4)
     assert other == pytest.approx(one, rel=0.05)
-    assert losses(tmp_path, "two_workers", "--views-on", "device", "--workers", "2") == other
+    assert losses_of(tmp_path, "two_workers", "--views-on", "device", "--workers", "2") == other
 
 
-@pytest.mark.parametrize("views_on", ["workers", pytest.param("device", marks=pytest.mark.slow)])
-def test_losses_do_not_depend_on_the_cache(tmp_path, views_on):
+@pytest.mark.parametrize(("views_on", "steps"), [
+    ("workers", 6),  # three epochs
+    pytest.param("workers", 50, marks=pytest.mark.slow),
+    pytest.param("device", 50, marks=pytest.mark.slow),
+])
+def test_losses_do_not_depend_on_the_cache(tmp_path, views_on, steps):
     """A cold and a warm cache, in memory and in a file, filled by workers or not: the same bits."""
+    losses = partial(losses_of, steps=steps)
     files = folder(tmp_path / "photos", 60, 0)
     common = ["--dataset", "", "--data-dir", files, "--views-on", views_on, "--epochs", "25"]
     kept = ["--cache", "disk", "--cache-dir", str(tmp_path / "cache")]
     one = losses(tmp_path, "off", *common, "--cache", "off")
-    assert len(one) == 50
+    assert len(one) == steps
     assert losses(tmp_path, "auto", *common) == losses(tmp_path, "memory", *common, "--cache", "memory") == one
     assert losses(tmp_path, "cold", *common, *kept, "--workers", "2") == losses(tmp_path, "warm", *common, *kept) == one
 

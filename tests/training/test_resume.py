@@ -22,9 +22,15 @@ LENGTH = [
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     output = tmp_path_factory.mktemp("unbroken") / "run"
-    done = train(*LENGTH, "--output", str(output))
-    assert done.returncode == 0, done.stderr[-2000:]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ACCELERATE_USE_CPU", "true")
+        here(*LENGTH, "--output", str(output))
     return output
+
+
+def here(*options: str) -> None:
+    """Run in this process, whose start is the longest part of a short run."""
+    train_burn.main([*SHORT, "--workers", "0", *options])
 
 
 def kill_after(step: int, output, workers: int) -> None:
@@ -46,10 +52,14 @@ def kill_after(step: int, output, workers: int) -> None:
 
 
 # 1437 digits make 22 steps of 64 an epoch: 7 and 27 lie in the first and second epoch of stage 1, 47 in stage 2.
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_three_times_and_resumed_equals_unbroken(unbroken, tmp_path, workers):
+@pytest.mark.parametrize(("workers", "steps"), [
+    (0, [47]),
+    pytest.param(0, [7, 27, 47], marks=pytest.mark.slow),
+    pytest.param(2, [7, 27, 47], marks=pytest.mark.slow),
+])
+def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
     output = tmp_path / "run"
-    for step in (7, 27, 47):
+    for step in steps:
         kill_after(step, output, workers)
     done = train(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -69,7 +79,10 @@ def test_killed_three_times_and_resumed_equals_unbroken(unbroken, tmp_path, work
         "--hidden-dim", "32", "--small-views", "1",
     ]),
     ("mocov2", ["--queue-size", "48", "--target-momentum", "0.9"]),
-    ("mocov2", ["--queue-size", "48", "--view", "burn", "--views-on", "device", "--workers", "1"]),
+    ("mocov2", [
+        "--queue-size", "48", "--view", "burn", "--views-on", "device", "--workers", "1", "--grad-checkpointing",
+        "--cache", "memory",
+    ]),
 ])
 def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across_stages(
     method, options, tmp_path, monkeypatch,
@@ -110,10 +123,26 @@ def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across
     assert (tmp_path / "unbroken" / packed).read_bytes() == (output / packed).read_bytes()
 
 
-def test_a_finished_run_resumes_to_its_own_export(unbroken):
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Run with further options and return the one line of the error."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+    def line(*options: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            here(*LENGTH, *options)
+        (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train_burn.py: error"))
+        assert stopped.value.code == 2
+        return error
+
+    return line
+
+
+def test_a_finished_run_resumes_to_its_own_export(unbroken, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     before = (unbroken / "export/model.safetensors").read_bytes()
     (unbroken / "export/model.safetensors").unlink()
-    assert train(*LENGTH, "--output", str(unbroken), "--resume", "auto").returncode == 0
+    here(*LENGTH, "--output", str(unbroken), "--resume", "auto")
     assert (unbroken / "export/model.safetensors").read_bytes() == before
 
 
@@ -124,34 +153,33 @@ def test_a_finished_run_resumes_to_its_own_export(unbroken):
     (["--resume", "auto", "--teacher", "test_efficientnet"], "another teacher"),
     (["--resume", "missing.pt"], "no such file"),
 ])
-def test_a_resume_that_does_not_fit_is_one_line(unbroken, options, message):
-    done = train(*LENGTH, "--output", str(unbroken), *options)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line.startswith("train_burn.py: error")]
-    assert len(errors) == 1 and message in errors[0]
+def test_a_resume_that_does_not_fit_is_one_line(unbroken, refused, options, message):
+    assert message in refused("--output", str(unbroken), *options)
 
 
-def test_a_default_that_has_changed_is_a_mismatch(unbroken, tmp_path):
+def test_a_default_that_has_changed_is_a_mismatch(unbroken, refused, tmp_path):
     settings = json.loads((unbroken / "summary.json").read_text())["settings"]
     assert (settings["temperature"], settings["view"], settings["teacher_img_size"]) == (1.0, "light", 32)
     kept = torch.load(unbroken / "checkpoint.pt", weights_only=True)
     kept["identity"]["options"]["temperature"] = 0.2  # as of the commit whose default that was
     torch.save(kept, tmp_path / "older.pt")
-    done = train(*LENGTH, "--output", str(tmp_path / "new"), "--resume", str(tmp_path / "older.pt"))
-    assert done.returncode == 2 and "--temperature 0.2 there, 1.0 here" in done.stderr
+    error = refused("--output", str(tmp_path / "new"), "--resume", str(tmp_path / "older.pt"))
+    assert "--temperature 0.2 there, 1.0 here" in error
 
 
-def test_a_resume_in_another_precision_is_refused(unbroken):
-    environment_ = {**environment(), "ACCELERATE_MIXED_PRECISION": "bf16"}
-    options = command(*LENGTH, "--output", str(unbroken), "--resume", "auto")
-    done = subprocess.run(options, capture_output=True, text=True, env=environment_)
-    assert done.returncode == 2
-    assert "a run with mixed precision no, here it is bf16" in done.stderr
+def test_a_resume_in_another_precision_is_refused(unbroken, refused, tmp_path):
+    kept = torch.load(unbroken / "checkpoint.pt", weights_only=True)
+    assert kept["identity"]["mixed_precision"] == "no"
+    kept["identity"]["mixed_precision"] = "bf16"
+    torch.save(kept, tmp_path / "other.pt")
+    error = refused("--output", str(tmp_path / "new"), "--resume", str(tmp_path / "other.pt"))
+    assert "a run with mixed precision bf16, here it is no" in error
 
 
-@pytest.mark.slow  # the compiler takes most of a minute for each of the four stages
-def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(tmp_path):
-    runs = {"eager": [], "unbroken": ["--compile"], "resumed": ["--compile", "--resume", "auto"]}
+@pytest.mark.slow  # the compiler takes a minute for each of two stages, then it has kept what it made
+@pytest.mark.parametrize("how", [[], ["--grad-checkpointing"]])
+def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(how, tmp_path):
+    runs = {"eager": how, "unbroken": [*how, "--compile"], "resumed": [*how, "--compile", "--resume", "auto"]}
     length = ["--max-steps", "6", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none"]
     for name, options in runs.items():
         if name == "resumed":
@@ -175,8 +203,8 @@ def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(tm
     assert compiled == pytest.approx(eager, rel=0.1)  # one rounding flips a sign, and that more of them
 
 
-def test_a_damaged_checkpoint_is_one_line_and_names_the_file(unbroken, tmp_path):
+def test_a_damaged_checkpoint_is_one_line_and_names_the_file(unbroken, refused, tmp_path):
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes((unbroken / "checkpoint.pt").read_bytes()[:5000])
-    done = train(*LENGTH, "--output", str(tmp_path / "new"), "--resume", str(damaged))
-    assert done.returncode == 2 and "damaged.pt: not a readable checkpoint" in done.stderr
+    error = refused("--output", str(tmp_path / "new"), "--resume", str(damaged))
+    assert "damaged.pt: not a readable checkpoint" in error

@@ -18,6 +18,9 @@ from .runs import ROOT, SHORT, environment
 from .two_process_worker import encoder
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
+EIGHT_STEPS = [
+    *SHORT, "--workers", "0", "--batch-size", "32", "--log-interval", "1", "--val-split", "none", "--max-steps", "4",
+]
 
 
 def launch(processes: int, *command: str) -> None:
@@ -44,12 +47,13 @@ def plain_environment() -> dict[str, str]:
 def records(tmp_path_factory):
     """Three steps of every method in one process and in two; starting them takes longer than the steps."""
     folder = tmp_path_factory.mktemp("records")
-    result = []
-    for processes in (1, 2):
-        output = folder / f"{processes}.pt"
-        launch(processes, str(WORKER), str(32 // processes), str(output))
-        result.append(torch.load(output, weights_only=True))
-    return result
+    alone = subprocess.run(
+        [sys.executable, str(WORKER), "32", str(folder / "1.pt")], capture_output=True, text=True,
+        env=plain_environment(),
+    )
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    launch(2, str(WORKER), "16", str(folder / "2.pt"))
+    return [torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2)]
 
 
 @pytest.mark.parametrize("case", OPTIONS)
@@ -88,20 +92,32 @@ def test_keys_are_normalised_among_strangers(records):
         assert torch.equal(step["seen"][0], step["images"])
 
 
-def test_train_burn_in_two_processes_is_one_run_and_repeats(tmp_path):
-    options = [*SHORT, "--workers", "0", "--batch-size", "32", "--log-interval", "1", "--val-split", "none"]
-    script = str(ROOT / "train_burn.py")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    launch(2, script, *options, "--max-steps", "4", "--output", str(whole))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "run"
+    launch(2, str(ROOT / "train_burn.py"), *EIGHT_STEPS, "--output", str(output))
+    return output
+
+
+def test_train_burn_in_two_processes_is_one_run(whole):
     lines = [json.loads(line) for line in open(whole / "log.jsonl")]
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert {line["total_batch_size"] for line in lines} == {64}
-    launch(2, script, *options, "--max-steps", "4", "--checkpoint-steps", "2", "--output", str(parts))
-    assert torch.load(parts / "checkpoint.pt", weights_only=True)["identity"]["processes"] == 2
+    assert torch.load(whole / "checkpoint.pt", weights_only=True)["identity"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_train_burn_in_two_processes_repeats(whole, tmp_path):
+    launch(2, str(ROOT / "train_burn.py"), *EIGHT_STEPS, "--checkpoint-steps", "2", "--output", str(tmp_path / "run"))
     packed = "export/model.safetensors"
-    assert (whole / packed).read_bytes() == (parts / packed).read_bytes()
+    assert (whole / packed).read_bytes() == (tmp_path / "run" / packed).read_bytes()
 
 
+def test_what_fails_on_the_main_process_fails_on_both(records):
+    assert [record["refused"] for record in records] == [["me/student holds files"] * n for n in (1, 2)]
+
+
+@pytest.mark.slow
 def test_a_refused_push_ends_both_processes_with_the_same_line(tmp_path):
     """Before the first step, and after the last: the other process would wait for one that has gone."""
     options = [*SHORT, "--workers", "0", "--batch-size", "32", "--stages", "w1a1", "--max-steps", "1"]

@@ -10,13 +10,16 @@ import sys
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from methods.cases import OPTIONS, make
 
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import make_train_loader
 from burn_timm.data.views import make_view
 from burn_timm.distributed import gather_over_processes
+from burn_timm.errors import BurnError
 from burn_timm.methods.moco import MomentumKeys
+from burn_timm.training.processes import on_main_process
 
 # Queues that the first step fills or nearly so (32 images), so that the next ones use it and overwrite its oldest.
 ALSO = {
@@ -30,8 +33,21 @@ def main(batch_size: int, output: str) -> None:
     accelerator = Accelerator(cpu=True)
     records = {case: three_steps(case, batch_size, accelerator) for case in OPTIONS}
     records["shuffled keys"] = shuffled_keys(batch_size, accelerator.process_index)
+    records["refused"] = refused()
     if accelerator.is_main_process:
         torch.save(records, output)
+
+
+def refused() -> list[str]:
+    """What each process hears of an error that the main process alone has met."""
+    def refuse() -> None:
+        raise BurnError("me/student holds files")
+
+    try:
+        on_main_process(refuse)
+    except BurnError as error:
+        return gather_object([str(error)])
+    return []
 
 
 def encoder() -> nn.Sequential:
