@@ -95,7 +95,8 @@ def test_the_tables_of_training_steps_are_what_was_measured(page):
     printed = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
     expected = []
     for name, what in (
-        ("train_step_64", "ReActNet-A alone"), ("train_step_224", "ReActNet-A alone, 224 px, batch 8"),
+        ("train_step_64", "ReActNet-A alone"), ("train_step_64_batch_32", "ReActNet-A alone, batch 32"),
+        ("train_step_224", "ReActNet-A alone, 224 px, batch 8"),
         ("train_step_64_whole", "BURN with a ResNet-50 teacher"),
     ):
         rows = json.loads((ROOT / "results" / f"{name}.json").read_text())["extra"]["rows"]

@@ -112,6 +112,8 @@ def row_name(training: dict) -> str:
             parts.append(f"{settings['lambda_schedule']} lambda")
         if settings.get("fs_loss", "cosine") != "cosine":
             parts.append(f"L_FS {settings['fs_loss']}")
+        if settings.get("fs_center"):
+            parts.append("L_FS centred")
         if settings.get("target_head", "joint") != "joint":
             parts.append(f"{settings['target_head']} target head")
         if settings.get("information_weight"):

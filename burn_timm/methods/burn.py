@@ -16,7 +16,7 @@ import torch.nn as nn
 from ..distributed import mean_over_processes
 from ..heads import classifier_head
 from ..losses import feature_similarity, kl_divergence, swapped_assignment, target_entropies
-from ..nn import Backbone, Frozen
+from ..nn import Backbone, Frozen, RunningMean
 from ..schedules import lambda_at
 from .base import Method, stack_views
 
@@ -33,6 +33,9 @@ class BURN(Method):
             trials (EXPERIMENTS.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
         fs_loss: `cosine`, `l1`, `l2` (Table 6).
+        fs_center: Take the running mean of the teacher's features off them, in L_FS on features. After a ReLU all are
+            positive, so that the cosine of any two images is large, and their differences are what tells them
+            apart. Not in the paper.
         fs_on: `feature` (paper) or `projection`, the heads' logits (released code).
         views: `same`, one view for both networks (paper), or `cross`, each network sees the view that the other did
             not, both ways (released code, which sums the two ways; here they are averaged).
@@ -53,7 +56,7 @@ class BURN(Method):
     options = (
         "teacher", "student_dim", "teacher_dim", "head_dim", "head_type", "temperature", "lambda_0", "lambda_T",
         "lambda_schedule", "fs_loss", "fs_on", "views", "kl_direction", "target_head", "information_weight",
-        "target_temperature", "center_momentum",
+        "target_temperature", "center_momentum", "fs_center",
     )
     teacher_output = "features"
     default_view = "burn"
@@ -78,6 +81,7 @@ class BURN(Method):
         information_weight: float = 0.0,
         target_temperature: float | None = None,
         center_momentum: float = 1.0,
+        fs_center: bool = False,
     ):
         super().__init__(backbone, Frozen(teacher))
         if target_head == "information" and not information_weight:
@@ -93,6 +97,7 @@ class BURN(Method):
         self.adapter = nn.Linear(student_dim, teacher_dim) if adapt else nn.Identity()
         self.temperature = temperature
         self.lambdas = (lambda_0, lambda_T, lambda_schedule)
+        self.fs_mean = RunningMean(teacher_dim) if fs_center else None
         self.fs_loss = fs_loss
         self.fs_on = fs_on
         self.kl_direction = kl_direction
@@ -126,7 +131,8 @@ class BURN(Method):
             self.target_temperature,
         )
         if self.fs_on == "feature":
-            loss_fs = feature_similarity(v1, self.adapter(v2), self.fs_loss)
+            features = v1 if self.fs_mean is None else v1 - self.fs_mean(v1)
+            loss_fs = feature_similarity(features, self.adapter(v2), self.fs_loss)
         else:
             loss_fs = feature_similarity(logits1.detach() if self.kl_stops else logits1, logits2, self.fs_loss)
         entropy_of_mean, mean_entropy = target_entropies(target, self.target_temperature)

@@ -72,7 +72,8 @@ def test_crossed_views_pair_each_view_with_the_other_and_average(digits):
     {}, {"fs_loss": "l1"}, {"fs_loss": "l2"}, {"fs_on": "projection"}, {"views": "cross"}, {"head_type": "linear"},
     {"kl_direction": "target-student"}, {"lambda_schedule": "constant"}, {"information_weight": 0.5},
     {"target_head": "information", "information_weight": 0.5}, {"target_head": "swapped"},
-    {"target_head": "swapped", "views": "cross"}, {"center_momentum": 0.9, "target_temperature": 0.5},
+    {"fs_center": True}, {"target_head": "swapped", "views": "cross"},
+    {"center_momentum": 0.9, "target_temperature": 0.5},
 ])
 def test_one_step_moves_every_trained_tensor_and_leaves_the_teacher_bit_identical(digits, options):
     method = make(**options).train()
@@ -221,3 +222,22 @@ def test_center_and_target_temperature_are_dinos(digits):
     assert float(method(batch, 0.5)["loss_kl"]) == pytest.approx(float(expected), rel=1e-3)
     torch.testing.assert_close(method.center, center)  # it stays outside training
     assert torch.equal(method.state_dict()["center"], method.center)
+
+
+def test_fs_center_takes_the_running_mean_off_the_teachers_features(digits):
+    method = make(fs_center=True).train()
+    total, weight = 0.0, 0.0
+    for start in (0, 8):
+        images = {"views": digits[0][start : start + 8].view(8, 1, 3, 32, 32)}
+        v1 = method.teacher(images["views"][:, 0])
+        total, weight = 0.99 * total + 0.01 * v1.mean(0), 0.99 * weight + 0.01
+        method(images, 0.5)
+        torch.testing.assert_close(method.fs_mean.total / method.fs_mean.weight, total / weight)
+    method.eval()  # the mean stays as it is, and batch statistics do not come between
+    v2 = method.adapter(method.backbone(images["views"][:, 0]))
+    expected = 1 - torch.cosine_similarity(v1 - total / weight, v2).mean()
+    assert float(method(images, 0.5)["loss_fs"]) == pytest.approx(float(expected), rel=1e-3)
+    assert float(expected) != pytest.approx(float(1 - torch.cosine_similarity(v1, v2).mean()), rel=1e-3)
+    restored = make(fs_center=True).eval()
+    restored.load_state_dict(method.state_dict())
+    assert torch.equal(restored.fs_mean(v1), method.fs_mean(v1))
