@@ -101,7 +101,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         source = source if args.cache_size else images
     val = open_val(args, source)
     if args.knn_steps and val is None:
-        raise BurnError("--knn-steps needs labels: a --train-split and a --val-split that have them")
+        raise BurnError("--knn-steps needs labels: a --train-split and a --val-split that have them, and no stream")
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
     view = make_views(args.view, side, args.hflip, args.train_interpolation)
@@ -245,7 +245,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 rest = {"lr": lr, "batch_size": per_process, "total_batch_size": total_batch}
                 if knn_due:
                     with log.paused():
-                        rest["knn"] = on_main_process(
+                        rest |= on_main_process(
                             partial(knn_during_training, args, source, val, plain.student(), device)
                         )
                 numbers = torch.cat([average(outputs, accelerator), stacked([norms])[0]])
@@ -270,7 +270,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     log.close()
 
     summary = on_main_process(
-        lambda: finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, started)
+        lambda: finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, started, log)
     )
     accelerator.wait_for_everyone()  # before any of them ends the process group
     for tracker in accelerator.trackers:  # not end_training(): the demonstration trains twice in one process group
@@ -278,7 +278,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     return summary if accelerator.is_main_process else {}
 
 
-def finish(args, output, method, teacher, source, val, corrupt, total_batch, accelerator, started) -> dict:
+def finish(args, output, method, teacher, source, val, corrupt, total_batch, accelerator, started, log) -> dict:
     """Export, then measure and write the figures into card, picture and summary.json; on the main process."""
     stage = args.stages[-1]
     # As anyone who loads the export has it.
@@ -294,7 +294,8 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "val_dataset": val.description if val is not None else None,
         "command": args.command, "settings": defining_options(args),
         "commit": git_commit(), "hardware": hardware(), "versions": versions(),
-        "train_seconds": round(time.time() - started, 1), "cpu_seconds": round(time.process_time(), 1),
+        "train_seconds": round(time.time() - started - log.paused_seconds, 1),
+        "cpu_seconds": round(time.process_time() - log.paused_cpu_seconds, 1),
         "peak_memory_bytes": peak_memory(accelerator.device),
     })
     # First: whatever fails below, the weights are there.

@@ -135,9 +135,11 @@ def swapped_assignment(logits1: torch.Tensor, logits2: torch.Tensor, temperature
     """Each view has to tell the balanced class of the other one (SwAV, Eq. 2), mean over B and both ways.
 
     Args:
-        logits1, logits2: `[B, K]`, row by row two views of the same images. Any logits, not cosines: each image's
-            largest is put at the cosine's 1, which Sinkhorn's rows leave out again. As in SwAV the assignment has half
-            the temperature of the prediction (0.05 and 0.1 there).
+        logits1, logits2: `[B, K]`, row by row two views of the same images. As in SwAV the assignment has half the
+            temperature of the prediction (0.05 and 0.1 there).
+
+    DEVIATION: these are any logits, not cosines, so each image's largest is put at the cosine's 1. Run to its end
+    Sinkhorn would leave such a shift of a row out again; after three iterations it still weighs the images.
     """
     pair = _exact(logits1, logits2)
     codes = [sinkhorn(1 + x.detach() - x.detach().amax(-1, keepdim=True), temperature / 2).to(x.dtype) for x in pair]
@@ -157,9 +159,11 @@ def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05, iterations: int = 3) -
         `[N, K]`, float64; every row sums to 1.
     """
     q = ((scores.double() - 1) / epsilon).exp()  # cosines are at most 1: nothing overflows
-    total = sum_over_processes(torch.tensor(float(len(q)), dtype=torch.float64, device=q.device))
+    total = sum_over_processes(torch.full((), float(len(q)), dtype=torch.float64, device=q.device))
     q = q / sum_over_processes(q.sum())
+    tiny = torch.finfo(q.dtype).tiny
     for _ in range(iterations):
-        q = q / sum_over_processes(q.sum(0, keepdim=True)) / q.shape[1]
+        shares = sum_over_processes(q.sum(0, keepdim=True)).clamp_min(tiny)  # 0 for a class far below all others
+        q = q / shares / q.shape[1]
         q = q / q.sum(1, keepdim=True) / total
     return q * total

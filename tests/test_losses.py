@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from burn_timm.losses import feature_similarity, kl_divergence, nt_xent, target_entropies
+from burn_timm.losses import feature_similarity, kl_divergence, nt_xent, swapped_assignment, target_entropies
 
 SHAPES = [(1, 2), (4, 7), (9, 300)]
 
@@ -92,3 +92,24 @@ def test_nt_xent_is_simclr_equation_1(batch):
         below = sum(math.exp(sim(z[i], z[k]) / temperature) for k in range(2 * batch) if k != i)
         total -= math.log(math.exp(sim(z[i], z[j]) / temperature) / below) / (2 * batch)
     assert nt_xent(z1, z2, temperature).item() == pytest.approx(total, rel=1e-9)
+
+
+def test_a_class_far_below_all_others_is_nobodys_and_nothing_is_nan():
+    logits = torch.tensor([[0.0, 1.0, -500.0], [1.0, 0.0, -600.0]], requires_grad=True)
+    loss = swapped_assignment(logits, logits.detach().flip(0), 0.5)
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
+
+
+def test_swapped_assignment_of_equal_rows_is_that_of_cosines():
+    """Rows of one maximum are shifted alike: SwAV's loss, with the assignment at half the temperature."""
+    a = torch.tensor([[1.0, 0.2, -0.5], [-0.1, 1.0, 0.3], [0.4, -0.2, 1.0]])
+    b = torch.tensor([[0.1, 1.0, 0.0], [1.0, -0.3, 0.2], [0.5, 0.6, 1.0]])
+    expected = 0.0
+    for ours, other in ((a, b), (b, a)):
+        q = (other.double() / 0.05).exp()
+        for _ in range(3):
+            q = q / q.sum(0, keepdim=True) / 3
+            q = q / q.sum(1, keepdim=True) / 3
+        expected -= (3 * q * (ours.double() / 0.1).log_softmax(-1)).sum(-1).mean() / 2
+    assert float(swapped_assignment(a, b, 0.1)) == pytest.approx(float(expected), rel=1e-5)

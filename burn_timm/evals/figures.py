@@ -76,7 +76,7 @@ def draw_gradients(runs: Iterable[str], path: Path) -> None:
                                 ("grad_norm_student_head", "grad_norm_student"), strict=True):
         _draw_runs(axis, logs, key)
         axis.set(xlabel="step", ylabel="gradient norm", title=title, yscale="log")
-        axis.legend(fontsize="small")
+    axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
 
 
@@ -120,9 +120,8 @@ def _logs(runs: Iterable[str]) -> dict[str, list[dict]]:
 
 def _draw_runs(axis, logs: dict[str, list[dict]], key: str, scale: float = 1) -> None:
     for name, lines in logs.items():
-        points = [(line["step"], scale * line[key]) for line in lines if key in line]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=name, linewidth=1)
+        lines = [line for line in lines if key in line]  # a run without any still takes its colour and its name
+        axis.plot([line["step"] for line in lines], [scale * line[key] for line in lines], label=name, linewidth=1)
 
 
 def run_names(runs: list[str]) -> dict[str, str]:

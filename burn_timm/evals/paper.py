@@ -121,9 +121,9 @@ def row_name(training: dict) -> str:
         if settings.get("kl_direction", "student-target") != "student-target":
             parts.append("KL(target || student)")
         if settings.get("center_momentum", 1) != 1:
-            parts.append("centred target")
+            parts.append(f"centred target {settings['center_momentum']:g}")
         if (settings.get("target_temperature") or settings.get("temperature")) != settings.get("temperature"):
-            parts.append("sharpened target")
+            parts.append(f"target temperature {settings['target_temperature']:g}")
         if settings.get("reset_target_head"):
             parts.append("fresh target head")
     if training.get("stages") == ["w1a1"]:

@@ -67,11 +67,15 @@ class Method(nn.Module):
         return result
 
     def hand_over(self, state_dict: Mapping, reset_target_head: bool = False) -> None:
-        """Take over the state of the previous stage (BURN, Sec. 3.4); `reset_target_head` keeps g_theta fresh."""
+        """Take over the state of the previous stage (BURN, Sec. 3.4).
+
+        `reset_target_head` keeps g_theta fresh, and with it the centre of its logits.
+        """
         fresh = self.state_dict()
         carried = dict(state_dict)
         if reset_target_head:
-            carried.update({name: value for name, value in fresh.items() if name.startswith("target_head.")})
+            of_head = [name for name in fresh if name.startswith("target_head.") or name == "center"]
+            carried.update({name: fresh[name] for name in of_head})
         self.load_state_dict(carried)
 
 

@@ -6,6 +6,9 @@
 
     loss = (1 - lambda(t)) * KL(p2 || p1) + lambda(t) * L_FS(v1, v2)                                     (Eq. 4)
 
+That is the paper. `target_head`, `information_weight` and `fs_center` depart from it: others, in which the target keeps
+its information.
+
 Feature sizes that differ get a trained linear adapter on the student's side. On the teacher's side it could make
 both features constant, which L_FS would reward.
 """
@@ -29,13 +32,13 @@ class BURN(Method):
         backbone: Student, uint8 images to features `[B, student_dim]`.
         teacher: Floating-point backbone to features `[B, teacher_dim]`; frozen here.
         head_dim, head_type: Number of target classes K and form of both heads.
-        temperature: Of both softmaxes; the paper states none, the released code has 0.2. 1.0 trained better in two
-            trials (EXPERIMENTS.md).
+        temperature: Of both softmaxes (but see target_temperature); the paper states none, the released code has 0.2.
+            1.0 trained better in two trials (EXPERIMENTS.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
         fs_loss: `cosine`, `l1`, `l2` (Table 6).
         fs_center: Take the running mean of the teacher's features off them, in L_FS on features. After a ReLU all are
             positive, so that the cosine of any two images is large, and their differences are what tells them
-            apart. Not in the paper.
+            apart. A student of the same width must have features of either sign. Not in the paper.
         fs_on: `feature` (paper) or `projection`, the heads' logits (released code).
         views: `same`, one view for both networks (paper), or `cross`, each network sees the view that the other did
             not, both ways (released code, which sums the two ways; here they are averaged).
@@ -47,7 +50,8 @@ class BURN(Method):
         information_weight: w in loss - w * (H(mean p1) - mean H(p1)); 0 is the paper.
         target_temperature: Of the target's softmax, where it is another one: lower sharpens.
         center_momentum: m of the running mean of the target's logits that is taken off them. It starts at 0, so with
-            m = 1 nothing is. Both as in DINO (Caron et al., ICCV 2021, Eq. 4), which has 0.9.
+            m = 1 nothing is; it moves with every forward pass, accumulated ones too. Both as in DINO (Caron et al.,
+            ICCV 2021, Eq. 4), which has 0.9.
 
     Raises:
         ValueError: `information` without a weight, by which g_theta would not be trained.
@@ -160,5 +164,5 @@ class BURN(Method):
         centered = logits - self.center
         if self.training:
             with torch.no_grad():
-                self.center.lerp_(mean_over_processes(logits.float().mean(0)), 1 - self.center_momentum)
+                self.center.lerp_(mean_over_processes(logits.to(self.center.dtype).mean(0)), 1 - self.center_momentum)
         return centered

@@ -87,7 +87,7 @@ class InfoMin(Method):
         offsets, orders = self._draw(batch, images.shape[-1])
         patches = cut_patches(images, offsets)  # [B, 9, 3, p, p]
         features = self.patch_head(self.backbone(patches.flatten(0, 1), resize=False)).view(batch, GRID * GRID, -1)
-        shuffled = features.gather(1, orders.to(features.device)[:, :, None].expand_as(features))
+        shuffled = features.gather(1, orders.to(features.device, non_blocking=True)[:, :, None].expand_as(features))
         return unit_vectors(self.jigsaw_head(shuffled.flatten(1)))
 
     def _draw(self, batch: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,7 +45,7 @@ class MomentumKeys(nn.Module):
             if world_size() == 1 or not self.training:
                 return unit_vectors(self.head(self.backbone(images)))
             everything = gather_over_processes(images)
-            order = torch.randperm(len(everything), generator=self.generator()).to(images.device)
+            order = torch.randperm(len(everything), generator=self.generator()).to(images.device, non_blocking=True)
             mine = order.chunk(world_size())[rank()]
             shuffled = unit_vectors(self.head(self.backbone(everything[mine])))
             keys = torch.empty(len(everything), shuffled.shape[1], dtype=shuffled.dtype, device=shuffled.device)

@@ -23,6 +23,6 @@ class RunningMean(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The mean with `x`, `[B, D]`, in it; in eval mode without. Zero before the first batch."""
         if self.training:
-            self.total.lerp_(mean_over_processes(x.float().mean(0)), 1 - self.momentum)
+            self.total.lerp_(mean_over_processes(x.to(self.total.dtype).mean(0)), 1 - self.momentum)
             self.weight.lerp_(torch.ones_like(self.weight), 1 - self.momentum)
         return self.total / self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..files import atomic_write, read_log
 
 PANELS = (
-    ("loss", ("loss", "loss_kl", "loss_fs")),
+    ("loss", ("loss", "loss_kl", "loss_fs", "loss_swapped")),
     ("gradient norm", ("grad_norm_student", "grad_norm_student_head", "grad_norm_target_head")),
     ("target, nats", ("entropy_of_mean", "mean_entropy", "target_information")),
     ("kNN accuracy", ("knn",)),
@@ -28,6 +28,7 @@ class RunLog:
         self.main = accelerator.is_main_process
         self.path = output / "log.jsonl"
         self.track = track
+        self.paused_seconds = self.paused_cpu_seconds = 0.0  # of this process, by the wall's clock and the CPU's
         self.restart_clock()
         if not self.main:
             return
@@ -57,9 +58,12 @@ class RunLog:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """The time inside does not count."""
-        before = time.perf_counter()
+        before, cpu_before = time.perf_counter(), time.process_time()
         yield
-        self.started += time.perf_counter() - before
+        seconds = time.perf_counter() - before
+        self.started += seconds
+        self.paused_seconds += seconds
+        self.paused_cpu_seconds += time.process_time() - cpu_before
 
     def write(self, line: dict) -> None:
         """Add images_per_s and data_wait (share of the time) since the last line and record it everywhere."""
@@ -86,7 +90,7 @@ class RunLog:
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Losses, gradient norms (BURN, Fig. 3), the target's entropies and the schedules over steps."""
+    """Losses, gradient norms (BURN, Fig. 3), the target's entropies, kNN and the schedules over steps."""
     from matplotlib.figure import Figure  # here, because it takes a second to import
 
     lines = read_log(log)

@@ -125,7 +125,11 @@ def test_svm_and_ablations():
     ({"lambda_0": 0, "lambda_T": 0}, "BURN, KL alone"),
     ({"lambda_schedule": "step"}, "BURN, step lambda"), ({"fs_loss": "l1"}, "BURN, L_FS l1"),
     ({"information_weight": 0.5}, "BURN, information term 0.5"),
-    ({"target_head": "frozen"}, "BURN, frozen target head"),
+    ({"target_head": "frozen"}, "BURN, frozen target head"), ({"fs_center": True}, "BURN, L_FS centred"),
+    ({"kl_direction": "target-student"}, "BURN, KL(target || student)"),
+    ({"temperature": 1.0, "target_temperature": 0.4, "center_momentum": 0.9},
+     "BURN, centred target 0.9, target temperature 0.4"),
+    ({"temperature": 0.2, "target_temperature": 0.2, "center_momentum": 1.0, "fs_center": False}, "BURN"),
 ])
 def test_rows_of_burn_are_named_by_what_differs(settings, name):
     assert row_name({"method": "burn", "stages": ["w32a1", "w1a1"], "settings": settings}) == name

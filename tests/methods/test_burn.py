@@ -128,6 +128,16 @@ def test_hand_over_carries_everything_but_a_reset_target_head():
     assert torch.equal(third.student_head[0].weight, first.student_head[0].weight)
 
 
+def test_a_reset_target_head_has_a_fresh_center_and_the_same_mean_of_features():
+    first, second = (make(center_momentum=0.9, fs_center=True) for _ in range(2))
+    first.center.fill_(5.0)
+    first.fs_mean.total.fill_(3.0)
+    second.hand_over(first.state_dict(), reset_target_head=True)
+    assert not second.center.any() and torch.equal(second.fs_mean.total, first.fs_mean.total)
+    second.hand_over(first.state_dict())
+    assert torch.equal(second.center, first.center)
+
+
 def test_adapter_only_where_feature_sizes_differ():
     assert isinstance(make().adapter, nn.Linear)
     assert isinstance(make(fs_on="projection").adapter, nn.Identity)

@@ -83,6 +83,10 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
         "--queue-size", "48", "--view", "burn", "--views-on", "device", "--workers", "1", "--grad-checkpointing",
         "--cache", "memory",
     ]),
+    ("burn", [
+        "--teacher", "test_resnet", "--target-head", "swapped", "--center-momentum", "0.9", "--fs-center",
+        "--grad-accum-steps", "2", "--cache", "disk", "--cache-size", "32",
+    ]),
 ])
 def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across_stages(
     method, options, tmp_path, monkeypatch,
@@ -90,7 +94,8 @@ def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across
     """Broken off in step 3, in step 5, the first of stage 2, and in step 7; each time the last two steps are kept."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     argv = [
-        *SHORT, "--method", method, "--teacher", "", "--workers", "0", *options, "--batch-size", "32", "--max-steps",
+        *SHORT, "--method", method, "--teacher", "", "--workers", "0",
+        "--cache-dir", str(tmp_path / "cache"), *options, "--batch-size", "32", "--max-steps",
         "4", "--lr", "1e-2", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none",
     ]
     train_burn.main([*argv, "--output", str(tmp_path / "unbroken")])
@@ -114,7 +119,7 @@ def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across
             assert (saved["stage"], saved["step"]) == kept
     train_burn.main([*argv, "--output", str(output), "--resume", "auto"])
     ends = [torch.load(run / "checkpoint.pt", weights_only=True)["method"] for run in (tmp_path / "unbroken", output)]
-    assert any(name.endswith("queue") for name in ends[0]) and ends[0].keys() == ends[1].keys()
+    assert any(name.endswith(("queue", "center")) for name in ends[0]) and ends[0].keys() == ends[1].keys()
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
     losses = [[json.loads(line)["loss"] for line in open(run / "log.jsonl")] for run in (tmp_path / "unbroken", output)]
