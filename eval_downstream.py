@@ -100,7 +100,7 @@ def _parser() -> _Parser:
     table.add_argument("--number", type=int, nargs="+", choices=TABLES, metavar="N", help="1 to 7 (default: all)")
     table.add_argument("--paper", action="store_true", help="the paper's rows even where none of ours is comparable")
     table.add_argument("--output", metavar="TABLE.md", help="default: print it")
-    figures = subparsers.add_parser("figures", help="the paper's figures 3 to 6 from runs and results")
+    figures = subparsers.add_parser("figures", help="the paper's figures 3 to 6, and targets over training")
     figures.add_argument(
         "--runs", nargs="+", default=[], metavar="FOLDER", help="of train_burn.py: gradient norms, targets",
     )
