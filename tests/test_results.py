@@ -84,7 +84,8 @@ def test_the_readmes_sentence_on_batch_32_is_what_was_measured():
     rows = {row["row"]: row for row in json.loads(
         (ROOT / "results" / "train_step_64_batch_32.json").read_text())["extra"]["rows"]}
     ours = rows["compiled-bf16-cl"]
-    printed = re.search(r"reaches (\S+) here at batch 32\n.*ours (\S+), (\S+) times that", (ROOT / "README.md").read_text())
+    sentence = r"reaches (\S+) here at batch 32\n.*ours (\S+), (\S+) times that"
+    printed = re.search(sentence, (ROOT / "README.md").read_text())
     numbers = rows["reference"]["images_per_second"], ours["images_per_second"], ours["ratio"]
     assert printed.groups() == (f"{numbers[0]:.1f}", f"{numbers[1]:.1f}", f"{numbers[2]:.2f}")
 
