@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from .distributed import gather_over_processes, mean_over_processes, rank, sum_over_processes
 
-FS_LOSSES = ("cosine", "l1", "l2")
+FS_LOSSES = ("cosine", "l1", "l2", "contrast", "relations")
 KL_DIRECTIONS = ("student-target", "target-student")
 
 
@@ -46,12 +46,29 @@ def kl_divergence(
     raise ValueError(f"direction must be one of {', '.join(KL_DIRECTIONS)}, not {direction!r}")
 
 
-def feature_similarity(v1: torch.Tensor, v2: torch.Tensor, kind: str = "cosine") -> torch.Tensor:
-    """L_FS(v1, v2) (BURN, Sec. 3.2 and Table 6), `[B, D]` twice, mean over B.
+def feature_similarity(
+    v1: torch.Tensor, v2: torch.Tensor, kind: str = "cosine", temperature: float = 0.1,
+) -> torch.Tensor:
+    """L_FS(v1, v2) between the target's features and the student's, `[B, D]` twice, mean over B.
 
-    `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
+    The paper's (BURN, Sec. 3.2 and Table 6):
+        `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
+    Two more, on the cosines of each image's student features and the target's features of all images of the batch, over
+    all processes, divided by `temperature`:
+        `contrast`: cross-entropy with the image itself as class, as InfoNCE (CRD, Tian et al., ICLR 2020, in spirit).
+        `relations`: cross-entropy with the softmax of the target's own cosines (SEED, Fang et al., ICLR 2021, Eq. 3
+            to 5, with the batch in the place of its queue and one temperature).
     """
     v1, v2 = _exact(v1, v2)
+    if kind in ("contrast", "relations"):
+        everything = gather_over_processes(unit_vectors(v1))
+        with torch.autocast(v2.device.type, enabled=False):  # it would take the similarities in half precision
+            logits = unit_vectors(v2) @ everything.T / temperature
+            if kind == "contrast":
+                target = torch.arange(len(v2), device=v2.device) + rank() * len(v2)
+            else:
+                target = F.softmax((unit_vectors(v1) @ everything.T).detach() / temperature, dim=-1)
+        return F.cross_entropy(logits, target)
     if kind == "cosine":
         return (1 - F.cosine_similarity(v1, v2, dim=-1)).mean()
     if kind == "l1":

@@ -56,6 +56,24 @@ def test_feature_similarity_is_section_3_2_and_table_6(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_feature_similarity_over_the_images_of_a_batch(shape):
+    """Each student row against all rows of the target: which one is its own, or how alike the target says they are."""
+    v1, v2 = rows(shape), rows(shape)
+
+    def cosine(a, b):
+        return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+    expected = {"contrast": 0.0, "relations": 0.0}
+    for n, student in enumerate(v2.tolist()):
+        found = softmax([cosine(student, other) for other in v1.tolist()], 0.3)
+        wanted = softmax([cosine(v1.tolist()[n], other) for other in v1.tolist()], 0.3)
+        expected["contrast"] -= math.log(found[n]) / shape[0]
+        expected["relations"] -= sum(p * math.log(q) for p, q in zip(wanted, found, strict=True)) / shape[0]
+    for kind, value in expected.items():
+        assert feature_similarity(v1, v2, kind, 0.3).item() == pytest.approx(value, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_target_entropies(shape):
     logits = rows(shape)
     table = [softmax(row, 0.5) for row in logits.tolist()]

@@ -35,7 +35,8 @@ class BURN(Method):
         temperature: Of both softmaxes (but see target_temperature); the paper states none, the released code has 0.2.
             1.0 trained better in two trials (EXPERIMENTS.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
-        fs_loss: `cosine`, `l1`, `l2` (Table 6).
+        fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`: losses.feature_similarity.
+        fs_temperature: Of the last two.
         fs_center: Take the running mean of the teacher's features off them, in L_FS on features. After a ReLU all are
             positive, so that the cosine of any two images is large, and their differences are what tells them
             apart. A student of the same width must have features of either sign. Not in the paper.
@@ -61,6 +62,7 @@ class BURN(Method):
         "teacher", "student_dim", "teacher_dim", "head_dim", "head_type", "temperature", "lambda_0", "lambda_T",
         "lambda_schedule", "fs_loss", "fs_on", "views", "kl_direction", "target_head", "information_weight",
         "target_temperature", "center_momentum", "fs_center",
+        "fs_temperature",
     )
     teacher_output = "features"
     default_view = "burn"
@@ -86,6 +88,7 @@ class BURN(Method):
         target_temperature: float | None = None,
         center_momentum: float = 1.0,
         fs_center: bool = False,
+        fs_temperature: float = 0.1,
     ):
         super().__init__(backbone, Frozen(teacher))
         if target_head == "information" and not information_weight:
@@ -102,7 +105,7 @@ class BURN(Method):
         self.temperature = temperature
         self.lambdas = (lambda_0, lambda_T, lambda_schedule)
         self.fs_mean = RunningMean(teacher_dim) if fs_center else None
-        self.fs_loss = fs_loss
+        self.fs_loss = (fs_loss, fs_temperature)
         self.fs_on = fs_on
         self.kl_direction = kl_direction
         self.kl_stops = target_head in ("information", "swapped")
@@ -136,9 +139,9 @@ class BURN(Method):
         )
         if self.fs_on == "feature":
             features = v1 if self.fs_mean is None else v1 - self.fs_mean(v1)
-            loss_fs = feature_similarity(features, self.adapter(v2), self.fs_loss)
+            loss_fs = feature_similarity(features, self.adapter(v2), *self.fs_loss)
         else:
-            loss_fs = feature_similarity(logits1.detach() if self.kl_stops else logits1, logits2, self.fs_loss)
+            loss_fs = feature_similarity(logits1.detach() if self.kl_stops else logits1, logits2, *self.fs_loss)
         entropy_of_mean, mean_entropy = target_entropies(target, self.target_temperature)
         information = entropy_of_mean - mean_entropy
         loss = (1 - lam) * loss_kl + lam * loss_fs

@@ -169,6 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lambda-T", type=float, default=0.7, dest="lambda_T", help="last weight of it")
     add("--lambda-schedule", default="cosine", choices=LAMBDA_SCHEDULES)
     add("--fs-loss", default="cosine", choices=FS_LOSSES)
+    add("--fs-temperature", type=float, help="of --fs-loss contrast and relations (0.1)")
     add("--fs-center", action="store_true", help="take the mean off the teacher's features in it")
     add("--fs-on", default="feature", choices=("feature", "projection"))
     add("--views", default="same", choices=("same", "cross"))
@@ -333,7 +334,7 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise BurnError(f"--{name.replace('_', '-')} must lie in [0, 1], not {value}")
-    for name in ("temperature", "target_temperature", "sinkhorn_epsilon"):
+    for name in ("temperature", "target_temperature", "fs_temperature", "sinkhorn_epsilon"):
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise BurnError(f"--{name.replace('_', '-')} must be above 0, not {value}")
