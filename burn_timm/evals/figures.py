@@ -71,12 +71,12 @@ def draw_gradients(runs: Iterable[str], path: Path) -> None:
         BurnError: a folder has no log.jsonl with gradient norms.
     """
     logs = _logs(runs)
-    figure, axes = _figure(2)
+    figure, axes = _figure(2, len(logs))
     for axis, title, key in zip(axes, ("(a) student's head", "(b) student"),
                                 ("grad_norm_student_head", "grad_norm_student"), strict=True):
         _draw_runs(axis, logs, key)
         axis.set(xlabel="step", ylabel="gradient norm", title=title, yscale="log")
-    axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower left")
     _save(figure, path)
 
 
@@ -94,11 +94,11 @@ def draw_targets(runs: Iterable[str], path: Path) -> bool:
     ]
     if not panels:
         return False
-    figure, axes = _figure(len(panels))
+    figure, axes = _figure(len(panels), len(logs))
     for axis, (title, key) in zip(axes, panels, strict=True):
         _draw_runs(axis, logs, key, 100 if key == "knn" else 1)
         axis.set(xlabel="step", ylabel=title)
-    axes[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower left")
     _save(figure, path)
     return True
 
@@ -169,10 +169,10 @@ def draw_all(folder: Path, runs: list[str], results: list[dict]) -> list[str]:
     return written
 
 
-def _figure(panels: int):
+def _figure(panels: int, legend_lines: int = 0):
     from matplotlib.figure import Figure  # here, because it takes a second to import
 
-    figure = Figure(figsize=(5.2 * panels, 3.8), layout="constrained")
+    figure = Figure(figsize=(5.2 * panels, 3.8 + 0.21 * legend_lines), layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
