@@ -59,6 +59,27 @@ def test_the_comparison_of_methods_is_what_was_measured():
         assert printed[name] == [*expected, str(len(values))], name
 
 
+@pytest.mark.parametrize("table", ["parts", "heads", "similarity", "field"])
+def test_the_tables_on_the_target_are_what_was_measured(table):
+    """Mean and deviation, number of seeds, and that each row's options are those of its runs."""
+    text = (ROOT / "EXPERIMENTS.md").read_text()
+    table = re.search(rf"{table}:begin -->(.*?)<!-- {table}:end", text, re.S).group(1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
+    assert rows
+    for _, options, *cells, minutes, name in rows:
+        folder = ROOT / "results" / "target"
+        expected = []
+        for task in ("knn", "linear"):
+            values = [100 * json.loads(file.read_text())["value"] for file in folder.glob(f"{name}_s[0-9]_{task}.json")]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            expected.append(f"{statistics.mean(values):.2f}{spread}")
+        trained = [json.loads(file.read_text()) for file in folder.glob(f"{name}_s[0-9]_training.json")]
+        assert cells == [*expected, str(len(trained))] and len(trained) == len(values)
+        assert minutes == f"{statistics.mean(run['cpu_seconds'] for run in trained) / 60:.1f}"
+        assert all(options.strip("`") in run["command"] or options == "none" for run in trained)
+        assert {tuple(run["max_steps"] * len(run["stages"]) for run in trained)} == {(1600,) * len(trained)}
+
+
 @pytest.mark.parametrize("page", ["README.md", "results/README.md"])
 def test_the_tables_of_speed_are_what_was_measured(page):
     table = re.search(r"bench:begin -->(.*?)<!-- bench:end", (ROOT / page).read_text(), re.S).group(1)
