@@ -19,7 +19,10 @@ def flags(case: str) -> list[str]:
     """The case on the command line, but for what the script finds out by itself."""
     given = {name: value for name, value in OPTIONS[case].items() if name not in ("num_classes", "epochs")}
     method = NAMES.get(case, case)
-    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [
+        word for name, value in given.items()
+        for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+    ]
     return ["--method", method, *words, *([] if METHODS[method].teacher_output else ["--teacher", ""])]
 
 
