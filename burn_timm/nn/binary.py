@@ -24,7 +24,7 @@ Held = list[torch.Tensor] | None  # not a tuple: TorchScript has none of any len
 
 
 class _ApproxSign(torch.autograd.Function):
-    """sign(x); backward 2 - 2|x| on [-1, 1]."""
+    """sign(x); backward 2 - 2|x| on [-1, 1], for which x itself is kept: a mask would do for `clip` only."""
 
     @staticmethod
     def forward(ctx, x):
