@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from .distributed import gather_over_processes, mean_over_processes, rank, sum_over_processes
 
-FS_LOSSES = ("cosine", "l1", "l2", "contrast", "relations")
+FS_LOSSES = ("cosine", "l1", "l2", "contrast", "relations", "cosine+relations")
 KL_DIRECTIONS = ("student-target", "target-student")
 
 
@@ -58,7 +58,10 @@ def feature_similarity(
         `contrast`: cross-entropy with the image itself as class, as InfoNCE (CRD, Tian et al., ICLR 2020, in spirit).
         `relations`: cross-entropy with the softmax of the target's own cosines (SEED, Fang et al., ICLR 2021, Eq. 3
             to 5, with the batch in the place of its queue and one temperature).
+    `cosine+relations` is the sum of these two.
     """
+    if kind == "cosine+relations":
+        return sum(feature_similarity(v1, v2, part, temperature) for part in kind.split("+"))
     v1, v2 = _exact(v1, v2)
     if kind in ("contrast", "relations"):
         everything = gather_over_processes(unit_vectors(v1))

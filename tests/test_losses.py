@@ -69,6 +69,8 @@ def test_feature_similarity_over_the_images_of_a_batch(shape):
         wanted = softmax([cosine(v1.tolist()[n], other) for other in v1.tolist()], 0.3)
         expected["contrast"] -= math.log(found[n]) / shape[0]
         expected["relations"] -= sum(p * math.log(q) for p, q in zip(wanted, found, strict=True)) / shape[0]
+    distances = [1 - cosine(*pair) for pair in zip(v1.tolist(), v2.tolist(), strict=True)]
+    expected["cosine+relations"] = sum(distances) / shape[0] + expected["relations"]
     for kind, value in expected.items():
         assert feature_similarity(v1, v2, kind, 0.3).item() == pytest.approx(value, rel=1e-9, abs=1e-12)
 

@@ -111,7 +111,8 @@ def row_name(training: dict) -> str:
         elif settings.get("lambda_schedule", "cosine") != "cosine":
             parts.append(f"{settings['lambda_schedule']} lambda")
         if settings.get("fs_loss", "cosine") != "cosine":
-            tau = settings.get("fs_temperature", 0.1) if settings["fs_loss"] in ("contrast", "relations") else 0.1
+            warm = settings["fs_loss"].endswith(("contrast", "relations"))
+            tau = settings.get("fs_temperature", 0.1) if warm else 0.1
             parts.append(f"L_FS {settings['fs_loss']}{'' if tau == 0.1 else f' {tau:g}'}")
         if settings.get("fs_center"):
             parts.append("L_FS centred")

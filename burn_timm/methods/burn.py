@@ -35,8 +35,8 @@ class BURN(Method):
         temperature: Of both softmaxes (but see target_temperature); the paper states none, the released code has 0.2.
             1.0 trained better in two trials (EXPERIMENTS.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
-        fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`: losses.feature_similarity.
-        fs_temperature: Of the last two.
+        fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`, `cosine+relations`: losses.feature_similarity.
+        fs_temperature: Of the last three.
         fs_center: Take the running mean of the teacher's features off them, in L_FS on features. After a ReLU all are
             positive, so that the cosine of any two images is large, and their differences are what tells them
             apart. A student of the same width must have features of either sign. Not in the paper.
@@ -61,8 +61,7 @@ class BURN(Method):
     options = (
         "teacher", "student_dim", "teacher_dim", "head_dim", "head_type", "temperature", "lambda_0", "lambda_T",
         "lambda_schedule", "fs_loss", "fs_on", "views", "kl_direction", "target_head", "information_weight",
-        "target_temperature", "center_momentum", "fs_center",
-        "fs_temperature",
+        "target_temperature", "center_momentum", "fs_center", "fs_temperature",
     )
     teacher_output = "features"
     default_view = "burn"

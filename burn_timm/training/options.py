@@ -169,7 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lambda-T", type=float, default=0.7, dest="lambda_T", help="last weight of it")
     add("--lambda-schedule", default="cosine", choices=LAMBDA_SCHEDULES)
     add("--fs-loss", default="cosine", choices=FS_LOSSES)
-    add("--fs-temperature", type=float, help="of --fs-loss contrast and relations (0.1)")
+    add("--fs-temperature", type=float, help="of --fs-loss contrast and all with relations (0.1)")
     add("--fs-center", action="store_true", help="take the mean off the teacher's features in it")
     add("--fs-on", default="feature", choices=("feature", "projection"))
     add("--views", default="same", choices=("same", "cross"))

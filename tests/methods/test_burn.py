@@ -73,7 +73,7 @@ def test_crossed_views_pair_each_view_with_the_other_and_average(digits):
     {"kl_direction": "target-student"}, {"lambda_schedule": "constant"}, {"information_weight": 0.5},
     {"target_head": "information", "information_weight": 0.5}, {"target_head": "swapped"},
     {"target_head": "swapped", "views": "cross"}, {"fs_center": True}, {"fs_loss": "contrast"},
-    {"fs_loss": "relations"},
+    {"fs_loss": "relations"}, {"fs_loss": "cosine+relations"},
     {"center_momentum": 0.9, "target_temperature": 0.5},
 ])
 def test_one_step_moves_every_trained_tensor_and_leaves_the_teacher_bit_identical(digits, options):
