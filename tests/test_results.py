@@ -1,5 +1,6 @@
 """Published figures: complete, without paths of a machine, and equal to what the README prints."""
 
+import hashlib
 import json
 import re
 import statistics
@@ -10,7 +11,8 @@ import saved_count
 import timm
 
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted((ROOT / "results").rglob("*.json"))
+TEACHER = ROOT / "results" / "target" / "teacher"
+RESULTS = sorted(path for path in (ROOT / "results").rglob("*.json") if path.parent != TEACHER)
 KEYS = {"task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions"}
 BENCH = {"task", "settings", "rows", "commit", "command", "hardware", "versions", "date"}
 TRAINING = {"model", "stages", "method", "dataset", "command", "commit", "hardware", "versions", "seconds"}
@@ -78,6 +80,15 @@ def test_the_tables_on_the_target_are_what_was_measured(table):
         assert minutes == f"{statistics.mean(run['cpu_seconds'] for run in trained) / 60:.1f}"
         assert all(options.strip("`") in run["command"] or options == "none" for run in trained)
         assert {tuple(run["max_steps"] * len(run["stages"]) for run in trained)} == {(1600,) * len(trained)}
+
+
+def test_the_teacher_of_these_tables_is_the_one_that_is_kept():
+    """The file that was measured, and timm loads it."""
+    folder = TEACHER.parent
+    kept = hashlib.sha256((TEACHER / "model.safetensors").read_bytes()).hexdigest()
+    measured = [json.loads(path.read_text()) for path in folder.glob("teacher_[0-9]*_*.json")]
+    assert len(measured) == 4 and {result["checkpoint"]["sha256"] for result in measured} == {kept}
+    assert timm.create_model(f"local-dir:{TEACHER}", pretrained=True).num_features == 256
 
 
 @pytest.mark.parametrize("page", ["README.md", "results/README.md"])
