@@ -289,6 +289,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "teacher_checkpoint": args.teacher_checkpoint, "teacher_pretrained": args.teacher_pretrained,
         "dataset": source.description, "img_size": args.img_size, "epochs": args.epochs, "max_steps": args.max_steps,
         "batch_size": args.batch_size, "total_batch_size": total_batch, "seed": args.seed,
+        "export_img_size": args.export_img_size,
         "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision,
         "corrupt_images": len(corrupt.state_dict()["indices"]),
         "val_dataset": val.description if val is not None else None,

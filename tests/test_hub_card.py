@@ -109,6 +109,17 @@ def test_usage_is_three_lines_that_run(folder, tmp_path):
     assert front["pipeline_tag"] == "image-classification" and "5 logits" in body
 
 
+def test_usage_by_a_registered_name_has_the_size_that_timm_gives(folder):
+    tag = timm.get_pretrained_cfg("reactnet_a_burn").tag
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 32, 32]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "[B, 3, 32, 32]" in card(folder)[1] and "one image of 32 px" in card(folder)[1]
+    _, body = card(folder, "--tag", f"reactnet_a_burn.{tag}")
+    assert "[B, 3, 64, 64]" in body and "one image of 64 px" in body
+
+
+
 def test_figures_of_the_run_itself(tmp_path):
     front, body = card(make_folder(tmp_path / "run", {**DETAILS, **KNN}))
     assert "| **50.00** | 10.00 | +40.00 | 12.50 | +37.50 |" in body and "kNN in the same run: 75.00" in body

@@ -55,6 +55,9 @@ def render_card(
     architecture = config.get("architecture")
     if not isinstance(architecture, str):
         raise BurnError(f"{folder / 'config.json'}: architecture must be the name of a model")
+    if tag in timm.list_pretrained():  # users of this name get the size of its registration, whatever the folder's
+        size = timm.get_pretrained_cfg(tag).input_size
+        config["pretrained_cfg"] = {**(config.get("pretrained_cfg") or {}), "input_size": size}
     if repo is not None and not re.fullmatch(f"{NAME}/{NAME}", repo):
         raise BurnError(f"--repo {repo}: expected OWNER/NAME")
     rows = list(rows) or rows_of_run(details, architecture)

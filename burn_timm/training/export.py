@@ -42,7 +42,8 @@ def export(
         model_args.update(weight_bits=bits[0], act_bits=bits[1], act_grad=args.act_grad)
     if hasattr(model, "set_input_size"):  # ViT: without it timm would build the network for its usual size
         model_args["img_size"] = args.img_size
-    data_config = {"input_size": (3, args.img_size, args.img_size), "crop_pct": export_crop_pct(args.img_size)}
+    side = args.export_img_size
+    data_config = {"input_size": (3, side, side), "crop_pct": export_crop_pct(side)}
     with atomic_folder(output / "export") as folder:
         save_config_for_hf(model, folder / "config.json", model_args=model_args, data_config=data_config)
         weights = folder / "model.safetensors"

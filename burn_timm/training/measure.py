@@ -58,12 +58,12 @@ def calibrate(model: torch.nn.Module, args: argparse.Namespace, source) -> None:
     batch_size = min(128, len(source))
     steps = min(max(1, CALIBRATION_IMAGES // batch_size), micro_steps_per_epoch(len(source), batch_size, 1))
     loader = make_train_loader(
-        source, make_view(name, args.img_size, args.hflip), n_views=1, batch_size=batch_size,
+        source, make_view(name, args.export_img_size, args.hflip), n_views=1, batch_size=batch_size,
         seed=seed_for(args.seed, 0xCA11), rank=0, world_size=1, start_micro_step=0,
         micro_steps_per_epoch=steps, total_micro_steps=steps, workers=args.workers,
     )
     device = next(model.parameters()).device
-    normalise = Backbone(torch.nn.Identity(), config["mean"], config["std"], (args.img_size,) * 2).to(device)
+    normalise = Backbone(torch.nn.Identity(), config["mean"], config["std"], (args.export_img_size,) * 2).to(device)
     calibrate_batchnorm(model, (normalise(batch["views"][:, 0].to(device)) for batch in loader))
 
 
@@ -90,7 +90,7 @@ def knn_figures(args, stage: str, source, val, student, teacher, accelerator: Ac
     def of(model):
         return lambda loader, progress: extract_features(model, loader, device, progress)
 
-    knn("pixels", pixel_features, eval_transform(config, min(args.img_size, PIXELS)))
+    knn("pixels", pixel_features, eval_transform(config, min(args.export_img_size, PIXELS)))
     knn("untrained", of(untrained(args, stage, source, device)), eval_transform(config))
     if teacher is not None:
         side = teacher.size[0]
@@ -120,8 +120,8 @@ def knn_during_training(args, source, val, student, device: torch.device) -> dic
 
 def export_config(args, student) -> dict:
     """The data configuration that the export will have."""
-    return {**student.pretrained_cfg, "input_size": (3, args.img_size, args.img_size),
-            "crop_pct": export_crop_pct(args.img_size)}
+    return {**student.pretrained_cfg, "input_size": (3, args.export_img_size, args.export_img_size),
+            "crop_pct": export_crop_pct(args.export_img_size)}
 
 
 def at_most(args, source, val, bank: int, queries: int) -> list:

@@ -30,6 +30,8 @@ def build_student(args: argparse.Namespace, stage: str, seed: int) -> torch.nn.M
             model = timm.create_model(args.model, **kwargs)
         except (RuntimeError, TypeError, ValueError) as error:
             raise BurnError(f"--model {args.model}: {_first_line(error)}") from error
+    if hasattr(model, "set_input_size") and args.export_img_size != args.img_size:
+        raise BurnError(f"--export-img-size {args.export_img_size}: {args.model} takes images of --img-size only")
     _set_input_size(model, args.img_size, "--img-size")
     return model
 

@@ -30,7 +30,7 @@ STAGES = {"w32a1": (32, 1), "w1a1": (1, 1), "w32a32": (32, 32), "fp": None}
 FREE_ON_RESUME = {
     "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
     "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command", "cache",
-    "cache_dir", "knn_steps",
+    "cache_dir", "knn_steps", "export_img_size",
 }
 
 DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
@@ -41,7 +41,7 @@ LEAST = {
     "warmup_epochs": 0, "clip_grad": 0, "hidden_dim": 1, "queue_size": 1, "prototypes": 2, "sinkhorn_iterations": 1,
     "queue_start_epoch": 0, "freeze_prototypes_epochs": 0, "contrastive_weight": 0, "jigsaw_weight": 0,
     "cache_size": 1, "knn_steps": 0, "small_views": 0, "small_img_size": 1, "information_weight": 0, "momentum": 0,
-    "drop": 0,
+    "drop": 0, "export_img_size": 1,
 }
 
 
@@ -86,6 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--target-key", help="label column (hfds, wds)")
     add("--dataset-download", action="store_true", help="let torchvision or datasets download")
     add("--img-size", type=int, default=224, help="side in pixels of the views and the exported input size")
+    add(
+        "--export-img-size", type=int, help="side in pixels of the exported input size and of the kNN figures, where "
+        "the network is better at another size than it was trained at; default: --img-size",
+    )
     add("--view", choices=VIEWS, help="augmentation; default: the method's own")
     add(
         "--train-interpolation", choices=INTERPOLATIONS,
@@ -233,6 +237,7 @@ def _fill_in(args: argparse.Namespace) -> None:
         args.dataset = "" if args.data_dir else "digits"
     if args.hflip is None:
         args.hflip = 0.0 if args.dataset.lower() == "digits" else 0.5
+    args.export_img_size = args.export_img_size or args.img_size
     method = METHODS[args.method]
     args.view = args.view or method.default_view
     args.teacher_output = args.teacher_output or method.teacher_output
