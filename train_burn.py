@@ -359,7 +359,7 @@ def write_line(
     numbers: list[float],
 ) -> None:
     line |= dict(zip(names, numbers, strict=True)) | rest
-    if "target_information" in line and log.main:
+    if "target_information" in line and line["lambda"] < 1 and log.main:  # at 1 the KL has no weight
         monitor.update(line["target_information"], line["step"], progress)
     log.write(line)
 

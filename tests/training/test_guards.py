@@ -1,8 +1,10 @@
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import train_burn
 from burn_timm.errors import BurnError
 from burn_timm.training.guards import TargetMonitor, check_compiler, check_finite
 
@@ -45,3 +47,10 @@ def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(0o755)
     check_compiler(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("lam", "warned"), [(0.9, True), (1.0, False)])
+def test_no_warning_of_a_target_that_nobody_follows(lam, warned):
+    monitor, log = TargetMonitor(), SimpleNamespace(main=True, write=lambda line: None)
+    train_burn.write_line(log, monitor, 0.5, {"step": 1}, ["target_information", "lambda"], {}, [0.0, lam])
+    assert monitor.warned == warned
