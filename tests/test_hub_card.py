@@ -110,14 +110,16 @@ def test_usage_is_three_lines_that_run(folder, tmp_path):
 
 
 def test_usage_by_a_registered_name_has_the_size_that_timm_gives(folder):
-    tag = timm.get_pretrained_cfg("reactnet_a_burn").tag
+    registered = timm.get_pretrained_cfg("reactnet_a_burn")
+    side = registered.input_size[-1]
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["input_size"] = [3, 32, 32]
     (folder / "config.json").write_text(json.dumps(config))
     assert "[B, 3, 32, 32]" in card(folder)[1] and "one image of 32 px" in card(folder)[1]
-    _, body = card(folder, "--tag", f"reactnet_a_burn.{tag}")
-    assert "[B, 3, 64, 64]" in body and "one image of 64 px" in body
-
+    assert side != 32 and "* used at" not in card(folder)[1]
+    _, body = card(folder, "--tag", f"reactnet_a_burn.{registered.tag}")
+    assert f"[B, 3, {side}, {side}]" in body and f"one image of {side} px" in body
+    assert f"* images: 32 px\n* used at: {side} px" in body
 
 
 def test_figures_of_the_run_itself(tmp_path):

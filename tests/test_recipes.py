@@ -65,10 +65,10 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     if settings.get("small_views"):
         options += ["--small-img-size", "16"]
     summary = train_burn.main(options)
-    assert summary["method"] == settings["method"]
+    assert summary["method"] == settings["method"] and summary["export_img_size"] == 32  # of --img-size, above
     for name in (
         "lr", "opt", "view", "train_interpolation", "temperature", "hidden_dim", "head_norm", "kl_direction",
-        "target_head",
+        "target_head", "fs_loss", "lambda_0", "lambda_T",
     ):
         if name in settings:
             assert summary["settings"][name] == settings[name]

@@ -199,8 +199,9 @@ def training_of(checkpoint: Path | None) -> dict | None:
     if not isinstance(summary, dict) or not {"method", "model", "settings"} <= summary.keys():
         return None  # somebody else's file of that name
     settings = summary["settings"]
-    kept = ("method", "model", "stages", "teacher", "dataset", "img_size", "epochs", "max_steps", "total_batch_size",
-            "seed", "processes", "mixed_precision", "commit", "train_seconds", "cpu_seconds", "peak_memory_bytes")
+    kept = ("method", "model", "stages", "teacher", "dataset", "img_size", "export_img_size", "epochs", "max_steps",
+            "total_batch_size", "seed", "processes", "mixed_precision", "commit", "train_seconds", "cpu_seconds",
+            "peak_memory_bytes")
     return {
         **{name: summary[name] for name in kept if name in summary},
         # What tells the rows of the paper's tables, and of ours, apart.

@@ -68,8 +68,8 @@ def render_card(
     front = front_matter(config, details, rows, data, name, chosen)
     sections = [
         f"# {front.model_name}", _introduction(architecture, config, details), _usage(config, repo, tag),
-        _figures(rows, details), _training(details, data, picture), _size(folder, config), _limits(config, rows),
-        _terms(details, data, front.license), _citations(architecture, details),
+        _figures(rows, details), _training(config, details, data, picture), _size(folder, config),
+        _limits(config, rows), _terms(details, data, front.license), _citations(architecture, details),
     ]
     card = f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
     if errors := card_errors(card):
@@ -125,16 +125,18 @@ def _figures(rows: list[Row], details: dict) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _training(details: dict, data: Terms | None, picture: str | None) -> str:
+def _training(config: dict, details: dict, data: Terms | None, picture: str | None) -> str:
     if not details:
         return "## Training\n\nNothing in the folder tells how these weights were trained."
     most = f", at most {details['max_steps']} steps" if details.get("max_steps") else ""
     hardware = details.get("hardware") or {}
+    used = (config.get("pretrained_cfg") or {}).get("input_size", [None])[-1]
     lines = {
         "method": details.get("method"), "teacher": details.get("teacher"), "data": details.get("dataset"),
         "stages": " -> ".join(details.get("stages") or []),
         "a stage": f"{details['epochs']} epochs{most}" if details.get("epochs") else None,
         "images": f"{details['img_size']} px" if details.get("img_size") else None,
+        "used at": f"{used} px" if used not in (None, details.get("img_size")) else None,
         "batch": details.get("total_batch_size"), "seed": details.get("seed"),
         "precision": details.get("mixed_precision"), "hardware": hardware.get("gpu") or hardware.get("cpu"),
         "time": f"{details['train_seconds'] / 60:.0f} min" if details.get("train_seconds") else None,

@@ -46,6 +46,8 @@ def export(
     data_config = {"input_size": (3, side, side), "crop_pct": export_crop_pct(side)}
     with atomic_folder(output / "export") as folder:
         save_config_for_hf(model, folder / "config.json", model_args=model_args, data_config=data_config)
+        if not (args.initial_checkpoint or args.model.startswith(("local-dir:", "hf-hub:"))):
+            _drop_origin(folder / "config.json")
         weights = folder / "model.safetensors"
         if bits is not None and bits[0] == 1:
             save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
@@ -60,6 +62,14 @@ def export(
         "bytes_exported": size,
         "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),
     }
+
+
+def _drop_origin(path: Path) -> None:
+    """Take out what timm's registration says of weights that this network, trained from random ones, never had."""
+    config = json.loads(path.read_text())
+    for name in ("tag", "license", "origin_url"):
+        config["pretrained_cfg"].pop(name, None)
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def describe(folder: Path, details: dict, curves: Path, repo: str | None = None) -> None:

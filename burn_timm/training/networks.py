@@ -30,8 +30,6 @@ def build_student(args: argparse.Namespace, stage: str, seed: int) -> torch.nn.M
             model = timm.create_model(args.model, **kwargs)
         except (RuntimeError, TypeError, ValueError) as error:
             raise BurnError(f"--model {args.model}: {_first_line(error)}") from error
-    if hasattr(model, "set_input_size") and args.export_img_size != args.img_size:
-        raise BurnError(f"--export-img-size {args.export_img_size}: {args.model} takes images of --img-size only")
     _set_input_size(model, args.img_size, "--img-size")
     return model
 
@@ -93,7 +91,9 @@ def build_method(
     """
     model = build_student(args, stage, seed_for(args.seed, stage_index))
     config = resolve_model_data_config(model)
-    backbone = Backbone(model, config["mean"], config["std"], (args.img_size, args.img_size))
+    backbone = backbone_at(model, config, args.img_size)
+    if args.export_img_size != args.img_size:  # a network of one size fails now, not after the training
+        feature_dim(backbone_at(model, config, args.export_img_size), args.export_img_size, "--export-img-size")
     values = {
         **vars(args), "student_dim": feature_dim(backbone, args.img_size, "--model"), "teacher": teacher,
         "num_classes": num_classes, "epochs": epochs,
@@ -102,6 +102,11 @@ def build_method(
         values["teacher_dim"] = feature_dim(teacher, args.img_size, "--teacher")
     options = METHODS[args.method].options
     return METHODS[args.method](backbone, **{name: values[name] for name in options if values[name] is not None})
+
+
+def backbone_at(model: torch.nn.Module, config: dict, side: int) -> Backbone:
+    """The network behind timm's normalisation in `config` and a resize to `side` pixels."""
+    return Backbone(model, config["mean"], config["std"], (side, side))
 
 
 @torch.no_grad()

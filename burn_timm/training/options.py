@@ -85,10 +85,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input-key", help="image column (hfds, wds)")
     add("--target-key", help="label column (hfds, wds)")
     add("--dataset-download", action="store_true", help="let torchvision or datasets download")
-    add("--img-size", type=int, default=224, help="side in pixels of the views and the exported input size")
+    add("--img-size", type=int, default=224, help="side in pixels of the views")
     add(
         "--export-img-size", type=int, help="side in pixels of the exported input size and of the kNN figures, where "
-        "the network is better at another size than it was trained at; default: --img-size",
+        "the network is better at another size than it was trained at (not for networks of a fixed size); default: "
+        "--img-size",
     )
     add("--view", choices=VIEWS, help="augmentation; default: the method's own")
     add(
@@ -208,7 +209,10 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser = build_parser()
     recipe = parser.parse_known_args(argv)[0].recipe
     if recipe:
-        parser.set_defaults(**_read_recipe(parser, recipe))
+        values = _read_recipe(parser, recipe)
+        if any(word.partition("=")[0] == "--img-size" for word in argv):
+            values.pop("export_img_size", None)  # it goes with the recipe's own --img-size
+        parser.set_defaults(**values)
     args = parser.parse_args(argv)
     if args.demo:
         _check_demo(argv)
@@ -237,7 +241,8 @@ def _fill_in(args: argparse.Namespace) -> None:
         args.dataset = "" if args.data_dir else "digits"
     if args.hflip is None:
         args.hflip = 0.0 if args.dataset.lower() == "digits" else 0.5
-    args.export_img_size = args.export_img_size or args.img_size
+    if args.export_img_size is None:
+        args.export_img_size = args.img_size
     method = METHODS[args.method]
     args.view = args.view or method.default_view
     args.teacher_output = args.teacher_output or method.teacher_output

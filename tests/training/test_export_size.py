@@ -29,13 +29,19 @@ def test_the_export_has_the_size_and_the_weights_are_the_same(tmp_path, monkeypa
     again = run(tmp_path / "plain", "--export-img-size", "48", "--resume", "auto")
     assert again["knn_student"] == larger["knn_student"]
     card = (tmp_path / "larger" / "export" / "README.md").read_text()
-    assert "[B, 3, 48, 48]" in card and "images: 32 px" in card
+    assert "[B, 3, 48, 48]" in card and "* images: 32 px\n* used at: 48 px" in card
 
 
-def test_a_vit_takes_one_size(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("model", ["test_vit", "resmlp_12_224"])
+def test_a_network_of_one_size_is_refused_before_training(tmp_path, monkeypatch, capsys, model):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    options = [*SHORT, "--method", "simclr", "--teacher", "", "--model", "test_vit", "--workers", "0"]
+    options = [*SHORT, "--method", "simclr", "--teacher", "", "--model", model, "--workers", "0", "--max-steps", "1"]
+    if model == "test_vit":
+        options += ["--model-kwargs", "dynamic_img_size=False"]  # otherwise it takes any
+    else:  # no set_input_size
+        options += ["--model-kwargs", "img_size=32", "patch_size=8", "num_blocks=1", "embed_dim=32"]
     with pytest.raises(SystemExit) as end:
         train_burn.main([*options, "--export-img-size", "48", "--output", str(tmp_path / "run")])
     assert end.value.code == 2
-    assert "--export-img-size 48: test_vit takes images of --img-size only" in capsys.readouterr().err
+    assert "--export-img-size: the network refuses images of 48 px" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
