@@ -39,7 +39,7 @@ def test_a_network_of_one_size_is_refused_before_training(tmp_path, monkeypatch,
     if model == "test_vit":
         options += ["--model-kwargs", "dynamic_img_size=False"]  # otherwise it takes any
     else:  # no set_input_size
-        options += ["--model-kwargs", "img_size=32", "patch_size=8", "num_blocks=1", "embed_dim=32"]
+        options += ["--model-kwargs", "img_size=32"]
     with pytest.raises(SystemExit) as end:
         train_burn.main([*options, "--export-img-size", "48", "--output", str(tmp_path / "run")])
     assert end.value.code == 2
