@@ -82,6 +82,19 @@ def test_the_tables_on_the_target_are_what_was_measured(table):
         assert {tuple(run["max_steps"] * len(run["stages"]) for run in trained)} == {(1600,) * len(trained)}
 
 
+def test_the_table_of_the_whole_network_is_what_was_measured():
+    table = re.search(r"whole:begin -->(.*?)<!-- whole:end", (ROOT / "EXPERIMENTS.md").read_text(), re.S).group(1)
+    printed = [[cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[3:]]
+    names = ("reactnet_a_burn_tiny", "target/teacher_64", "trials/reactnet_a_burn_information_tiny")
+    sentence = r"has kNN (\S+) and linear (\S+) on 80.*?has (\S+) and (\S+)\. On"
+    first = re.search(sentence, (ROOT / "README.md").read_text(), re.S).groups()
+    assert [float(x) for x in first] == pytest.approx([float(x) for row in printed[:2] for x in row], abs=0.051)
+    assert printed == [
+        [f"{100 * json.loads((ROOT / 'results' / f'{name}_{task}.json').read_text())['value']:.2f}"
+         for task in ("knn", "linear")] for name in names
+    ]
+
+
 def test_the_teacher_of_these_tables_is_the_one_that_is_kept():
     """The file that was measured, and timm loads it."""
     folder = TEACHER.parent

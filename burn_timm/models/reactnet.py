@@ -320,9 +320,9 @@ def _released(name: str, **kwargs: Any) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs({
     "reactnet_a.untrained": _cfg(),
-    # The data's terms: non-commercial research and education.
     "reactnet_a_burn.distill_tiny_imagenet_80_64": _released(
-        "reactnet_a_burn.distill_tiny_imagenet_80_64", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0, license="other",
+        "reactnet_a_burn.distill_tiny_imagenet_80_64", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0,
+        license="other",  # the data's terms: non-commercial research and education
     ),
     "reactnet_a_050.untrained": _cfg(),
     "reactnet_a_025.untrained": _cfg(),

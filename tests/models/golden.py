@@ -1,6 +1,7 @@
 """Write the golden outputs of a released tag: `python tests/models/golden.py TAG`, for instance
-reactnet_a_burn.distill_tiny_imagenet_80_64. Two photos (the digits' scans, coloured and enlarged, which any machine has) and
-the network's features, computed in float64, where no sign is close enough to zero to differ between machines."""
+reactnet_a_burn.distill_tiny_imagenet_80_64. Two photos (the digits' scans, coloured and enlarged, which any machine
+has) and the network's features, computed in float64, where no sign is close enough to zero to differ between
+machines."""
 
 import sys
 from pathlib import Path
