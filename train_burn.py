@@ -39,7 +39,13 @@ from burn_timm.training.measure import knn_during_training, knn_figures, open_va
 from burn_timm.training.networks import build_method, build_teacher, view_size
 from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import defining_options, parse_options
-from burn_timm.training.processes import choose_output, default_threads, make_accelerator, on_main_process
+from burn_timm.training.processes import (
+    choose_output,
+    default_threads,
+    leave_processes,
+    make_accelerator,
+    on_main_process,
+)
 
 _logger = logging.getLogger("burn_timm")
 
@@ -58,8 +64,7 @@ def main(argv: list[str] | None = None) -> dict:
         sys.stderr.write(f"train_burn.py: error: {error}\n")  # whole, where several processes write at once
         sys.exit(2)
     finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave_processes()
 
 
 def train(args: argparse.Namespace) -> dict:

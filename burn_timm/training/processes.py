@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,17 @@ def join_processes() -> None:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but accelerate ({state.distributed_type.value}) would start as "
             "many separate runs; set ACCELERATE_USE_CPU=true for processes on the CPU, or start one process"
         )
+
+
+def leave_processes() -> None:
+    """End the process group, if there is one, with its threads.
+
+    Collected first: DistributedDataParallel sits in a reference cycle that holds the group too. gloo's threads would
+    live until the interpreter ends, and one that lets go of its last tensor only then aborts the process.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def choose_output(args: argparse.Namespace) -> Path:

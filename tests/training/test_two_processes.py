@@ -95,7 +95,7 @@ def test_keys_are_normalised_among_strangers(records):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     output = tmp_path_factory.mktemp("whole") / "run"
-    launch(2, str(ROOT / "train_burn.py"), *EIGHT_STEPS, "--output", str(output))
+    launch(2, str(WORKER.with_name("leaving_worker.py")), *EIGHT_STEPS, "--output", str(output))
     return output
 
 
@@ -104,6 +104,12 @@ def test_train_burn_in_two_processes_is_one_run(whole):
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert {line["total_batch_size"] for line in lines} == {64}
     assert torch.load(whole / "checkpoint.pt", weights_only=True)["identity"]["processes"] == 2
+
+
+def test_no_thread_of_the_process_group_outlives_the_run(whole):
+    """One that lets go of its last tensor while the interpreter ends aborts the process."""
+    for rank in range(2):
+        assert not [name for name in json.loads((whole / f"threads.{rank}.json").read_text()) if "gloo" in name]
 
 
 @pytest.mark.slow
