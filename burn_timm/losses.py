@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from .distributed import gather_over_processes, mean_over_processes, rank, sum_over_processes
 
-FS_LOSSES = ("cosine", "l1", "l2", "contrast", "relations", "cosine+relations")
+FS_LOSSES = ("cosine", "l1", "l2", "contrast", "relations", "cosine+relations", "assignment", "assignment+relations")
 KL_DIRECTIONS = ("student-target", "target-student")
 
 
@@ -53,14 +53,16 @@ def feature_similarity(
 
     The paper's (BURN, Sec. 3.2 and Table 6):
         `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
+    `assignment`: cross-entropy of the two softmaxes over the D entries of the unit vectors, divided by `temperature`
+        (S2-BNN, Shen et al., CVPR 2021, Eq. 4; its temperature is 0.2).
     Two more, on the cosines of each image's student features and the target's features of all images of the batch, over
     all processes, divided by `temperature`:
         `contrast`: cross-entropy with the image itself as class, as InfoNCE (CRD, Tian et al., ICLR 2020, in spirit).
         `relations`: cross-entropy with the softmax of the target's own cosines (SEED, Fang et al., ICLR 2021, Eq. 3
             to 5, with the batch in the place of its queue and one temperature).
-    `cosine+relations` is the sum of these two.
+    `cosine+relations` and `assignment+relations` are sums.
     """
-    if kind == "cosine+relations":
+    if "+" in kind and kind in FS_LOSSES:
         return sum(feature_similarity(v1, v2, part, temperature) for part in kind.split("+"))
     v1, v2 = _exact(v1, v2)
     if kind in ("contrast", "relations"):
@@ -72,6 +74,8 @@ def feature_similarity(
             else:
                 target = F.softmax((unit_vectors(v1) @ everything.T).detach() / temperature, dim=-1)
         return F.cross_entropy(logits, target)
+    if kind == "assignment":
+        return soft_cross_entropy(unit_vectors(v1), unit_vectors(v2), temperature)
     if kind == "cosine":
         return (1 - F.cosine_similarity(v1, v2, dim=-1)).mean()
     if kind == "l1":

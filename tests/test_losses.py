@@ -71,6 +71,11 @@ def test_feature_similarity_over_the_images_of_a_batch(shape):
         expected["relations"] -= sum(p * math.log(q) for p, q in zip(wanted, found, strict=True)) / shape[0]
     distances = [1 - cosine(*pair) for pair in zip(v1.tolist(), v2.tolist(), strict=True)]
     expected["cosine+relations"] = sum(distances) / shape[0] + expected["relations"]
+    pairs = [[softmax([x / math.hypot(*row) for x in row], 0.3) for row in v.tolist()] for v in (v1, v2)]
+    expected["assignment"] = -sum(
+        p * math.log(q) for a, b in zip(*pairs, strict=True) for p, q in zip(a, b, strict=True)
+    ) / shape[0]
+    expected["assignment+relations"] = expected["assignment"] + expected["relations"]
     for kind, value in expected.items():
         assert feature_similarity(v1, v2, kind, 0.3).item() == pytest.approx(value, rel=1e-9, abs=1e-12)
 

@@ -18,8 +18,8 @@ from .features import data_config, eval_mode
 TEST_SPLITS = ("validation", "test", "val")
 Source = ImageSource | StreamSource
 TELLING = (
-    "fs_loss", "lambda_0", "lambda_T", "lambda_schedule", "target_head", "reset_target_head", "information_weight",
-    "kl_direction", "contrastive_weight", "lr", "temperature",
+    "fs_loss", "fs_temperature", "adapter", "lambda_0", "lambda_T", "lambda_schedule", "target_head",
+    "reset_target_head", "information_weight", "kl_direction", "contrastive_weight", "lr", "temperature",
 )
 
 

@@ -9,8 +9,8 @@
 That is the paper. `target_head`, `information_weight` and `fs_center` depart from it: others, in which the target keeps
 its information.
 
-Feature sizes that differ get a trained linear adapter on the student's side. On the teacher's side it could make
-both features constant, which L_FS would reward.
+Feature sizes that differ get a trained adapter on the student's side, linear where nothing else is said. On the
+teacher's side it could make both features constant, which L_FS would reward.
 """
 
 import torch
@@ -35,8 +35,11 @@ class BURN(Method):
         temperature: Of both softmaxes (but see target_temperature); the paper states none, the released code has 0.2.
             1.0 trained better in two trials (EXPERIMENTS.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
-        fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`, `cosine+relations`: losses.feature_similarity.
-        fs_temperature: Of the last three.
+        fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`, `assignment` and sums of these as
+            losses.feature_similarity has them.
+        fs_temperature: Of those after the first three.
+        adapter: Form of the adapter of L_FS on features: `linear`, or `mlp` (hidden width teacher_dim), which is there
+            for feature sizes that agree, too. The paper's networks need none.
         fs_center: Take the running mean of the teacher's features off them, in L_FS on features. After a ReLU all are
             positive, so that the cosine of any two images is large, and their differences are what tells them
             apart. A student of the same width must have features of either sign. Not in the paper.
@@ -61,7 +64,7 @@ class BURN(Method):
     options = (
         "teacher", "student_dim", "teacher_dim", "head_dim", "head_type", "temperature", "lambda_0", "lambda_T",
         "lambda_schedule", "fs_loss", "fs_on", "views", "kl_direction", "target_head", "information_weight",
-        "target_temperature", "center_momentum", "fs_center", "fs_temperature",
+        "target_temperature", "center_momentum", "fs_center", "fs_temperature", "adapter",
     )
     teacher_output = "features"
     default_view = "burn"
@@ -88,6 +91,7 @@ class BURN(Method):
         center_momentum: float = 1.0,
         fs_center: bool = False,
         fs_temperature: float = 0.1,
+        adapter: str = "linear",
     ):
         super().__init__(backbone, Frozen(teacher))
         if target_head == "information" and not information_weight:
@@ -99,8 +103,8 @@ class BURN(Method):
         self.target_head = classifier_head(teacher_dim, head_dim, head_type)
         if target_head == "frozen":
             self.target_head = Frozen(self.target_head)
-        adapt = fs_on == "feature" and student_dim != teacher_dim
-        self.adapter = nn.Linear(student_dim, teacher_dim) if adapt else nn.Identity()
+        adapt = fs_on == "feature" and (student_dim != teacher_dim or adapter != "linear")
+        self.adapter = classifier_head(student_dim, teacher_dim, adapter) if adapt else nn.Identity()
         self.temperature = temperature
         self.lambdas = (lambda_0, lambda_T, lambda_schedule)
         self.fs_mean = RunningMean(teacher_dim) if fs_center else None

@@ -174,8 +174,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lambda-T", type=float, default=0.7, dest="lambda_T", help="last weight of it")
     add("--lambda-schedule", default="cosine", choices=LAMBDA_SCHEDULES)
     add("--fs-loss", default="cosine", choices=FS_LOSSES)
-    add("--fs-temperature", type=float, help="of --fs-loss contrast and all with relations (0.1)")
+    add("--fs-temperature", type=float, help="of --fs-loss contrast, assignment and relations (0.1)")
     add("--fs-center", action="store_true", help="take the mean off the teacher's features in it")
+    add("--adapter", default="linear", choices=HEAD_TYPES, help="from the student's features to the teacher's, in it")
     add("--fs-on", default="feature", choices=("feature", "projection"))
     add("--views", default="same", choices=("same", "cross"))
     add("--kl-direction", default="student-target", choices=KL_DIRECTIONS)
@@ -329,6 +330,8 @@ def _check(args: argparse.Namespace) -> None:
         raise BurnError(f"--cache-size {args.cache_size} is less than --img-size {args.img_size}")
     if args.method == "burn" and args.target_head == "information" and not args.information_weight:
         raise BurnError("--target-head information needs --information-weight above 0: nothing else trains g_theta")
+    if args.adapter != "linear" and args.fs_on != "feature":
+        raise BurnError("--adapter is for --fs-on feature: the heads' logits have one size")
     if args.fs_center and args.fs_on != "feature":
         raise BurnError("--fs-center is for --fs-on feature: the centre is that of the teacher's features")
     if args.resume == "auto" and not args.output:

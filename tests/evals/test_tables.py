@@ -128,6 +128,7 @@ def test_svm_and_ablations():
     ({"target_head": "frozen"}, "BURN, frozen target head"), ({"fs_center": True}, "BURN, L_FS centred"),
     ({"fs_loss": "relations", "fs_temperature": 0.2}, "BURN, L_FS relations 0.2"),
     ({"fs_loss": "cosine+relations", "fs_temperature": 0.2}, "BURN, L_FS cosine+relations 0.2"),
+    ({"fs_loss": "assignment", "fs_temperature": 0.2, "adapter": "mlp"}, "BURN, L_FS assignment 0.2, MLP adapter"),
     ({"kl_direction": "target-student"}, "BURN, KL(target || student)"),
     ({"temperature": 1.0, "target_temperature": 0.4, "center_momentum": 0.9},
      "BURN, centred target 0.9, target temperature 0.4"),

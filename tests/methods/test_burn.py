@@ -73,7 +73,8 @@ def test_crossed_views_pair_each_view_with_the_other_and_average(digits):
     {"kl_direction": "target-student"}, {"lambda_schedule": "constant"}, {"information_weight": 0.5},
     {"target_head": "information", "information_weight": 0.5}, {"target_head": "swapped"},
     {"target_head": "swapped", "views": "cross"}, {"fs_center": True}, {"fs_loss": "contrast"},
-    {"fs_loss": "relations"}, {"fs_loss": "cosine+relations"},
+    {"fs_loss": "relations"}, {"fs_loss": "cosine+relations"}, {"adapter": "mlp"},
+    {"fs_loss": "assignment"}, {"fs_loss": "assignment+relations"},
     {"center_momentum": 0.9, "target_temperature": 0.5},
 ])
 def test_one_step_moves_every_trained_tensor_and_leaves_the_teacher_bit_identical(digits, options):
@@ -144,6 +145,8 @@ def test_adapter_only_where_feature_sizes_differ():
     assert isinstance(make(fs_on="projection").adapter, nn.Identity)
     same = Backbone(timm.create_model("test_reactnet", num_classes=0), *STATS)
     assert isinstance(BURN(same, copy.deepcopy(same), 128, 128, head_dim=4).adapter, nn.Identity)
+    mlp = list(BURN(same, copy.deepcopy(same), 128, 128, head_dim=4, adapter="mlp").adapter)
+    assert [*map(type, mlp)] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear] and len(mlp[3].weight) == 128
 
 
 def test_simclr_trains_every_tensor(digits):

@@ -34,6 +34,7 @@ def test_the_papers_choices_are_the_defaults():
     ([*TINY, "--lambda-0", "1.5"], r"--lambda-0 must lie in \[0, 1\]"),
     ([*TINY, "--temperature", "0"], "--temperature must be above 0"),
     ([*TINY, "--fs-loss", "dot"], "--fs-loss"),
+    ([*TINY, "--adapter", "mlp", "--fs-on", "projection"], "--adapter is for --fs-on feature"),
     ([*TINY, "--nonsense"], "--nonsense"),
     ([*TINY, "--recipe", "nonsense"], "no such recipe; shipped are .*cifar10_burn"),
     ([*TINY, "--cache-size", "256"], "--cache-size needs --cache memory or --cache disk"),
