@@ -38,8 +38,9 @@ class BURN(Method):
         fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`, `assignment` and sums of these as
             losses.feature_similarity has them.
         fs_temperature: Of those after the first three.
-        adapter: Form of the adapter of L_FS on features: `linear`, or `mlp` (hidden width teacher_dim), which is there
-            for feature sizes that agree, too. The paper's networks need none.
+        adapter: Form of the adapter of L_FS on features: `linear`, or `mlp` (S2-BNN's head with its
+            BatchNorm, hidden width student_dim), which is there for feature sizes that agree, too. The paper's networks
+            need none.
         fs_center: Take the running mean of the teacher's features off them, in L_FS on features. After a ReLU all are
             positive, so that the cosine of any two images is large, and their differences are what tells them
             apart. A student of the same width must have features of either sign. Not in the paper.
@@ -104,7 +105,7 @@ class BURN(Method):
         if target_head == "frozen":
             self.target_head = Frozen(self.target_head)
         adapt = fs_on == "feature" and (student_dim != teacher_dim or adapter != "linear")
-        self.adapter = classifier_head(student_dim, teacher_dim, adapter) if adapt else nn.Identity()
+        self.adapter = classifier_head(student_dim, teacher_dim, adapter, student_dim) if adapt else nn.Identity()
         self.temperature = temperature
         self.lambdas = (lambda_0, lambda_T, lambda_schedule)
         self.fs_mean = RunningMean(teacher_dim) if fs_center else None

@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn as nn
 
-from burn_timm.methods import BURN, SimCLR
+from burn_timm.methods import BURN, S2BNN, SimCLR
 from burn_timm.nn import Backbone
 
 STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -66,6 +66,16 @@ def test_crossed_views_pair_each_view_with_the_other_and_average(digits):
         cosine = torch.cosine_similarity(v1, method.adapter(v2)).mean()
         expected += float(1 - cosine) / 2
     assert float(method(batch, 0.0)["loss_fs"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_assignment_by_an_mlp_alone_is_s2bnn(digits):
+    burn = make(lambda_0=1.0, lambda_T=1.0, fs_loss="assignment", fs_temperature=0.2, adapter="mlp").train()
+    other = S2BNN(burn.backbone, burn.teacher.module, 128, burn.teacher.module.model.num_features, head_norm=True)
+    other.student_head = burn.adapter
+    batch = views(digits)
+    losses = [method(batch, 0.5)["loss"] for method in (burn, other.train())]
+    gradients = [torch.autograd.grad(loss, burn.adapter[0].weight)[0] for loss in losses]
+    assert losses[0] == losses[1] and torch.equal(*gradients) and gradients[0].any()
 
 
 @pytest.mark.parametrize("options", [
@@ -146,6 +156,9 @@ def test_adapter_only_where_feature_sizes_differ():
     same = Backbone(timm.create_model("test_reactnet", num_classes=0), *STATS)
     assert isinstance(BURN(same, copy.deepcopy(same), 128, 128, head_dim=4).adapter, nn.Identity)
     mlp = list(BURN(same, copy.deepcopy(same), 128, 128, head_dim=4, adapter="mlp").adapter)
+    assert [layer.weight.shape for layer in make(adapter="mlp").adapter if isinstance(layer, nn.Linear)] == [
+        (128, 128), (make().adapter.out_features, 128),
+    ]
     assert [*map(type, mlp)] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear] and len(mlp[3].weight) == 128
 
 
