@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--export-img-size", type=int, help="side in pixels of the exported input size and of the kNN figures, where "
         "the network is better at another size than it was trained at (not for networks of a fixed size); default: "
-        "--img-size",
+        "--img-size, also where that is given beside a recipe",
     )
     add("--view", choices=VIEWS, help="augmentation; default: the method's own")
     add(
