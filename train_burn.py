@@ -31,6 +31,7 @@ from burn_timm.schedules import lr_at
 from burn_timm.training import speed
 from burn_timm.training.arrivals import Arrivals
 from burn_timm.training.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from burn_timm.training.clock import Clock
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import describe, export
 from burn_timm.training.guards import TargetMonitor, check_finite
@@ -74,7 +75,7 @@ def train(args: argparse.Namespace) -> dict:
 
 
 def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict:
-    started = time.time()
+    clock = Clock()
     output = choose_output(args)
     accelerator = make_accelerator(args.log_with, output)
     device, processes, rank = accelerator.device, accelerator.num_processes, accelerator.process_index
@@ -137,6 +138,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     corrupt = CorruptLog(len(source))
     if resumed:
         corrupt.load_state_dict(resumed.corrupt)
+        clock.earlier = resumed.seconds
     first_step = resumed.stage * total_steps + resumed.step if resumed else 0
     checkpoint_path = output / "checkpoint.pt"
     if accelerator.is_main_process:
@@ -200,7 +202,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                     stage=stage, step=step, method=plain.state_dict(),  # noqa: B023 - called within this stage
                     optimizer=None if start_of_stage else optimizer.state_dict(),  # noqa: B023
                     scaler=accelerator.scaler.state_dict() if accelerator.scaler else None,
-                    corrupt=corrupt.state_dict(), identity=identity,
+                    corrupt=corrupt.state_dict(), identity=identity, seconds=clock.read(),
                 ).save(checkpoint_path)
 
         while step < total_steps:
@@ -249,7 +251,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                 line = {"step": now, "epoch": (step - 1) // steps_per_epoch, "stage": stage}
                 rest = {"lr": lr, "batch_size": per_process, "total_batch_size": total_batch}
                 if knn_due:
-                    with log.paused():
+                    with log.paused(), clock.paused():
                         rest |= on_main_process(
                             partial(knn_during_training, args, source, val, plain.student(), device)
                         )
@@ -275,7 +277,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     log.close()
 
     summary = on_main_process(
-        lambda: finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, started, log)
+        lambda: finish(args, output, plain, teacher, source, val, corrupt, total_batch, accelerator, clock)
     )
     accelerator.wait_for_everyone()  # before any of them ends the process group
     for tracker in accelerator.trackers:  # not end_training(): the demonstration trains twice in one process group
@@ -283,7 +285,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     return summary if accelerator.is_main_process else {}
 
 
-def finish(args, output, method, teacher, source, val, corrupt, total_batch, accelerator, started, log) -> dict:
+def finish(args, output, method, teacher, source, val, corrupt, total_batch, accelerator, clock) -> dict:
     """Export, then measure and write the figures into card, picture and summary.json; on the main process."""
     stage = args.stages[-1]
     # As anyone who loads the export has it.
@@ -300,8 +302,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         "val_dataset": val.description if val is not None else None,
         "command": args.command, "settings": defining_options(args),
         "commit": git_commit(), "hardware": hardware(), "versions": versions(),
-        "train_seconds": round(time.time() - started - log.paused_seconds, 1),
-        "cpu_seconds": round(time.process_time() - log.paused_cpu_seconds, 1),
+        **clock.read(),
         "peak_memory_bytes": peak_memory(accelerator.device),
     })
     # First: whatever fails below, the weights are there.
@@ -312,7 +313,7 @@ def finish(args, output, method, teacher, source, val, corrupt, total_batch, acc
         summary.update(knn_figures(args, stage, source, val, trained, teacher, accelerator))
     except BurnError as error:
         _logger.warning(f"no kNN figures: {error}")
-    summary["seconds"] = round(time.time() - started, 1)
+    summary["seconds"] = round(time.perf_counter() - clock.started, 1)
     with atomic_write(output / "summary.json") as beside:
         beside.write_text(json.dumps(summary, indent=2) + "\n")
     describe(output / "export", summary, output / "curves.png", args.push_to_hub)

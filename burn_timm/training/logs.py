@@ -28,7 +28,6 @@ class RunLog:
         self.main = accelerator.is_main_process
         self.path = output / "log.jsonl"
         self.track = track
-        self.paused_seconds = self.paused_cpu_seconds = 0.0  # of this process, by the wall's clock and the CPU's
         self.restart_clock()
         if not self.main:
             return
@@ -57,13 +56,10 @@ class RunLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The time inside does not count."""
-        before, cpu_before = time.perf_counter(), time.process_time()
+        """The time inside is not of the steps."""
+        before = time.perf_counter()
         yield
-        seconds = time.perf_counter() - before
-        self.started += seconds
-        self.paused_seconds += seconds
-        self.paused_cpu_seconds += time.process_time() - cpu_before
+        self.started += time.perf_counter() - before
 
     def write(self, line: dict) -> None:
         """Add images_per_s and data_wait (share of the time) since the last line and record it everywhere."""

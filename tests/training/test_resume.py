@@ -61,6 +61,7 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
     output = tmp_path / "run"
     for step in steps:
         kill_after(step, output, workers)
+    kept_before = torch.load(output / "checkpoint.pt", weights_only=True)["seconds"]
     done = train(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers)
     assert done.returncode == 0, done.stderr[-2000:]
     expected, found = load_file(unbroken / "latent.safetensors"), load_file(output / "latent.safetensors")
@@ -71,6 +72,11 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
     assert (unbroken / packed).read_bytes() == (output / packed).read_bytes()
     losses = [[json.loads(line)["loss"] for line in open(run / "log.jsonl")] for run in (unbroken, output)]
     assert losses[0] == losses[1] and len(losses[0]) == 60
+    kept = torch.load(output / "checkpoint.pt", weights_only=True)["seconds"]
+    summary = json.loads((output / "summary.json").read_text())
+    for name in ("train_seconds", "cpu_seconds"):
+        assert 0 < kept_before[name] < kept[name] <= summary[name]
+    assert summary["train_seconds"] > kept_before["train_seconds"] + 1  # the last process had to start, too
 
 
 @pytest.mark.parametrize("method, options", [
