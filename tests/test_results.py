@@ -84,6 +84,37 @@ def test_the_tables_on_the_target_are_what_was_measured(table):
         assert {tuple(run["max_steps"] * len(run["stages"]) for run in trained)} == {(1600,) * len(trained)}
 
 
+def test_the_table_of_transfer_and_few_labels_is_what_was_measured():
+    """A dash is for what was not measured; and what is called 1 % had 1 % of the labels."""
+    table = re.search(r"few:begin -->(.*?)<!-- few:end", (ROOT / "EXPERIMENTS.md").read_text(), re.S).group(1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
+    assert rows
+    for _, *cells, name in rows:
+        for cell, task in zip(cells, ("cifar10_knn", "cifar10_linear", "finetune_1", "finetune_10"), strict=True):
+            files = (ROOT / "results" / "target").glob(f"{name}_s[0-9]_{task}.json")
+            results = [json.loads(file.read_text()) for file in files]
+            values = [100 * result["value"] for result in results]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            assert cell == (f"{statistics.mean(values):.2f}{spread}" if values else "–"), (name, task)
+            if task.startswith("finetune"):
+                assert all(f"--fraction {int(task[9:]) / 100:g} " in result["command"] for result in results)
+            else:
+                assert all("/cifar10 " in result["command"] for result in results)
+
+
+def test_the_trials_of_the_whole_network_are_what_was_measured():
+    table = re.search(r"trials:begin -->(.*?)<!-- trials:end", (ROOT / "EXPERIMENTS.md").read_text(), re.S).group(1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
+    assert len(rows) >= 4
+    for _, options, value, name in rows:
+        result = json.loads((ROOT / "results" / "trials" / f"distill_full_64px_{name}_knn.json").read_text())
+        assert value == f"{100 * result['value']:.2f}" and result["protocol"]["transform"]["input_size"] == [3, 64, 64]
+        settings = result["training"]["settings"]
+        for option, given in re.findall(r"--(\S+) ([^`\s]+)", options):
+            found = settings[option.replace("-", "_")]
+            assert found == (given if isinstance(found, str) else float(given)), (name, option)
+
+
 def test_the_table_of_the_whole_network_is_what_was_measured():
     table = re.search(r"whole:begin -->(.*?)<!-- whole:end", (ROOT / "EXPERIMENTS.md").read_text(), re.S).group(1)
     printed = [[cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[3:]]
