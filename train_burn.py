@@ -63,9 +63,9 @@ def main(argv: list[str] | None = None) -> dict:
         return run_demo(args, choose_output(args), train) if args.demo else train(args)
     except (BurnError, OSError) as error:
         sys.stderr.write(f"train_burn.py: error: {error}\n")  # whole, where several processes write at once
-        sys.exit(2)
-    finally:
+    finally:  # behind the error, whose traceback holds the network
         leave_processes()
+    sys.exit(2)
 
 
 def train(args: argparse.Namespace) -> dict:

@@ -54,7 +54,7 @@ def feature_similarity(
     The paper's (BURN, Sec. 3.2 and Table 6):
         `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
     `assignment`: cross-entropy of the two softmaxes over the D entries of the unit vectors, divided by `temperature`
-        (S2-BNN, Shen et al., CVPR 2021, Eq. 4; its temperature is 0.2).
+        (S2-BNN, Shen et al., CVPR 2021; its temperature is 0.2). No gradient for the target.
     Two more, on the cosines of each image's student features and the target's features of all images of the batch, over
     all processes, divided by `temperature`:
         `contrast`: cross-entropy with the image itself as class, as InfoNCE (CRD, Tian et al., ICLR 2020, in spirit).

@@ -68,7 +68,7 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     assert summary["method"] == settings["method"] and summary["export_img_size"] == 32  # of --img-size, above
     for name in (
         "lr", "opt", "view", "train_interpolation", "temperature", "hidden_dim", "head_norm", "kl_direction",
-        "target_head", "fs_loss", "lambda_0", "lambda_T",
+        "target_head", "fs_loss", "fs_temperature", "adapter", "lambda_0", "lambda_T",
     ):
         if name in settings:
             assert summary["settings"][name] == settings[name]

@@ -20,6 +20,7 @@ Source = ImageSource | StreamSource
 TELLING = (
     "fs_loss", "fs_temperature", "adapter", "lambda_0", "lambda_T", "lambda_schedule", "target_head",
     "reset_target_head", "information_weight", "kl_direction", "contrastive_weight", "lr", "temperature",
+    "target_temperature", "center_momentum", "fs_center",
 )
 
 

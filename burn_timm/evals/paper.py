@@ -111,7 +111,7 @@ def row_name(training: dict) -> str:
         elif settings.get("lambda_schedule", "cosine") != "cosine":
             parts.append(f"{settings['lambda_schedule']} lambda")
         if settings.get("fs_loss", "cosine") != "cosine":
-            warm = settings["fs_loss"]not in ("l1", "l2")
+            warm = settings["fs_loss"] not in ("l1", "l2")
             tau = settings.get("fs_temperature", 0.1) if warm else 0.1
             parts.append(f"L_FS {settings['fs_loss']}{'' if tau == 0.1 else f' {tau:g}'}")
         if settings.get("adapter", "linear") != "linear":

@@ -6,8 +6,8 @@
 
     loss = (1 - lambda(t)) * KL(p2 || p1) + lambda(t) * L_FS(v1, v2)                                     (Eq. 4)
 
-That is the paper. `target_head`, `information_weight` and `fs_center` depart from it: others, in which the target keeps
-its information.
+That is the paper. `target_head`, `information_weight`, `center_momentum` and `target_temperature` depart from it, so
+that the target keeps its information; `fs_center`, `adapter` and most of `fs_loss` compare the features otherwise.
 
 Feature sizes that differ get a trained adapter on the student's side, linear where nothing else is said. On the
 teacher's side it could make both features constant, which L_FS would reward.
@@ -38,9 +38,8 @@ class BURN(Method):
         fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`, `assignment` and sums of these as
             losses.feature_similarity has them.
         fs_temperature: Of those after the first three.
-        adapter: Form of the adapter of L_FS on features: `linear`, or `mlp` (S2-BNN's head with its
-            BatchNorm, hidden width student_dim), which is there for feature sizes that agree, too. The paper's networks
-            need none.
+        adapter: Form of the adapter of L_FS on features: `linear`, which is left out where feature sizes
+            agree as in the paper, or `mlp` (the head of `s2bnn` with `head_norm`, hidden width student_dim).
         fs_center: Take the running mean of the teacher's features off them, in L_FS on features. After a ReLU all are
             positive, so that the cosine of any two images is large, and their differences are what tells them
             apart. A student of the same width must have features of either sign. Not in the paper.

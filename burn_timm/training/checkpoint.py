@@ -5,7 +5,7 @@ teacher is not in it either, only its identity.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ class Checkpoint:
     scaler: dict | None
     corrupt: dict
     identity: dict
-    seconds: dict = field(default_factory=dict)  # Clock.read() of the work that is in it
+    seconds: dict  # Clock.read() of the work that is in it
 
     def save(self, path: Path) -> None:
         with atomic_write(path) as beside:

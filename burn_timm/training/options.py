@@ -173,10 +173,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lambda-0", type=float, default=0.9, help="first weight of the feature similarity loss")
     add("--lambda-T", type=float, default=0.7, dest="lambda_T", help="last weight of it")
     add("--lambda-schedule", default="cosine", choices=LAMBDA_SCHEDULES)
-    add("--fs-loss", default="cosine", choices=FS_LOSSES)
+    add("--fs-loss", default="cosine", choices=FS_LOSSES, help="feature similarity; the first three are the paper's")
     add("--fs-temperature", type=float, help="of --fs-loss contrast, assignment and relations (0.1)")
     add("--fs-center", action="store_true", help="take the mean off the teacher's features in it")
-    add("--adapter", default="linear", choices=HEAD_TYPES, help="from the student's features to the teacher's, in it")
+    add("--adapter", default="linear", choices=HEAD_TYPES, help="from the student's features to the teacher's, in it; "
+        "linear: none where their sizes agree")
     add("--fs-on", default="feature", choices=("feature", "projection"))
     add("--views", default="same", choices=("same", "cross"))
     add("--kl-direction", default="student-target", choices=KL_DIRECTIONS)

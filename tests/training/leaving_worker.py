@@ -9,7 +9,9 @@ import train_burn
 
 if __name__ == "__main__":
     output = Path(sys.argv[sys.argv.index("--output") + 1])
-    train_burn.main(sys.argv[1:])
-    tasks = Path("/proc/self/task")  # none on other systems than Linux
-    names = sorted(task.read_text().strip() for task in tasks.glob("*/comm"))
-    (output / f"threads.{os.environ['RANK']}.json").write_text(json.dumps(names))
+    try:
+        train_burn.main(sys.argv[1:])
+    finally:
+        tasks = Path("/proc/self/task")  # none on other systems than Linux
+        names = sorted(task.read_text().strip() for task in tasks.glob("*/comm"))
+        (output / f"threads.{os.environ['RANK']}.json").write_text(json.dumps(names))

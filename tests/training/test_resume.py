@@ -76,7 +76,6 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
     summary = json.loads((output / "summary.json").read_text())
     for name in ("train_seconds", "cpu_seconds"):
         assert 0 < kept_before[name] < kept[name] <= summary[name]
-    assert summary["train_seconds"] > kept_before["train_seconds"] + 1  # the last process had to start, too
 
 
 @pytest.mark.parametrize("method, options", [

@@ -19,7 +19,7 @@ from burn_timm.data.views import make_view
 from burn_timm.distributed import gather_over_processes
 from burn_timm.errors import BurnError
 from burn_timm.methods.moco import MomentumKeys
-from burn_timm.training.processes import on_main_process
+from burn_timm.training.processes import leave_processes, on_main_process
 
 # Queues that the first step fills or nearly so (32 images), so that the next ones use it and overwrite its oldest.
 ALSO = {
@@ -113,3 +113,4 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2])
+    leave_processes()
