@@ -98,18 +98,22 @@ def test_the_table_of_transfer_and_few_labels_is_what_was_measured():
             assert cell == (f"{statistics.mean(values):.2f}{spread}" if values else "–"), (name, task)
             if task.startswith("finetune"):
                 assert all(f"--fraction {int(task[9:]) / 100:g} " in result["command"] for result in results)
+                assert len({tuple(result["protocol"]["transform"]["input_size"]) for result in results}) <= 1
             else:
                 assert all("/cifar10 " in result["command"] for result in results)
 
 
 def test_the_trials_of_the_whole_network_are_what_was_measured():
-    table = re.search(r"trials:begin -->(.*?)<!-- trials:end", (ROOT / "EXPERIMENTS.md").read_text(), re.S).group(1)
+    text = (ROOT / "EXPERIMENTS.md").read_text()
+    table = re.search(r"whole_trials:begin -->(.*?)<!-- whole_trials:end", text, re.S).group(1)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
     assert len(rows) >= 4
     for _, options, value, name in rows:
         result = json.loads((ROOT / "results" / "trials" / f"distill_full_64px_{name}_knn.json").read_text())
         assert value == f"{100 * result['value']:.2f}" and result["protocol"]["transform"]["input_size"] == [3, 64, 64]
-        settings = result["training"]["settings"]
+        training = result["training"]
+        settings = training["settings"]
+        assert (training["stages"], training["max_steps"], training["img_size"]) == (["w1a1"], 200, 48)
         for option, given in re.findall(r"--(\S+) ([^`\s]+)", options):
             found = settings[option.replace("-", "_")]
             assert found == (given if isinstance(found, str) else float(given)), (name, option)
