@@ -3,7 +3,8 @@
 Training them side by side costs one pass over the images, or over augmented views, instead of one a learning rate.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn as nn
@@ -94,7 +95,22 @@ def fit(bank: LinearBank | MLPBank, epochs: Iterable[Batches], rates: Sequence[S
     """Train on the batches of each epoch at that epoch's learning rates, one for each head."""
     for batches, rate in zip(epochs, rates, strict=True):
         for x, y in batches:
-            bank.step(x, y, rate)
+            with _no_denormals():
+                bank.step(x, y, rate)
+
+
+@contextlib.contextmanager
+def _no_denormals() -> Iterator[None]:
+    """This thread takes denormal numbers as 0.
+
+    Where a head is sure of its classes, its gradients underflow; x86 processors compute with such numbers so slowly
+    that a whole sweep took 2.5 times as long.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def step_rates(lrs: Sequence[float], epochs: int, milestones: Sequence[float], factor: float = 0.1) -> list[list]:
