@@ -15,7 +15,7 @@ from ..files import atomic_write
 
 _logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2  # 2: has `seconds`
 
 
 @dataclass
@@ -49,14 +49,17 @@ def load_checkpoint(path: Path, identity: dict) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         version = content.pop("version")
-        checkpoint = Checkpoint(**content)
+        checkpoint = Checkpoint(**content) if version == VERSION else None
     except Exception as error:  # torch raises pickle, zip, runtime and key errors for damaged files
         raise BurnError(
             f"{path}: not a readable checkpoint of train_burn.py ({type(error).__name__}); "
             "remove it to start anew, or give --resume another file"
         ) from error
-    if version != VERSION:
-        raise BurnError(f"{path}: checkpoint version {version}, this is version {VERSION}")
+    if checkpoint is None:
+        raise BurnError(
+            f"{path}: checkpoint version {version}, this is version {VERSION}; go on with the release that wrote it "
+            "or remove it to start anew"
+        )
     theirs = checkpoint.identity
     differing = [
         f"--{name.replace('_', '-')} {theirs['options'].get(name)!r} there, {value!r} here"
