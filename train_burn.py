@@ -36,7 +36,7 @@ from burn_timm.training.demo import run_demo
 from burn_timm.training.export import describe, export
 from burn_timm.training.guards import TargetMonitor, check_finite
 from burn_timm.training.logs import RunLog, draw_curves
-from burn_timm.training.measure import knn_during_training, knn_figures, open_val
+from burn_timm.training.measure import accuracy_during_training, knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
 from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import defining_options, parse_options
@@ -106,8 +106,12 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         images = source.cached(args.cache, args.cache_size, args.cache_dir)
         source = source if args.cache_size else images
     val = open_val(args, source)
-    if args.knn_steps and val is None:
-        raise BurnError("--knn-steps needs labels: a --train-split and a --val-split that have them, and no stream")
+    watched = {"knn": args.knn_steps, "linear": args.linear_steps}  # accuracies during training: every so many steps
+    for task, every in watched.items():
+        if every and val is None:
+            raise BurnError(
+                f"--{task}-steps needs labels: a --train-split and a --val-split that have them, and no stream"
+            )
     teacher, teacher_identity = build_teacher(args)
     side = view_size(args, teacher)
     view = make_views(args.view, side, args.hflip, args.train_interpolation)
@@ -227,8 +231,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
                         accelerator.backward(values["loss"] / accum)
                     outputs.append({name: detached(value, device) for name, value in values.items()})
 
-            knn_due = args.knn_steps and (step + 1) % args.knn_steps == 0
-            logged = (step + 1) % args.log_interval == 0 or step + 1 == total_steps or knn_due
+            tasks = [task for task, every in watched.items() if every and (step + 1) % every == 0]
+            logged = (step + 1) % args.log_interval == 0 or step + 1 == total_steps or tasks
             accelerator.unscale_gradients(optimizer)
             checked, norms = outputs, {}
             if accelerator.scaler is None:  # a gradient scaler skips steps with infinite gradients by itself
@@ -250,10 +254,10 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             if logged:
                 line = {"step": now, "epoch": (step - 1) // steps_per_epoch, "stage": stage}
                 rest = {"lr": lr, "batch_size": per_process, "total_batch_size": total_batch}
-                if knn_due:
+                if tasks:
                     with log.paused(), clock.paused():
                         rest |= on_main_process(
-                            partial(knn_during_training, args, source, val, plain.student(), device)
+                            partial(accuracy_during_training, args, source, val, plain.student(), device, tasks)
                         )
                 numbers = torch.cat([average(outputs, accelerator), stacked([norms])[0]])
                 arrivals.add(numbers, partial(write_line, log, monitor, progress, line, [*outputs[0], *norms], rest))

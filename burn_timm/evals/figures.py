@@ -81,22 +81,23 @@ def draw_gradients(runs: Iterable[str], path: Path) -> None:
 
 
 def draw_targets(runs: Iterable[str], path: Path) -> bool:
-    """What the target tells about an image, and the student's kNN accuracy (--knn-steps), over steps.
+    """What the target tells about an image, and the student's accuracies (--knn-steps, --linear-steps), over steps.
 
     Returns:
-        Whether there was anything to draw: a run logs the first if its method is BURN, the second if it was asked to.
+        Whether there was anything to draw: a run logs the first if its method is BURN, the others if it was asked to.
     """
     logs = _logs(runs)
     panels = [
         (title, key) for title, key in (("target's information, nats", "target_information"),
-                                        ("student's kNN, top-1 (%)", "knn"))
+                                        ("student's kNN, top-1 (%)", "knn"),
+                                        ("student's linear evaluation, top-1 (%)", "linear"))
         if any(key in line for lines in logs.values() for line in lines)
     ]
     if not panels:
         return False
     figure, axes = _figure(len(panels), len(logs))
     for axis, (title, key) in zip(axes, panels, strict=True):
-        _draw_runs(axis, logs, key, 100 if key == "knn" else 1)
+        _draw_runs(axis, logs, key, 1 if key == "target_information" else 100)
         axis.set(xlabel="step", ylabel=title)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower left")
     _save(figure, path)

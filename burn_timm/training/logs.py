@@ -15,7 +15,7 @@ PANELS = (
     ("loss", ("loss", "loss_kl", "loss_fs", "loss_swapped")),
     ("gradient norm", ("grad_norm_student", "grad_norm_student_head", "grad_norm_target_head")),
     ("target, nats", ("entropy_of_mean", "mean_entropy", "target_information")),
-    ("kNN accuracy", ("knn",)),
+    ("accuracy", ("knn", "linear")),
     ("schedule", ("lr", "lambda")),
 )
 
@@ -86,7 +86,7 @@ class RunLog:
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Losses, gradient norms (BURN, Fig. 3), the target's entropies, kNN and the schedules over steps."""
+    """Losses, gradient norms (BURN, Fig. 3), the target's entropies, accuracies and the schedules over steps."""
     from matplotlib.figure import Figure  # here, because it takes a second to import
 
     lines = read_log(log)

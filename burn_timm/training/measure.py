@@ -1,7 +1,8 @@
-"""kNN where labels are at hand: of pixels, untrained student, teacher, student for summary.json; during training."""
+"""Accuracies where labels are at hand: kNN of pixels, untrained student, teacher, student; both during training."""
 
 import argparse
 import logging
+from collections.abc import Iterable
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from ..data.views import make_view
 from ..errors import BurnError
 from ..evals.features import calibrate_batchnorm, eval_transform, extract_features, pixel_features
 from ..evals.knn import knn_accuracy
+from ..evals.linear import linear_probe
 from ..nn import Backbone
 from .export import export_crop_pct
 from .networks import build_student
@@ -101,21 +103,26 @@ def knn_figures(args, stage: str, source, val, student, teacher, accelerator: Ac
     return figures
 
 
-def knn_during_training(args, source, val, student, device: torch.device) -> dict[str, float]:
-    """`knn`, the top-1 accuracy of the student as it is, a fraction; empty where it cannot be measured, with a warning.
+def accuracy_during_training(
+    args, source, val, student, device: torch.device, tasks: Iterable[str],
+) -> dict[str, float]:
+    """Top-1 accuracies of the student as it is, fractions, by `tasks` of `knn` and `linear`, on the same small subsets.
 
-    The student's mode and statistics stay as they are.
+    Empty, with a warning, where they cannot be measured. The student's mode and statistics stay as they are.
     """
     transform = eval_transform(export_config(args, student))
-    features = []
+    features, figures = [], {}
     try:
         for split in at_most(args, source, val, SMALL_BANK, SMALL_QUERIES):
             loader = eval_loader(split, transform, 256, workers=args.workers)
             features.extend(extract_features(student, loader, device))
-        return {"knn": round(knn_accuracy(*features, k=min(20, len(features[0]))), 5)}
+        if "knn" in tasks:
+            figures["knn"] = round(knn_accuracy(*features, k=min(20, len(features[0]))), 5)
+        if "linear" in tasks:
+            figures["linear"] = round(linear_probe(*features)["value"], 5)
     except BurnError as error:
-        _logger.warning(f"no kNN figure: {error}")
-        return {}
+        _logger.warning(f"no accuracy during training: {error}")
+    return figures
 
 
 def export_config(args, student) -> dict:

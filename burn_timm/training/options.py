@@ -30,7 +30,7 @@ STAGES = {"w32a1": (32, 1), "w1a1": (1, 1), "w32a32": (32, 32), "fp": None}
 FREE_ON_RESUME = {
     "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
     "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command", "cache",
-    "cache_dir", "knn_steps", "export_img_size",
+    "cache_dir", "knn_steps", "linear_steps", "export_img_size",
 }
 
 DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
@@ -40,8 +40,8 @@ LEAST = {
     "head_dim": 1, "teacher_img_size": 1, "workers": 0, "checkpoint_steps": 0, "lr": 0, "weight_decay": 0,
     "warmup_epochs": 0, "clip_grad": 0, "hidden_dim": 1, "queue_size": 1, "prototypes": 2, "sinkhorn_iterations": 1,
     "queue_start_epoch": 0, "freeze_prototypes_epochs": 0, "contrastive_weight": 0, "jigsaw_weight": 0,
-    "cache_size": 1, "knn_steps": 0, "small_views": 0, "small_img_size": 1, "information_weight": 0, "momentum": 0,
-    "drop": 0, "export_img_size": 1,
+    "cache_size": 1, "knn_steps": 0, "linear_steps": 0, "small_views": 0, "small_img_size": 1, "information_weight": 0,
+    "momentum": 0, "drop": 0, "export_img_size": 1,
 }
 
 
@@ -199,6 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--knn-steps", type=int, default=0, metavar="N", help="log the student's kNN accuracy every N optimiser steps, "
         "on 10,000 and 2,000 images at most of --train-split and --val-split; 0: only at the end",
     )
+    add("--linear-steps", type=int, default=0, metavar="N", help="the same for linear evaluation; 0: never")
     add("--log-with", default="tensorboard", help="any accelerate tracker, or none")
     add("--threads", type=int, help="CPU threads per process; default: cores divided by local processes")
     add("--push-to-hub", metavar="REPO", help="upload the export folder to this Hub repository; it must be empty, "

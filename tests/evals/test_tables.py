@@ -340,7 +340,8 @@ def test_pictures(tmp_path, capsys):
     assert pictures == ["fig3_6_gradient_norms.png", "fig4_training_time.png", "fig5_moving_average.png"]
     log = Path(runs[0]) / "log.jsonl"  # one run of the two may know its target and its student's accuracy
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    log.write_text("".join(json.dumps({**line, "target_information": 1.0, "knn": 0.3}) + "\n" for line in lines))
+    watched = {"target_information": 1.0, "knn": 0.3, "linear": 0.4}
+    log.write_text("".join(json.dumps({**line, **watched}) + "\n" for line in lines))
     assert figures.draw_targets(runs, tmp_path / "f" / "targets.png") is True
     assert figures.draw_targets(runs[1:], tmp_path / "f" / "none.png") is False
     assert (tmp_path / "f" / "targets.png").stat().st_size > 10_000 and not (tmp_path / "f" / "none.png").exists()
