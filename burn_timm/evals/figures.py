@@ -179,4 +179,4 @@ def _figure(panels: int, legend_lines: int = 0):
 
 def _save(figure, path: Path) -> None:
     with atomic_write(path) as beside:
-        figure.savefig(beside, format="png", dpi=110)
+        figure.savefig(beside, format="png", dpi=110, bbox_inches="tight")  # a legend may be wider than a panel

@@ -108,7 +108,7 @@ def accuracy_during_training(
 ) -> dict[str, float]:
     """Top-1 accuracies of the student as it is, fractions, by `tasks` of `knn` and `linear`, on the same small subsets.
 
-    Empty, with a warning, where they cannot be measured. The student's mode and statistics stay as they are.
+    What cannot be measured is left out, with a warning. The student's mode and statistics stay as they are.
     """
     transform = eval_transform(export_config(args, student))
     features, figures = [], {}
@@ -121,7 +121,7 @@ def accuracy_during_training(
         if "linear" in tasks:
             figures["linear"] = round(linear_probe(*features)["value"], 5)
     except BurnError as error:
-        _logger.warning(f"no accuracy during training: {error}")
+        _logger.warning(f"no {' or '.join(task for task in tasks if task not in figures)} figure: {error}")
     return figures
 
 

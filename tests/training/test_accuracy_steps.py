@@ -15,7 +15,7 @@ RUN = [*SHORT, "--workers", "0", "--stages", "w1a1", "--max-steps", "6", "--log-
 def test_the_log_has_the_students_knn_and_training_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     main([*RUN, "--output", str(tmp_path / "plain")])
-    summary = main([*RUN, "--output", str(tmp_path / "watched"), "--knn-steps", "3"])
+    summary = main([*RUN, "--output", str(tmp_path / "watched"), "--knn-steps", "3", "--linear-steps", "3"])
     lines = [json.loads(line) for line in (tmp_path / "watched" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 4, 6]  # those of --log-interval besides
     assert [line["step"] for line in lines if "knn" in line] == [3, 6]
@@ -36,7 +36,7 @@ def test_linear_evaluation_in_the_log_is_that_of_the_export(tmp_path, monkeypatc
         "--model", f"local-dir:{tmp_path}/export", "--output", str(tmp_path / "linear.json"),
     ])
     value = json.loads((tmp_path / "linear.json").read_text())["value"]
-    assert lines[-1]["linear"] == pytest.approx(value, abs=0.003)  # the same images and protocol, from the file
+    assert lines[-1]["linear"] == pytest.approx(value, abs=0.01)  # the same images and protocol, from the file
     assert lines[-1]["linear"] != lines[0]["linear"]
 
 
