@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import eval_downstream
 from burn_timm.errors import BurnError
@@ -320,7 +321,7 @@ def test_moving_average_is_equation_5(binary):
     assert figures.ema_distances(binary, runs=2, iterations=4, seed=3).T == pytest.approx(np.array(expected))
 
 
-def test_pictures(tmp_path, capsys):
+def test_pictures(tmp_path, capsys, monkeypatch):
     runs = []
     for name, fs_loss in (("a", "cosine"), ("b", "l1")):
         folder = tmp_path / name
@@ -346,6 +347,10 @@ def test_pictures(tmp_path, capsys):
     assert figures.draw_targets(runs[1:], tmp_path / "f" / "none.png") is False
     assert (tmp_path / "f" / "targets.png").stat().st_size > 10_000 and not (tmp_path / "f" / "none.png").exists()
     assert "targets.png" in figures.draw_all(tmp_path / "g", runs, [])
+    log.write_text("".join(json.dumps({**line, "target_information": 1.0}) + "\n" for line in lines))
+    monkeypatch.setattr(figures, "run_names", lambda runs: {run: f"{'a long name ' * 12}{run[-1]}" for run in runs})
+    figures.draw_targets(runs, tmp_path / "f" / "wide.png")
+    assert Image.open(tmp_path / "f" / "wide.png").width > 700  # one panel has 572 pixels; the legend is not cut
     assert all((tmp_path / "f" / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for name in pictures)
     assert capsys.readouterr().out.count("wrote") == 3
     with pytest.raises(BurnError, match="no log.jsonl"):
