@@ -40,10 +40,11 @@ from burn_timm.evals.inputs import (
     weights_in_words,
 )
 from burn_timm.evals.paper import TABLES
-from burn_timm.evals.results import redact, redact_tree, write_result
+from burn_timm.evals.results import write_result
 from burn_timm.evals.summary import summary
 from burn_timm.evals.tables import all_tables, read_results
 from burn_timm.files import atomic_write
+from burn_timm.provenance import redact, redact_tree
 
 ENGINE_BATCH = 16  # images a call of another engine than torch, whose batch is fixed: more are no faster
 

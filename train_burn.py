@@ -22,11 +22,11 @@ from burn_timm.data.device_views import DeviceViews
 from burn_timm.data.loader import CorruptLog, make_train_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.views import make_view, make_views
 from burn_timm.errors import BurnError
-from burn_timm.evals.results import git_commit, hardware, peak_memory, redact_tree, versions
-from burn_timm.files import atomic_write, remove_leftovers
+from burn_timm.files import atomic_write, recover
 from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods import METHODS
 from burn_timm.nn import weights_held
+from burn_timm.provenance import git_commit, hardware, peak_memory, redact_tree, versions
 from burn_timm.schedules import lr_at
 from burn_timm.training import speed
 from burn_timm.training.arrivals import Arrivals
@@ -146,7 +146,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
     first_step = resumed.stage * total_steps + resumed.step if resumed else 0
     checkpoint_path = output / "checkpoint.pt"
     if accelerator.is_main_process:
-        remove_leftovers(checkpoint_path)
+        recover(checkpoint_path)
     if args.log_with != "none":
         accelerator.init_trackers("burn_timm", config=flat(identity["options"]))
     log = RunLog(accelerator, output, len(args.stages) * total_steps, first_step, args.log_with != "none")

@@ -12,9 +12,9 @@ import timm
 from saved_tensors import block_table
 
 import burn_timm  # noqa: F401 - registers the models
+from burn_timm.kernels.layout import block_width
 from burn_timm.models.reactnet import PairBlock, ReActNet
 from burn_timm.nn import BinaryConv2d
-from burn_timm.popcount.layout import block_width
 
 
 def counted_blocks(model: ReActNet, batch: int, side: int, value: int) -> dict[str, int]:

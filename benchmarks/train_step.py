@@ -21,9 +21,9 @@ from saved_tensors import block_table
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from burn_timm.errors import BurnError
-from burn_timm.evals.results import hardware, write_result
-from burn_timm.packing import one_line
+from burn_timm.errors import BurnError, one_line
+from burn_timm.evals.results import write_result
+from burn_timm.provenance import hardware
 from burn_timm.training.processes import default_threads
 
 BUSY = 0.9  # CPU seconds a second and thread below which others used the cores

@@ -16,14 +16,13 @@ import timm
 import torch
 from timm.models import PretrainedCfg, clean_state_dict, load_model_config_from_hf
 
-from .errors import BurnError
+from .errors import BurnError, one_line
 from .models import MODEL_MODULES
 from .nn import binary_weight_names
 from .packing import (
     MARK,
     digest,
     is_packed,
-    one_line,
     packed_shapes,
     packed_weight_names,
     read_tensors,

@@ -16,10 +16,10 @@ from .checkpoints import binary_shapes, burn_models, differences, infer_model, r
 from .convert import command as convert_command
 from .counting import count_stages
 from .deploy.commands import add_commands as add_deploy_commands
-from .errors import BurnError
+from .errors import BurnError, one_line
 from .files import atomic_folder
 from .hub.commands import add_commands as add_hub_commands
-from .packing import is_packed, one_line, pack_state_dict, save_packed, unpack_state_dict
+from .packing import is_packed, pack_state_dict, save_packed, unpack_state_dict
 
 _TELLING = ("README.md", "LICENSE", "training.json", "curves.png")  # files of a folder that pack and unpack take over
 _FOLDER_FILES = ("config.json", "model.safetensors", "card.json", *_TELLING)  # what they may replace

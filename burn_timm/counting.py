@@ -15,14 +15,13 @@ from torch import nn
 
 from .checkpoints import latent_metadata
 from .nn import BinaryConv2d, RSign, binary_weight_names
-from .packing import MARK, METADATA, packed_shapes
+from .packing import MARK, METADATA, STAGES, packed_shapes
 
 # How safetensors calls the types that a network holds, in the order in which it writes them.
 _FILE_DTYPES = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
     torch.uint8: "U8",
 }
-STAGES = {"w1a1": (1, 1), "w32a1": (32, 1), "w32a32": (32, 32)}  # weight_bits, act_bits
 
 
 def count(model: nn.Module, img_size: int | None = None) -> dict[str, int | float | None]:

@@ -1,5 +1,6 @@
 """The one exception that scripts turn into a single line for the user, and what such a line must not tell."""
 
+import importlib.util
 import re
 
 from huggingface_hub import get_token
@@ -20,3 +21,19 @@ def without_tokens(text: str) -> str:
     if token := get_token():
         text = text.replace(token, "hf_***")
     return _TOKEN.sub("hf_***", text)
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """The message of `error` on one line of at most `limit` characters, without tokens of the Hub."""
+    text = without_tokens(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def require_package(package: str, extra: str, what: str) -> None:
+    """Raise BurnError unless `package` is installed, with the extra of burn-timm that brings it.
+
+    Args:
+        what: What needs the package, to open the message: an option, a command or a dataset.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise BurnError(f'{what} needs the package {package}: pip install "burn-timm[{extra}]"')

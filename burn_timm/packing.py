@@ -23,12 +23,14 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from .errors import BurnError, without_tokens
+from .errors import BurnError, one_line
 from .files import atomic_write
 
 MARK = "burn_packed"
 VERSION = 1
 METADATA = {"burn_timm": "packed-v1", "format": "pt"}
+# Name of a training stage of a binary network -> (weight_bits, act_bits).
+STAGES = {"w1a1": (1, 1), "w32a1": (32, 1), "w32a32": (32, 32)}
 
 
 class PackedError(BurnError):
@@ -129,6 +131,30 @@ def checksum_mark(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The tensor `burn_packed`, uint8 `[33]`: the version (1), then `digest` over all other tensors of `tensors`."""
     rest = {name: tensor for name, tensor in tensors.items() if name != MARK}
     return torch.tensor([VERSION, *digest(rest)], dtype=torch.uint8)
+
+
+def is_scaled_sign(weight: torch.Tensor) -> bool:
+    """Whether all |w| of each output channel are equal, which only 1-bit training, or loading packed weights, gives."""
+    size = weight.abs().flatten(1)
+    return bool((size == size[:, :1]).all())
+
+
+def trained_bits(
+    state_dict: Mapping[str, torch.Tensor], binary_names: Iterable[str], metadata: Mapping[str, str] | None = None,
+) -> int | None:
+    """With how many bits, 1 or 32, the binary weights of a file were trained; None where nothing tells.
+
+    Args:
+        binary_names: Names of those weights that the model stores as bits.
+        metadata: Of the file, see `checkpoints.latent_metadata`.
+    """
+    told = (metadata or {}).get("weight_bits")
+    if is_packed(state_dict):
+        return 1
+    if told in ("1", "32"):
+        return int(told)
+    weights = [state_dict[name] for name in binary_names if name in state_dict]
+    return 1 if weights and all(map(is_scaled_sign, weights)) else None
 
 
 def packed_weight_names(names: Iterable[str]) -> list[str]:
@@ -277,12 +303,6 @@ def _places(device: torch.device) -> torch.Tensor:
 def _describe(tensor: torch.Tensor | torch.dtype, shape: Iterable[int] | None = None) -> str:
     dtype = tensor if isinstance(tensor, torch.dtype) else tensor.dtype
     return f"{str(dtype).removeprefix('torch.')} {list(tensor.shape if shape is None else shape)}"
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of `error` on one line of at most `limit` characters, without tokens of the Hub."""
-    text = without_tokens(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _first_cut_tensor(path: Path) -> str:

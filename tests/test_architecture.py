@@ -7,8 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "burn_timm"
 LEVELS = [
-    {"errors", "files", "version", "distributed", "schedules"},
-    {"losses", "heads", "packing", "popcount"},
+    {"errors", "version", "distributed", "schedules", "tables", "timing"},
+    {"files", "arguments", "compat", "provenance"},
+    {"losses", "heads", "packing", "kernels", "runs"},
     {"nn"},
     {"models", "methods"},
     {"checkpoints", "counting"},

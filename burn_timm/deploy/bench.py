@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from ..checkpoints import architecture_of, load_model
-from ..errors import BurnError
-from ..packing import one_line
+from ..errors import BurnError, one_line
 from .engines import ENGINES, OURS, Engine, Run
 from .memory import memory_added
 

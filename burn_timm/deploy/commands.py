@@ -86,7 +86,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from ..evals.results import hardware  # here, for scikit-learn takes a second to import
+    from ..provenance import hardware  # here, for scikit-learn takes a second to import
     from .report import draw_chart, table, write_json
 
     output = args.output

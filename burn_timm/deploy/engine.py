@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ..errors import BurnError
-from ..packing import one_line
+from ..errors import BurnError, one_line
 
 OPENVINO, POPCOUNT = "burn-timm-openvino", "burn-timm-popcount"  # config.json's format
 FORMAT_VERSION = 1

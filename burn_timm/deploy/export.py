@@ -13,9 +13,8 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from ..checkpoints import state_hash
-from ..errors import BurnError
+from ..errors import BurnError, one_line
 from ..files import atomic_folder
-from ..packing import one_line
 from ..version import __version__
 from . import folded
 from .engine import CONFIG, FOLDED, FORMAT_VERSION, GRAPH, OPENVINO, POPCOUNT, WEIGHTS, require_openvino

@@ -1,4 +1,4 @@
-"""A folded network on the popcount kernels of `burn_timm.popcount`: layouts, buffers, and the order of the calls."""
+"""A folded network on the popcount kernels of `burn_timm.kernels`: layouts, buffers, and the order of the calls."""
 
 import threading
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from ..popcount.kernels import compiled
-from ..popcount.layout import block_width, pixels_at_a_time, sums_without_mismatch
-from ..popcount.threads import use_threads
+from ..kernels.kernels import compiled
+from ..kernels.layout import block_width, pixels_at_a_time, sums_without_mismatch
+from ..kernels.threads import use_threads
 from .fold import Network, Step
 
 _ONE_AT_A_TIME = threading.Lock()  # numba's thread pool is the process's, and not every one of its kinds may be shared

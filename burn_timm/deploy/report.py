@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BurnError
-from ..evals.results import git_commit, hardware, redact_command, redact_tree, versions
 from ..files import atomic_write
+from ..provenance import git_commit, hardware, redact_command, redact_tree, versions
 from .engines import OURS
 
 _BUSY = 0.9  # CPU seconds a second below which others used the cores

@@ -13,7 +13,7 @@ from statistics import mean
 import numpy as np
 
 from ..errors import BurnError
-from ..files import atomic_write, read_log
+from ..files import atomic_write, read_lines
 from .inputs import training_of
 from .paper import row_name
 from .rows import rows_of
@@ -111,7 +111,7 @@ def _logs(runs: Iterable[str]) -> dict[str, list[dict]]:
         log = Path(run) / "log.jsonl"
         if not log.is_file():
             raise BurnError(f"--runs {run}: no log.jsonl in it; give folders that train_burn.py has written")
-        lines = read_log(log)
+        lines = read_lines(log)
         if not lines or "grad_norm_student" not in lines[0]:
             raise BurnError(f"{log}: no line with grad_norm_student; expected the log of train_burn.py")
         logs[run] = lines

@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 
 from ..errors import BurnError
-from ..evals.results import file_sha256
 from ..evals.tables import spread
+from ..provenance import file_sha256
 from .terms import Terms, terms_of
 
 # What differs between networks under one protocol.

@@ -10,9 +10,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import read_state_dict
-from ..errors import BurnError
+from ..errors import BurnError, one_line
 from ..files import atomic_write
-from ..packing import one_line
 from .card import HERE
 from .metadata import card_errors
 

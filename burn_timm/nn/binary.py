@@ -14,8 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.models import register_notrace_function
 
+from ..kernels.layout import out_side
 from ..packing import restore_weight, weight_scale
-from ..popcount.layout import out_side
 from . import sign_conv
 from .small_maps import by_product, conv2d_by_product
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import library
 
-from ..packing import one_line
-from ..popcount.layout import block_width, out_side, pixels_at_a_time, sums_without_mismatch
+from ..errors import one_line
+from ..kernels.layout import block_width, out_side, pixels_at_a_time, sums_without_mismatch
 from .small_maps import convolution_backward
 
 _INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # of the same width
@@ -26,7 +26,7 @@ def why_not(device: torch.device) -> str | None:
     if importlib.util.find_spec("numba") is None:
         return 'numba is missing: pip install "burn-timm[numba]"'
     try:
-        from ..popcount import training  # noqa: F401
+        from ..kernels import training  # noqa: F401
     except ImportError as error:
         return f"numba cannot be loaded ({one_line(error)})"
     return None
@@ -163,10 +163,10 @@ class _Kernels:
     """The kernels on as many threads as torch has."""
 
     def __init__(self, threads: int):
-        from ..popcount.training import compiled
+        from ..kernels.training import compiled
 
         if threads > 1:
-            from ..popcount.threads import use_threads
+            from ..kernels.threads import use_threads
 
             use_threads(threads)
         functions = compiled(threads > 1)

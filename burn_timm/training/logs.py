@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..files import atomic_write, read_log
+from ..files import atomic_write, read_lines
 
 PANELS = (
     ("loss", ("loss", "loss_kl", "loss_fs", "loss_swapped")),
@@ -38,7 +38,7 @@ class RunLog:
     def _drop_lines_after(self, step: int) -> None:
         # Steps behind the checkpoint are done again; the log of a resumed run has each step once.
         if self.path.exists():
-            lines = [line for line in read_log(self.path) if line["step"] <= step]
+            lines = [line for line in read_lines(self.path) if line["step"] <= step]
             with atomic_write(self.path) as beside:
                 beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -89,7 +89,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     """Losses, gradient norms (BURN, Fig. 3), the target's entropies, accuracies and the schedules over steps."""
     from matplotlib.figure import Figure  # here, because it takes a second to import
 
-    lines = read_log(log)
+    lines = read_lines(log)
     if not lines:
         return
     logged = {name for line in lines for name in line}

@@ -7,12 +7,12 @@ import torch
 from timm.data import resolve_model_data_config
 
 from ..checkpoints import load_model, state_hash
+from ..convert.moco import load_moco_teacher
 from ..data.loader import seed_for
 from ..errors import BurnError
 from ..methods import METHODS
 from ..methods.base import Method
 from ..nn import Backbone
-from .moco_teacher import load_moco_teacher
 from .options import STAGES
 
 

@@ -6,9 +6,8 @@ import logging
 import torch
 from torch import nn
 
-from ..errors import BurnError
+from ..errors import BurnError, one_line
 from ..nn import count_bits, sign_conv
-from ..packing import one_line
 from .guards import check_compiler
 
 COMPILE_FROM = 1000  # steps of a stage that make up for a minute of compiling

@@ -16,8 +16,8 @@ pytest.importorskip("numba")
 from burn_timm.deploy import folded
 from burn_timm.deploy.fold import Step, fold
 from burn_timm.deploy.network import PopcountNetwork, _prepare
-from burn_timm.popcount.kernels import compiled
-from burn_timm.popcount.threads import use_threads
+from burn_timm.kernels.kernels import compiled
+from burn_timm.kernels.threads import use_threads
 from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import burn_timm
+from burn_timm import provenance
 from burn_timm.errors import BurnError
-from burn_timm.evals import results
 from burn_timm.evals.inputs import training_of
-from burn_timm.evals.results import git_commit, hardware, redact, redact_command, write_result
+from burn_timm.evals.results import write_result
+from burn_timm.provenance import git_commit, hardware, redact, redact_command
 
 
 @pytest.fixture
@@ -115,10 +116,10 @@ def test_a_failed_write_leaves_the_old_file(places):
 
 def test_git_commit(tmp_path, monkeypatch):
     root = tmp_path / "checkout"
-    module = root / "burn_timm" / "evals" / "results.py"
+    module = root / "burn_timm" / "provenance.py"
     module.parent.mkdir(parents=True)
     module.write_text("code\n")
-    monkeypatch.setattr(results, "__file__", str(module))
+    monkeypatch.setattr(provenance, "__file__", str(module))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     assert git_commit() == burn_timm.__version__
 
@@ -147,7 +148,7 @@ def test_git_commit(tmp_path, monkeypatch):
 
     inner = root / "venv" / "site-packages" / "burn_timm" / "evals"
     inner.mkdir(parents=True)
-    monkeypatch.setattr(results, "__file__", str(inner / "results.py"))
+    monkeypatch.setattr(provenance, "__file__", str(inner / "results.py"))
     assert git_commit() == burn_timm.__version__
 
 

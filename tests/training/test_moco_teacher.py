@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import train_burn
+from burn_timm.convert.moco import load_moco_teacher
 from burn_timm.errors import BurnError
-from burn_timm.training.moco_teacher import load_moco_teacher
 
 
 @pytest.fixture(scope="module")

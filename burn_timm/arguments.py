@@ -1,0 +1,103 @@
+"""What all command lines share: errors of one line, and the types of their options."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+
+from timm.utils import ParseKwargs
+
+from .errors import BurnError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without the usage block, so that an error is one line, and without abbreviated options.
+
+    Every default is shown: write it into the help text where it depends on other options.
+    """
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", _Help)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+class _Help(argparse.HelpFormatter):
+    """Appends the default of an option to its help text, unless there is none or the text speaks of it already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").replace("%", "%%") if "%(" not in (action.help or "") else action.help
+        silent = (None, "", False, argparse.SUPPRESS)
+        if not action.option_strings or action.default in silent or action.default == [] or action.default == {}:
+            return text
+        if "default" in text:
+            return text
+        shown = " ".join(map(str, action.default)) if isinstance(action.default, (list, tuple)) else action.default
+        return f"{text} (default: {str(shown).replace('%', '%%')})"
+
+
+def run(prog: str, call: Callable[[], object]) -> object:
+    """What `call` returns; bad input ends the process with code 2 after one line on stderr, Ctrl-C with 130."""
+    try:
+        return call()
+    except (BurnError, OSError) as error:
+        sys.stderr.write(f"{prog}: error: {error}\n")  # whole, where several processes write at once
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{prog}: interrupted\n")
+        sys.exit(130)
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, not {text}")
+        return value
+
+    return parse
+
+
+positive, natural = whole(1), whole(0)
+
+
+def number(least: float = -math.inf, most: float = math.inf, above: float = -math.inf) -> Callable[[str], float]:
+    """The type of a finite number in [least, most], greater than `above`."""
+    words = []
+    if least > -math.inf:
+        words.append(f"at least {least:g}")
+    if above > -math.inf:
+        words.append(f"above {above:g}")
+    if most < math.inf:
+        words.append(f"at most {most:g}")
+    expected = f"a number {' and '.join(words)}" if words else "a finite number"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most and value > above):
+            raise argparse.ArgumentTypeError(f"expected {expected}, not {text}")
+        return value
+
+    return parse
+
+
+not_negative, above_zero, fraction = number(0), number(above=0), number(0, 1)
+
+
+class KeyValues(ParseKwargs):
+    """timm's `KEY=VALUE ...` with one line for what is none."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if wrong := [value for value in values if not value.partition("=")[1] or not value.partition("=")[0]]:
+            raise argparse.ArgumentError(self, f"expected KEY=VALUE, not {wrong[0] or 'nothing'}")
+        super().__call__(parser, namespace, values, option_string)

@@ -1,0 +1,153 @@
+"""What every long run leaves for people and programs: log.jsonl, curves.png, and a checkpoint to go on from."""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import BurnError, one_line
+from .files import atomic_write, read_lines
+
+_MARK = b"burn-timm sha256"
+
+
+class LineLog:
+    """Appends objects to a JSON-lines file, one a line.
+
+    A resumed run drops the lines behind its checkpoint, because it does these steps again: so each step is there once.
+
+    Args:
+        first_step: Steps that the checkpoint holds; 0 begins a new file.
+        key: The entry of a line that counts the steps done.
+    """
+
+    def __init__(self, path: Path, first_step: int, key: str = "step"):
+        kept = [line for line in read_lines(path) if line.get(key, 0) <= first_step] if first_step else []
+        with atomic_write(path) as beside:
+            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.last = kept[-1] if kept else {}
+        self._file = open(path, "a", buffering=1, encoding="utf-8")
+
+    def write(self, line: dict) -> None:
+        self.last = line
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """Can be called twice."""
+        self._file.close()
+
+
+def draw_curves(log: Path, picture: Path, panels: Sequence[tuple[str, Sequence[str]]], key: str = "step") -> None:
+    """Draw the entries of a log over its steps, one panel for each group of them; nothing where nothing was logged.
+
+    Args:
+        panels: (title, names of entries); a title that ends in `(log)` has a logarithmic scale. Entries that were not
+            logged, and panels without entries, are left out. Vertical lines mark where `stage` changes.
+    """
+    from matplotlib.figure import Figure  # here, because it takes a second to import
+
+    lines = read_lines(log)
+    logged = {name for line in lines for name in line}
+    shown = [(title, [name for name in names if name in logged]) for title, names in panels]
+    shown = [(title, names) for title, names in shown if names]
+    if not shown:
+        return
+    figure = Figure(figsize=(4.4 * len(shown), 3.8), layout="constrained")
+    boundaries = [b[key] for a, b in zip(lines, lines[1:], strict=False) if a.get("stage") != b.get("stage")]
+    for axis, (title, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for name in names:
+            steps, values = zip(*((line[key], line[name]) for line in lines if name in line), strict=True)
+            largest = max(map(abs, values)) or 1
+            scaled = name == "lr" and len(names) > 1  # beside lambda it would be flat
+            axis.plot(
+                steps, [value / largest for value in values] if scaled else values,
+                label=f"lr / {largest:.3g}" if scaled else name.replace("_", " "),
+            )
+        for boundary in boundaries:
+            axis.axvline(boundary, color="0.7", linewidth=1)
+        if title.endswith("(log)"):
+            axis.set_yscale("log")
+        axis.set(title=title, xlabel=key)
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
+    with atomic_write(picture) as beside:
+        figure.savefig(beside, format="png", dpi=110)
+
+
+def save_checkpoint(path: Path, version: int, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all, with a SHA-256 behind it: torch reads a file with flipped bits gladly.
+
+    Args:
+        version: Of the layout of `content`.
+        identity: What a run must have in common with this one to go on from here.
+    """
+    buffer = io.BytesIO()
+    torch.save({"version": version, "identity": dict(identity), "content": dict(content)}, buffer)
+    data = buffer.getbuffer()
+    with atomic_write(path) as beside, open(beside, "wb") as file:
+        file.write(data)
+        file.write(_MARK + hashlib.sha256(data).digest())
+
+
+def load_checkpoint(path: Path, version: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identity and content of a file by `save_checkpoint`, on the CPU.
+
+    Raises:
+        BurnError: The file is damaged, of another version, or no such checkpoint. It names the file.
+    """
+    start_anew = "remove it to start anew, or give another file"
+    data = path.read_bytes()
+    mark, digest, data = data[-48:-32], data[-32:], data[:-48]
+    if mark != _MARK:
+        theirs = _version_of_another_layout(path)
+        if theirs is not None:
+            raise BurnError(_other_version(path, theirs, version))
+        raise BurnError(f"{path}: truncated, or no checkpoint of such a run; {start_anew}")
+    if hashlib.sha256(data).digest() != digest:
+        raise BurnError(f"{path}: damaged (its checksum is wrong); {start_anew}")
+    try:
+        saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        theirs, identity, content = saved["version"], dict(saved["identity"]), dict(saved["content"])
+    except Exception as error:  # whole, but somebody else wrote it
+        raise BurnError(f"{path}: no checkpoint of such a run ({one_line(error, 100)}); {start_anew}") from error
+    if theirs != version:
+        raise BurnError(_other_version(path, theirs, version))
+    return identity, content
+
+
+def _version_of_another_layout(path: Path) -> int | None:
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["version"])
+    except Exception:  # only the wording of the message depends on it
+        return None
+
+
+def _other_version(path: Path, theirs: Any, ours: int) -> str:
+    return (
+        f"{path}: checkpoint version {theirs}, this is version {ours}; go on with the release that wrote it, or remove "
+        "it to start anew"
+    )
+
+
+def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise BurnError that names every entry in which two identities differ; nested ones are compared by entry."""
+    differing = list(_differences(theirs, ours))
+    if differing:
+        raise BurnError(f"{path}: belongs to another run: {'; '.join(differing)}")
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]):
+    for name in sorted({*theirs, *ours}):
+        their, our = theirs.get(name), ours.get(name)
+        if isinstance(their, Mapping) and isinstance(our, Mapping):
+            yield from _differences(their, our)
+        elif their != our:
+            yield f"{name.replace('_', '-')} {_short(their)} there, {_short(our)} here"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
