@@ -97,7 +97,6 @@ def c4_detector(model: nn.Module, args: argparse.Namespace) -> Detector:
     trunk, head, features = split_c4(model, args.model)
     return _detector(
         trunk, model, args, features,
-        frozen=_norms(trunk) + _norms(head),
         rpn_anchor_generator=AnchorGenerator((tuple(args.anchor_sizes or ANCHOR_SIZES),), (RATIOS,)),
         box_roi_pool=MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=0),
         box_head=nn.Sequential(head, nn.BatchNorm2d(features), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
@@ -115,7 +114,6 @@ def fpn_detector(body: nn.Module, args: argparse.Namespace) -> Detector:
     levels = [str(level) for level in range(len(keep))]
     return _detector(
         Pyramid(body, keep), body, args, MLP_CHANNELS,
-        frozen=_norms(body),
         rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), (RATIOS,) * len(sizes)),
         box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=0),
         box_head=TwoMLPHead(PYRAMID_CHANNELS * 7**2, MLP_CHANNELS),
@@ -123,18 +121,16 @@ def fpn_detector(body: nn.Module, args: argparse.Namespace) -> Detector:
     )
 
 
-def _detector(
-    backbone: nn.Module, model: nn.Module, args: argparse.Namespace, features: int, frozen: list[nn.Module], **kwargs,
-) -> Detector:
-    """What both kinds have in common; `frozen` counts with --bn frozen only."""
+def _detector(backbone: nn.Module, model: nn.Module, args: argparse.Namespace, features: int, **kwargs) -> Detector:
+    """What both kinds have in common; `model` is the timm model, whose modules are in `backbone` and the box head."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     config = resolve_model_data_config(model, verbose=False)
     predictor = FastRCNNPredictor(features, len(CLASSES) + 1)
     for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
         nn.init.normal_(layer.weight, std=std)
         nn.init.zeros_(layer.bias)
     return Detector(
-        backbone, frozen=frozen if args.bn == "frozen" else [], train_sizes=args.min_sizes,
-        test_size=args.test_min_size, max_size=args.max_size,
+        backbone, norms if args.bn == "frozen" else [], args.min_sizes, args.test_min_size, max_size=args.max_size,
         image_mean=list(config["mean"]), image_std=list(config["std"]), box_predictor=predictor,
         rpn_post_nms_top_n_test=args.test_proposals, box_batch_size_per_image=args.rois, **kwargs,
     )
@@ -214,8 +210,3 @@ def _pyramid_levels(body: nn.Module, name: str) -> tuple[list[int], list[int]]:
     if any(shapes[i][1] != channels[i] for i in keep):
         raise BurnError(f"--model {name}: its maps are not [B, C, H, W]; choose a convolutional network")
     return keep, strides
-
-
-def _norms(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
-
