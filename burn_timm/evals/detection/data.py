@@ -64,13 +64,13 @@ def read_split(data_dir: str, name: str) -> list[VocImage]:
     for path in (image_list, folder / "Annotations", folder / "JPEGImages"):
         if not path.exists():
             raise BurnError(f"{path}: missing; {source}")
-    names = image_list.read_text(encoding="utf-8", errors="replace").split()
-    if not names:
+    stems = image_list.read_text(encoding="utf-8", errors="replace").split()
+    if not stems:
         raise BurnError(f"{image_list}: lists no image; {source}")
     files = []
     for part, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         present = {path.name for path in (folder / part).iterdir()}  # one look, not one for each file
-        files.append([folder / part / f"{name}.{suffix}" for name in names])
+        files.append([folder / part / f"{stem}.{suffix}" for stem in stems])
         if missing := [path for path in files[-1] if path.name not in present]:
             raise BurnError(f"{missing[0]}: missing, though {image_set}.txt lists it; {source}")
     images = [_read(photo, xml) for photo, xml in zip(*files, strict=True)]

@@ -53,9 +53,7 @@ def fit(
     )
     start = 0
     if args.resume and checkpoint.is_file():
-        start = _restore(checkpoint, identity, detector, optimizer)
-        if start > args.iterations:
-            raise BurnError(f"{checkpoint}: {start} iterations are done, more than --iterations {args.iterations}")
+        start = _restore(checkpoint, identity, detector, optimizer, args.iterations)
     detector.train()
     started, unlogged = time.perf_counter(), []
     batches = train_batches(images, args.batch_size, args.seed, start, args.iterations, args.workers)
@@ -147,12 +145,16 @@ def precise_batchnorm(
     return len(norms)
 
 
-def _restore(path: Path, identity: dict, detector: Detector, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint of the same run; returns the number of iterations that are done."""
+def _restore(
+    path: Path, identity: dict, detector: Detector, optimizer: torch.optim.Optimizer, iterations: int,
+) -> int:
+    """Load a checkpoint of the same run; returns how many of the `iterations` are done. Raises BurnError."""
     theirs, content = load_checkpoint(path, VERSION)
     done = content["iteration"]
     passed = [{**run, "milestones": [m for m in run["milestones"] if m < done]} for run in (theirs, identity)]
     require_same_run(path, *passed)
+    if done > iterations:
+        raise BurnError(f"{path}: {done} iterations are done, more than --iterations {iterations}")
     detector.load_state_dict(content["detector"])
     optimizer.load_state_dict(content["optimizer"])
     return done
