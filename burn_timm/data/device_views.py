@@ -11,12 +11,13 @@ Nothing waits for the device: which images an operation is for is read from the 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from PIL import Image
 
-from burn_timm.data.views import RandomView, Views, view_groups
+from burn_timm.data.views import RandomView, Views, collate_views, view_groups
 from burn_timm.errors import BurnError
 
 # Columns of `Drawn.numbers()`.
@@ -36,10 +37,10 @@ class DeviceViews:
     def __init__(
         self, view: Views, n_views: int, small_view: Callable | None = None, n_small_views: int = 0,
     ) -> None:
-        self.groups = device_groups(view, n_views, small_view, n_small_views)
+        self.groups = device_groups(view_groups(view, n_views, small_view, n_small_views))
 
     def __call__(self, batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-        """`batch` as `_collate_drawn` makes it -> `views` uint8 [B, V, 3, S, S] on `device` (`small_views` likewise),
+        """`batch` as `collate_drawn` makes it -> `views` uint8 [B, V, 3, S, S] on `device` (`small_views` likewise),
         and the rest of it as it is."""
         batch = dict(batch)
         images = batch.pop("images", None)
@@ -61,20 +62,42 @@ class DeviceViews:
         return batch
 
 
-def device_groups(view: Views, n_views: int, small_view, n_small_views: int) -> dict[str, list[RandomView]]:
-    """`view_groups` of views that can be made on the device, else BurnError."""
-    groups = view_groups(view, n_views, small_view, n_small_views)
-    for one in (one for views in groups.values() for one in views):
-        if not isinstance(one, RandomView) or one.rand_augment is not None:
-            what = "RandAugment" if isinstance(one, RandomView) else "nothing random"
+def device_groups(groups: dict[str, list]) -> dict[str, list[RandomView]]:
+    """`groups` of `view_groups`, if all their views can be made on the device, else BurnError."""
+    for view in (view for views in groups.values() for view in views):
+        if not isinstance(view, RandomView) or view.rand_augment is not None:
+            what = "RandAugment" if isinstance(view, RandomView) else "nothing random"
             raise BurnError(f"--views-on device: a view with {what} is not made there; leave --views-on at workers")
     return groups
 
 
-def croppable(images: Sequence[Image.Image], side: int) -> bool:
-    """Whether these images go to the device whole: all of one size, not much larger than the view's side."""
+def drawn_views(groups: dict[str, list[RandomView]], image: Image.Image) -> dict:
+    """In place of `made_views`: the image itself and what was drawn for each of its views."""
+    return {"image": image, "drawn": {key: [view.draw(image) for view in views] for key, views in groups.items()}}
+
+
+def collate_drawn(groups: dict[str, list[RandomView]], items: list[dict]) -> dict[str, torch.Tensor]:
+    """What `DeviceViews` takes: `views_drawn` float32 [B, V, 16] (the rows are `Drawn.numbers()`), `images` uint8
+    [B, H, W, 3] where these are of one size and not much larger than the view's side, else `views` uint8
+    [B, V, 3, S, S], the resized crops with their own colours; `small_views_drawn` and `small_views` likewise; `target`
+    and `corrupt` as ever."""
+    images, drawn = [item.pop("image") for item in items], [item.pop("drawn") for item in items]
+    batch = collate_views(items)
+    for key in groups:
+        batch[f"{key}_drawn"] = torch.tensor([[one.numbers() for one in of_image[key]] for of_image in drawn])
     sizes = {image.size for image in images}
-    return len(sizes) == 1 and max(*sizes.pop()) <= _LARGEST * side
+    if len(sizes) == 1 and max(*sizes.pop()) <= _LARGEST * groups["views"][0].img_size:
+        batch["images"] = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        return batch
+    for key, views in groups.items():
+        crops = [
+            np.asarray(view.cropped(image, one.crop))
+            for image, of_image in zip(images, drawn, strict=True)
+            for view, one in zip(views, of_image[key], strict=True)
+        ]
+        crops = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        batch[key] = crops.reshape(len(images), len(views), *crops.shape[1:])
+    return batch
 
 
 @torch.no_grad()

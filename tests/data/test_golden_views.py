@@ -5,7 +5,6 @@ incomparable.
 """
 
 import hashlib
-import os
 
 import numpy as np
 import PIL

@@ -1,0 +1,55 @@
+"""What the tests of datasets share: scanned digits as image files, and errors of one line."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from burn_timm.errors import BurnError
+
+
+@contextlib.contextmanager
+def refused(told: str):
+    """Expects a BurnError of one line that matches `told`."""
+    with pytest.raises(BurnError, match=told) as info:
+        yield
+    assert "\n" not in str(info.value)
+
+
+def digit(number: int, size: int = 16) -> Image.Image:
+    pixels = (load_digits().images[number] * 15).astype(np.uint8)
+    return Image.fromarray(pixels).convert("RGB").resize((size, size))
+
+
+def write(path: Path, number: int = 0, size: int = 16, cut: int = 0) -> None:
+    """An image file of a digit, `cut` bytes short."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digit(number, size).save(path)
+    if cut:
+        path.write_bytes(path.read_bytes()[:-cut])
+
+
+def png(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray((load_digits().images[number] * 15).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def targets(source) -> list[int]:
+    return [source.load(index)[1] for index in range(len(source))]
+
+
+def names(source) -> list[str]:
+    return [source.file_name(index) for index in range(len(source))]
+
+
+def assert_same_images(one, other) -> None:
+    assert len(one) == len(other)
+    for index in range(len(one)):
+        (image, target), (expected, expected_target) = one.load(index), other.load(index)
+        assert target == expected_target and image.size == expected.size
+        assert image.tobytes() == expected.tobytes() and image.mode == "RGB"
