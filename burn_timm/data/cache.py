@@ -97,11 +97,11 @@ class PixelCache:
 
 def small_cache(source) -> PixelCache | None:
     """A cache in memory for an `ImageSource` whose first, middle and last image have one size, if all take 512 MB."""
-    sizes = _sizes(source, {0, len(source) // 2, len(source) - 1})
+    sizes = {(image.height, image.width) for _, image in _samples(source, 3)}
     if len(sizes) != 1:
         return None
     height, width = sizes.pop()
-    return PixelCache(len(source), height, width) if 0 < len(source) * height * width * 3 <= MOST_BYTES else None
+    return PixelCache(len(source), height, width) if len(source) * height * width * 3 <= MOST_BYTES else None
 
 
 def open_cache(kind: str, source, side: int | None, folder: str | None) -> PixelCache | None:
@@ -112,18 +112,19 @@ def open_cache(kind: str, source, side: int | None, folder: str | None) -> Pixel
     some images. None if no image can be read. Raises BurnError for images of several sizes without `side`, and for too
     little space.
     """
-    count = len(source)
-    known = hashlib.sha256(repr((_VERSION, source.description, source.listing(), side)).encode())
-    pixels: list[int] = []
-    sizes = _sizes(source, {place * (count - 1) // (_SAMPLES - 1) for place in range(_SAMPLES)}, known, pixels)
-    if not sizes:
+    images = _samples(source, _SAMPLES)
+    if not images:
         return None
+    sizes = {(image.height, image.width) for _, image in images}
     if side is None and len(sizes) > 1:
         raise BurnError(f"--cache {kind}: images of several sizes ({source.description}); give --cache-size PIXELS")
-    room = (count, *((side, side * _ASPECT) if side else sizes.pop()), side is not None)
-    needed = count * 3 * sum(pixels) // len(pixels)
+    room = (len(source), *((side, side * _ASPECT) if side else sizes.pop()), side is not None)
+    needed = len(source) * 3 * sum(image.height * image.width for _, image in images) // len(images)
     if kind == "memory":
         return _in_memory(room, needed)
+    known = hashlib.sha256(repr((_VERSION, source.description, list(source.identities() or ()), side)).encode())
+    for index, image in images:
+        known.update(repr((index, image.size)).encode() + image.tobytes())
     path = _folder(folder) / f"{re.sub('[^A-Za-z0-9]+', '-', source.description)[:60]}-{known.hexdigest()[:16]}.pixels"
     return _on_disk(path, room, needed)
 
@@ -136,20 +137,16 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
     return image.resize([side * length // shorter for length in image.size], Image.Resampling.BICUBIC)
 
 
-def _sizes(source, indices: set[int], known=None, pixels: list[int] | None = None) -> set[tuple[int, int]]:
-    """(height, width) of the images that can be read; a hash `known` takes them in, `pixels` their numbers of pixels.
+def _samples(source, count: int) -> list[tuple[int, Image.Image]]:
+    """(index, image) of `count` images at even distances, the first and the last among them; unreadable ones left out.
     """
-    sizes = set()
-    for index in sorted(indices):
+    images = []
+    for index in sorted({place * (len(source) - 1) // (count - 1) for place in range(count)}):
         try:
-            image, _ = source.load(index)
+            images.append((index, source.load(index)[0]))
         except Exception:  # an unreadable image is the training loop's business
             continue
-        sizes.add((image.height, image.width))
-        if known is not None:
-            pixels.append(image.height * image.width)
-            known.update(repr((index, image.size)).encode() + image.tobytes())
-    return sizes
+    return images
 
 
 def _in_memory(room: tuple, needed: int) -> PixelCache:

@@ -113,9 +113,6 @@ class _TorchImages(Store):
         train = getattr(self._dataset, "train", None)
         return None if train is None else (f"{train} {index}" for index in range(len(self)))
 
-    def listing(self) -> list | None:
-        return self._files
-
 
 def _open_torch(kind: str, root: str | None, split: str, download: bool) -> ImageSource:
     if not root:

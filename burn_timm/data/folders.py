@@ -114,9 +114,6 @@ class TarImages(Store):
     def identities(self) -> Iterable[str]:
         return (f"{os.path.realpath(self.path)} {index}" for index in range(len(self)))  # a tar has no splits
 
-    def listing(self) -> list:
-        return [os.path.realpath(self.path), *self._names.tolist()]
-
 
 def _listed(root: str, endings: tuple[str, ...], left_out: Counter) -> Iterator[str]:
     """Paths of the images below `root`, relative to it, with `/`; each folder once, however many links lead to it."""

@@ -1,6 +1,7 @@
 """`ImageSource`: images by index, each with its class, whatever they are stored in."""
 
 import copy
+import functools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -32,10 +33,6 @@ class Store:
         """A name for each image that no other image of any split has; None where there is no such thing."""
         return None
 
-    def listing(self) -> list | None:
-        """What tells this dataset from others like it, without reading an image; None where there is no such thing."""
-        return None
-
 
 class Files(Store):
     """Image files below the folder `root`."""
@@ -55,19 +52,10 @@ class Files(Store):
         return os.fsdecode(self._paths[index])
 
     def identities(self) -> Iterable[str]:
-        folders: dict[str, str] = {}
-        for index in range(len(self)):
-            path = os.path.join(self.root, self.name(index))
-            if os.path.islink(path):
-                yield os.path.realpath(path)
-                continue
+        real_folder = functools.cache(os.path.realpath)
+        for path in (os.path.join(self.root, self.name(index)) for index in range(len(self))):
             folder, name = os.path.split(path)
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            yield os.path.join(folders[folder], name)
-
-    def listing(self) -> list:
-        return [os.path.realpath(self.root), *self._paths.tolist()]
+            yield os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folder(folder), name)
 
 
 class ImageSource:
@@ -113,27 +101,27 @@ class ImageSource:
         elif num_classes is None:
             num_classes = len(class_names) if class_names else int(self._targets.max()) + 1
         self.class_names, self.num_classes = class_names, num_classes
-        if not self.multi_label:
-            self._check_range()
         self.labelled = not self.multi_label and num_classes is not None and without == 0
         self.description = f"{title}, {len(store):,} images"
         self.description += ", unlabelled" if num_classes is None else f", {num_classes} classes"
         if self.multi_label:
             self.description += ", multi-label"
-        elif num_classes is not None and without:
-            self.description += f", {without:,} images without a label"
+        else:
+            self._check_range()
+            self.description += f", {without:,} images without a label" if num_classes and without else ""
         self._side = None  # of images that are given smaller than they are
         self._cache = None
         if cache:
             self._cache = small_cache(self)
 
     def _check_range(self) -> None:
-        wrong = np.flatnonzero((self._targets < -1) | (self._targets >= (self.num_classes or 0)) & (self._targets >= 0))
-        if len(wrong):
+        classes = self.num_classes or 0
+        wrong = np.flatnonzero((self._targets < -1) | (self._targets >= classes) & (self._targets >= 0)).tolist()
+        if wrong:
             raise BurnError(
-                f"{self.name(int(wrong[0]))}: class {self._targets[wrong[0]]}, expected 0 to {self.num_classes - 1} "
-                f"(-1 without a label); so {len(wrong):,} of {len(self):,} images; correct them, or take the images "
-                "without labels (--target-key '')"
+                f"{self.name(wrong[0])}: class {self._targets[wrong[0]]}, expected 0 to {classes - 1} (-1 without a "
+                f"label); so {len(wrong):,} of {len(self):,} images; correct them, or take the images without labels "
+                "(--target-key '')"
             )
 
     def __len__(self) -> int:
@@ -176,9 +164,9 @@ class ImageSource:
             self.num_classes, self.label_matrix[indices] if self.multi_label else None, cache=False,
         )
 
-    def listing(self) -> list | None:
-        """What tells this dataset from others like it, without reading an image; None if there is no such thing."""
-        return self._store.listing()
+    def identities(self) -> Iterable[str] | None:
+        """A name for each image that no other image of any split has; None where there is no such thing."""
+        return self._store.identities()
 
     def name(self, index: int) -> str:
         """The file name (or row) of image `index` with the dataset's, for messages."""
@@ -200,7 +188,7 @@ class ImageSource:
         """How many images of `other` are images of this source too, as far as files and names of splits tell."""
         if self._title == other._title:
             return len(other)
-        ours, theirs = self._store.identities(), other._store.identities()
+        ours, theirs = self.identities(), other.identities()
         return 0 if ours is None or theirs is None else len(set(theirs).intersection(ours))
 
     def require_labels(self, what: str) -> None:

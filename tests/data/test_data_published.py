@@ -12,35 +12,35 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from burn_timm.data import eval_loader, open_dataset, random_subset
 from burn_timm.data.published import BIRDSNAP, CUB, PLACES205
 from burn_timm.data.voc import VOC07, read_lists
-from burn_timm.errors import BurnError
+
+from .pictures import refused, targets
+from .pictures import write as write_digit
 
 CLASSES = "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person".split()
 CLASSES += "pottedplant sheep sofa train tvmonitor".split()
 
 
-def refused(match: str, *args, **options) -> None:
-    with pytest.raises(BurnError, match=match) as info:
-        open_dataset(*args, **options)
-    assert "\n" not in str(info.value)
+def refused_set(told: str, *args) -> None:
+    with refused(told):
+        open_dataset(*args)
 
 
-def write(path: Path, number: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = (load_digits().images[number] * 15).astype(np.uint8)
-    Image.fromarray(pixels).resize((24, 16)).save(path, quality=100)
-
-
-def targets(source) -> list[int]:
-    return [source.load(index)[1] for index in range(len(source))]
+def change(path: Path, old: str | None, new: str) -> None:
+    """Replace `old` once in a file, or with None add `new` at its end."""
+    text = path.read_text()
+    path.write_text(text + new if old is None else text.replace(old, new, 1))
 
 
 def warned(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def write(path: Path, number: int) -> None:
+    write_digit(path, number, size=24)
 
 
 # CUB-200-2011
@@ -67,7 +67,7 @@ def test_cub_reads_the_published_files(cub, caplog):
     assert train.description == "cub CUB_200_2011 [train], 3 images, 3 classes" and train.label_matrix is None
     assert train.name(2).startswith("images/003.Sooty_Albatross/c_0005.jpg (image 2 of cub ")
     image, target = pickle.loads(pickle.dumps(test)).load(1)
-    assert image.mode == "RGB" and image.size == (24, 16) and target == 2
+    assert image.mode == "RGB" and image.size == (24, 24) and target == 2
     assert warned(caplog) == [
         "cub CUB_200_2011 [train]: 3 images of 3 classes; the published split has 5,994 of 200",
         f"cub {cub.parent.name} [test]: 2 images of 3 classes; the published split has 5,794 of 200",
@@ -77,32 +77,27 @@ def test_cub_reads_the_published_files(cub, caplog):
 
 @pytest.mark.parametrize("file", ["images.txt", "image_class_labels.txt", "train_test_split.txt"])
 def test_cub_names_the_missing_or_wrong_file(cub, file):
-    text = (cub / file).read_text()
+    change(cub / file, None, "nonsense\n")
+    refused_set(f"{file}.*expected", "cub", cub)
     (cub / file).write_text("\n")
-    refused(f"{file} is empty", "cub", cub)
-    (cub / file).write_text(text + "nonsense\n")
-    refused(f"{file}.*expected", "cub", cub)
+    refused_set(f"{file} is empty", "cub", cub)
     (cub / file).unlink()
-    refused(f"no file {file} in .*CUB_200_2011; get the set from https://www.vision.caltech.edu", "cub", cub.parent)
+    refused_set(f"no file {file} in .*CUB_200_2011; get the set from https://www.vision.caltech.edu", "cub", cub.parent)
 
 
 def test_cub_refuses_what_does_not_fit(cub):
-    refused("no split 'val'; available: train, test", "cub", cub, "val")
-    refused("do not apply", "cub", cub, input_key="image")
-    refused("by --data-dir; get it from https", "cub")
-    refused("no such folder; get cub from https", "cub", cub / "nowhere")
-    refused("no file images.txt in", "cub", cub / "images")
-    (cub / "image_class_labels.txt").write_text("1 1\n2 1\n3 201\n4 3\n5 3\n")
-    refused("image_class_labels.txt, image 3: expected an integer from 1 to 200, found '201'", "cub", cub)
-    (cub / "image_class_labels.txt").write_text("1 1\n2 1\n3 2\n5 3\n")
-    refused(r"image_class_labels.txt: no line for image 4 of images.txt \(003", "cub", cub)
-
-
-def test_cub_names_the_first_missing_image(cub):
-    for path in (cub / "images/002.Laysan_Albatross").iterdir():
-        path.unlink()
-    refused("1 of 3 listed images are missing.*the first is images/002.Laysan_Albatross/b_0003.jpg", "cub", cub)
+    refused_set("no split 'val'; available: train, test", "cub", cub, "val")
+    refused_set("do not apply", "cub", cub, "train", "image")
+    refused_set("by --data-dir; get it from https", "cub")
+    refused_set("no such folder; get cub from https", "cub", cub / "nowhere")
+    refused_set("no file images.txt in", "cub", cub / "images")
+    (cub / "images/002.Laysan_Albatross/b_0003.jpg").unlink()
+    refused_set("1 of 3 listed images are missing.*the first is images/002.Laysan_Albatross/b_0003.jpg", "cub", cub)
     assert len(open_dataset("cub", cub, "test")) == 2
+    change(cub / "image_class_labels.txt", "3 2\n4 3", "3 201\n4 3")
+    refused_set("image_class_labels.txt, image 3: expected an integer from 1 to 200, found '201'", "cub", cub)
+    change(cub / "image_class_labels.txt", "3 201\n4 3", "3 2")
+    refused_set(r"image_class_labels.txt: no line for image 4 of images.txt \(003", "cub", cub)
 
 
 # Birdsnap
@@ -147,26 +142,25 @@ def test_birdsnap_leaves_out_images_that_are_gone_and_counts_them(birdsnap, capl
     assert "2 of 3 listed images are on disk" in warned(caplog)[0]
     shutil.rmtree(birdsnap / "download/images/Anhinga")
     shutil.rmtree(birdsnap / "download/images/Coopers_Hawk")
-    refused(r"0 of 3 listed images are on disk\): no image; get the set from https://thomas", "birdsnap", birdsnap)
+    refused_set(r"0 of 3 listed images are on disk\): no image; get the set from https://thomas", "birdsnap", birdsnap)
     shutil.rmtree(birdsnap / "download")
-    refused("no folder images in", "birdsnap", birdsnap)
+    refused_set("no folder images in", "birdsnap", birdsnap)
+
+
+@pytest.mark.parametrize(("file", "old", "new", "told"), [
+    ("images.txt", "species_id", "kind", "images.txt: no column species_id in its header"),
+    ("images.txt", "jpg\t7\t", "jpg\t501\t", "images.txt: Anhinga/113028.jpg has species 501, not in species.txt"),
+    ("images.txt", None, "http://x.y/z.jpg\n", "images.txt, entry 7: 1 columns, 10 expected"),
+])
+def test_birdsnap_refuses_wrong_files(birdsnap, file, old, new, told):
+    change(birdsnap / file, old, new)
+    refused_set(told, "birdsnap", birdsnap)
 
 
 @pytest.mark.parametrize("file", ["images.txt", "test_images.txt", "species.txt"])
 def test_birdsnap_names_the_missing_file(birdsnap, file):
     (birdsnap / file).unlink()
-    refused(f"no file {file} in .*birdsnap; get the set from https://thomasberg.org", "birdsnap", birdsnap.parent)
-
-
-def test_birdsnap_refuses_wrong_files(birdsnap):
-    refused("no split 'val'", "birdsnap", birdsnap, "val")
-    good = (birdsnap / "images.txt").read_text()
-    (birdsnap / "images.txt").write_text(good.replace("species_id", "kind"))
-    refused("images.txt: no column species_id in its header", "birdsnap", birdsnap)
-    (birdsnap / "images.txt").write_text(good.replace("jpg\t7\t", "jpg\t501\t", 1))
-    refused("images.txt: Anhinga/113028.jpg has species 501, not in species.txt", "birdsnap", birdsnap)
-    (birdsnap / "images.txt").write_text(good + "http://x.y/z.jpg\n")
-    refused("images.txt, entry 7: 1 columns, 10 expected", "birdsnap", birdsnap)
+    refused_set(f"no file {file} in .*birdsnap; get the set from https://thomasberg.org", "birdsnap", birdsnap.parent)
 
 
 # Places205
@@ -202,24 +196,21 @@ def test_places205_looks_for_a_few_images_only(places, monkeypatch):
     looked_for = []
     real = os.path.isfile
     monkeypatch.setattr(os.path, "isfile", lambda path: looked_for.append(Path(path).name) or real(path))
-    refused("of 64 looked for images are missing from .*images256, the first is a/abbey/gsun_0", "places205", places)
+    refused_set("of 64 looked for images are missing from .*images256, the first is a/abbey", "places205", places)
     assert len(looked_for) == 64 and {"gsun_0.jpg", "gsun_29999.jpg"} <= set(looked_for)
-    first, looked_for[:] = list(looked_for), []
-    refused("looked for", "places205", places)
-    assert looked_for == first  # seeded
 
 
-def test_places205_refuses_wrong_files(places):
-    refused("no split 'test'; available: train, val", "places205", places, "test")
-    lists = places / "trainvalsplit_places205"
-    (lists / "train_places205.csv").write_text("a/abbey/gsun_1.jpg 205\n")
-    refused("train_places205.csv, a/abbey/gsun_1.jpg: expected an integer from 0 to 204", "places205", places)
-    (lists / "train_places205.csv").write_text("a/abbey/gsun_1.jpg\n")
-    refused("train_places205.csv, entry 1: expected a name and a class", "places205", places)
-    (lists / "train_places205.csv").unlink()
-    refused("no file trainvalsplit_places205/train_places205.csv in .*get the set from http", "places205", places)
+@pytest.mark.parametrize(("line", "told"), [
+    ("a/abbey/gsun_1.jpg 205\n", "train_places205.csv, a/abbey/gsun_1.jpg: expected an integer from 0 to 204"),
+    ("a/abbey/gsun_1.jpg\n", "train_places205.csv, entry 1: expected a name and a class"),
+    (None, "no file trainvalsplit_places205/train_places205.csv in .*get the set from http"),
+])
+def test_places205_refuses_wrong_files(places, line, told):
+    file = places / "trainvalsplit_places205/train_places205.csv"
+    file.write_text(line) if line else file.unlink()
+    refused_set(told, "places205", places)
     shutil.rmtree(places / "data")
-    refused("no folder data/vision/torralba/deeplearning/images256 or images256", "places205", places, "val")
+    refused_set("no folder data/vision/torralba/deeplearning/images256 or images256", "places205", places, "val")
 
 
 # VOC2007
@@ -291,19 +282,18 @@ def test_labels_stay_with_their_images_where_one_cannot_be_read(voc):
     np.testing.assert_array_equal(labels[:, CLASSES.index("car")], [1 if i % 2 == 0 else -1 for i in rows.tolist()])
 
 
-def test_voc07_refuses_wrong_files(voc):
-    refused("no split 'validation'; available: train, val, trainval, test", "voc07", voc, "validation")
-    lists = voc / "ImageSets/Main"
-    (lists / "dog_val.txt").write_text("000002 -1\n000004  2\n")
-    refused("dog_val.txt, 000004: expected an integer from -1 to 1, found '2'", "voc07", voc, "val")
-    (lists / "dog_val.txt").write_text("000002 -1\n")
-    refused("dog_val.txt: lists other images than aeroplane_val.txt", "voc07", voc, "val")
-    (lists / "dog_val.txt").unlink()
-    refused("no file ImageSets/Main/dog_val.txt in .*VOC2007; get the set from http://host", "voc07", voc, "val")
-    (voc / "JPEGImages/000003.jpg").unlink()
-    refused("1 of 2 listed images are missing from .*the first is JPEGImages/000003.jpg", "voc07", voc, "test")
-    shutil.rmtree(lists)
-    refused("no file ImageSets/Main/aeroplane_val.txt in .*VOC2007", "voc07", voc.parents[1], "val")
+@pytest.mark.parametrize(("split", "file", "content", "told"), [
+    ("val", "dog_val.txt", "000002 -1\n000004  2\n", "dog_val.txt, 000004: expected an integer from -1 to 1"),
+    ("val", "dog_val.txt", "000002 -1\n", "dog_val.txt: lists other images than aeroplane_val.txt"),
+    ("val", "dog_val.txt", None, "no file ImageSets/Main/dog_val.txt in .*VOC2007; get the set from http://host"),
+    ("test", "../../JPEGImages/000003.jpg", None,
+     "1 of 2 listed images are missing from .*the first is JPEGImages/000003.jpg"),
+    ("validation", "dog_val.txt", "", "no split 'validation'; available: train, val, trainval, test"),
+])
+def test_voc07_refuses_wrong_files(voc, split, file, content, told):
+    path = voc / "ImageSets/Main" / file
+    path.unlink() if content is None else path.write_text(content)
+    refused_set(told, "voc07", voc.parents[1], split)
 
 
 def test_voc07_of_the_real_lists(burn_data, tmp_path, caplog):
