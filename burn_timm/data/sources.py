@@ -98,6 +98,7 @@ class ImageSource:
         without = int((self._targets < 0).sum())
         if without == len(store):  # -1 throughout is how a test split without labels is stored
             class_names = num_classes = None
+            self._targets = np.full(len(store), -1)
         elif num_classes is None:
             num_classes = len(class_names) if class_names else int(self._targets.max()) + 1
         self.class_names, self.num_classes = class_names, num_classes
