@@ -39,7 +39,7 @@ class Published:
         inner = [folder for folder in candidates[1:] if os.path.isdir(folder)]
         return (holding or inner or candidates)[0]
 
-    def fail(self, message: str) -> BurnError:
+    def error(self, message: str) -> BurnError:
         return BurnError(f"--dataset {self.scheme}: {message}; get the set from {self.origin}")
 
     def lines(self, root: str, file: str) -> list[str]:
@@ -50,9 +50,9 @@ class Published:
                 lines = [line.rstrip("\r\n") for line in stream if not line.isspace()]
         except OSError as error:
             reason = "no file" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
-            raise self.fail(f"{reason} {file} in {root}") from error
+            raise self.error(f"{reason} {file} in {root}") from error
         if not lines:
-            raise self.fail(f"{path} is empty")
+            raise self.error(f"{path} is empty")
         return lines
 
     def pairs(self, root: str, file: str, last: str) -> Iterator[tuple[str, str]]:
@@ -60,7 +60,7 @@ class Published:
         for number, line in enumerate(self.lines(root, file), start=1):
             words = line.rsplit(maxsplit=1)
             if len(words) != 2:
-                raise self.fail(
+                raise self.error(
                     f"{os.path.join(root, file)}, entry {number}: expected a name and {last}, found {line!r}"
                 )
             yield words[0], words[1]
@@ -71,7 +71,7 @@ class Published:
         missing = [i for i in looked_at if not os.path.isfile(os.path.join(files.root, files.name(i)))]
         if missing:
             of = f"{len(files):,} listed" if indices is None else f"{len(looked_at):,} looked for"
-            raise self.fail(
+            raise self.error(
                 f"{len(missing):,} of {of} images are missing from {files.root}, the first is {files.name(missing[0])}"
             )
 
@@ -79,7 +79,7 @@ class Published:
         """The `ImageSource`; warns once where its counts are not the published ones."""
         title = f"{self.scheme} {shown_path(data_dir)} [{split}]{note}"
         if not len(files):
-            raise self.fail(f"{title}: no image")
+            raise self.error(f"{title}: no image")
         if len(files) != self.images[split] or len(class_names) != self.classes:
             _logger.warning(
                 "%s: %s images of %d classes; the published split has %s of %d",
@@ -165,7 +165,7 @@ def open_birdsnap(data_dir: str | None, split: str) -> ImageSource:
     listed = [(path, number) for path, number in listed if (path in in_test) == (split == "test")]
     folders = [folder for folder in ("images", "download/images") if os.path.isdir(os.path.join(root, folder))]
     if not folders:
-        raise BIRDSNAP.fail(f"no folder images in {root}")
+        raise BIRDSNAP.error(f"no folder images in {root}")
     paths, targets = [], []
     for path, number in listed:
         if number not in position:
@@ -211,7 +211,7 @@ def open_places205(data_dir: str | None, split: str) -> ImageSource:
         targets.append(target)
     folder = next((folder for folder in _PLACES_FOLDERS if os.path.isdir(os.path.join(root, folder))), None)
     if folder is None:
-        raise PLACES205.fail(f"no folder {' or '.join(_PLACES_FOLDERS)} in {root}")
+        raise PLACES205.error(f"no folder {' or '.join(_PLACES_FOLDERS)} in {root}")
     class_names = [names.get(target, str(target)) for target in range(PLACES205.classes)]
     files = Files(os.path.join(root, folder), paths)
     between = np.random.default_rng(0).integers(len(files), size=_PLACES_LOOKED_FOR - 2).tolist()

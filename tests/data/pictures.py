@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from burn_timm.data import make_train_loader, micro_steps_per_epoch
 from burn_timm.errors import BurnError
 
 
@@ -53,3 +54,12 @@ def assert_same_images(one, other) -> None:
         (image, target), (expected, expected_target) = one.load(index), other.load(index)
         assert target == expected_target and image.size == expected.size
         assert image.tobytes() == expected.tobytes() and image.mode == "RGB"
+
+
+def train_loader(source, view, *, start=0, total=4, batch_size=8, world_size=1, per_epoch=None, **options):
+    """`make_train_loader` with small numbers where none are given."""
+    return make_train_loader(
+        source, view, batch_size=batch_size, world_size=world_size, start_micro_step=start, total_micro_steps=total,
+        micro_steps_per_epoch=per_epoch or micro_steps_per_epoch(len(source), batch_size, world_size),
+        **{"n_views": 2, "seed": 5, "rank": 0, "workers": 0, **options},
+    )

@@ -10,10 +10,9 @@ from sklearn.datasets import load_sample_image
 
 from burn_timm.data import open_dataset
 from burn_timm.data.device_views import DeviceViews
-from burn_timm.data.loader import make_train_loader
 from burn_timm.data.views import VIEWS, Drawn, RandomView, make_view, make_views
 
-from .pictures import refused
+from .pictures import refused, train_loader
 
 CPU = torch.device("cpu")
 ON_DEVICE = [name for name in VIEWS if name not in ("none", "infomin")]
@@ -145,14 +144,6 @@ def test_draw_takes_what_a_call_takes(photos):
         assert torch.equal(torch.stack(called), torch.stack(applied)) and torch.equal(torch.get_rng_state(), state)
 
 
-def loader(source, view, views_on="device", n_views=1, small_view=None, n_small_views=0, workers=0, total=4):
-    return make_train_loader(
-        source, view, n_views=n_views, small_view=small_view, n_small_views=n_small_views, batch_size=8, seed=5,
-        rank=0, world_size=1, start_micro_step=0, micro_steps_per_epoch=3, total_micro_steps=total, workers=workers,
-        views_on=views_on,
-    )
-
-
 def folder(root, photos, sizes) -> str:
     for number, photo in enumerate(photos):
         photo.resize(sizes[number % len(sizes)]).save(root / f"{number:03d}.png")
@@ -163,11 +154,11 @@ def folder(root, photos, sizes) -> str:
 def test_a_loaders_batches(tmp_path, photos, sizes):
     """Two different large views and small ones; small images of one size are cropped on the device, others not."""
     source = open_dataset("", folder(tmp_path, photos, sizes))
-    shape = dict(n_views=2, small_view=make_view("swav_small", 24), n_small_views=3)
+    shape = dict(small_view=make_view("swav_small", 24), n_small_views=3)
     views = make_views(("byol1", "byol2"), 64)
-    by_workers = list(loader(source, views, "workers", **shape))
-    drawn = list(loader(source, views, **shape))
-    in_workers = list(loader(source, views, workers=2, **shape))
+    by_workers = list(train_loader(source, views, **shape))
+    drawn = list(train_loader(source, views, views_on="device", **shape))
+    in_workers = list(train_loader(source, views, views_on="device", workers=2, **shape))
     make = DeviceViews(views, 2, shape["small_view"], 3)
     assert len(drawn) == 4
     for batch, given, other in zip(by_workers, drawn, in_workers, strict=True):
@@ -187,6 +178,8 @@ def test_a_loaders_batches(tmp_path, photos, sizes):
 
 @pytest.mark.parametrize(("name", "told"), [("infomin", "RandAugment"), ("none", "nothing random")])
 def test_views_that_are_not_made_on_the_device_are_refused_in_one_line(name, told):
-    for make in (lambda view: DeviceViews(view, 1), lambda view: loader(open_dataset("digits"), view)):
-        with refused(f"--views-on device: a view with {told}.*workers"):
-            make(make_view(name, 32))
+    view = make_view(name, 32)
+    with refused(f"--views-on device: a view with {told}.*workers"):
+        DeviceViews(view, 1)
+    with refused(told):
+        train_loader(open_dataset("digits"), view, views_on="device")

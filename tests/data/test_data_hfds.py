@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from burn_timm.data import eval_loader, make_train_loader, make_view, micro_steps_per_epoch, open_dataset
+from burn_timm.data import eval_loader, make_view, open_dataset
 
 from .pictures import png as png_of
-from .pictures import refused
+from .pictures import refused, train_loader
 
 datasets = pytest.importorskip("datasets")
 pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -149,14 +149,11 @@ def test_real_cifar10(cache):
     assert images.shape == (300, 3, 32, 32) and torch.bincount(targets, minlength=10).shape == (10,)
 
     def batches(workers: int) -> list[dict]:
-        steps = micro_steps_per_epoch(len(train), 64, 2)
-        options = dict(n_views=2, batch_size=64, seed=1, rank=1, world_size=2, micro_steps_per_epoch=steps)
-        view = make_view("burn", 32)
-        return list(
-            make_train_loader(
-                train, view, start_micro_step=steps - 1, total_micro_steps=steps + 2, workers=workers, **options
-            )
-        )
+        steps = len(train) // 128
+        return list(train_loader(
+            train, make_view("burn", 32), batch_size=64, world_size=2, rank=1, start=steps - 1, total=steps + 2,
+            workers=workers,
+        ))
 
     for batch, other in zip(batches(2), batches(0), strict=True):  # decoded by workers into the shared cache first
         assert batch["views"].shape == (64, 2, 3, 32, 32) and not batch["corrupt"].numel()

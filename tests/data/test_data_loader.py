@@ -10,19 +10,12 @@ from PIL import Image
 
 from burn_timm.data import open_dataset
 from burn_timm.data.corrupt import CorruptLog
-from burn_timm.data.loader import (
-    ViewDataset,
-    epoch_order,
-    eval_loader,
-    make_train_loader,
-    micro_steps_per_epoch,
-    seed_for,
-)
+from burn_timm.data.loader import ViewDataset, epoch_order, eval_loader, micro_steps_per_epoch, seed_for
 from burn_timm.data.sources import ImageSource, Store
 from burn_timm.data.views import make_view, view_groups
 from burn_timm.errors import BurnError
 
-from .pictures import refused, write
+from .pictures import refused, train_loader, write
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +23,8 @@ def digits() -> ImageSource:
     return open_dataset("digits")
 
 
-def loader(
-    source, batch_size=32, rank=0, world_size=1, start=0, total=3, workers=0, seed=5, view="burn", per_epoch=None
-):
-    return make_train_loader(
-        source,
-        make_view(view, 32),
-        n_views=2,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        start_micro_step=start,
-        micro_steps_per_epoch=per_epoch or micro_steps_per_epoch(len(source), batch_size, world_size),
-        total_micro_steps=total,
-        workers=workers,
-    )
+def loader(source, batch_size=32, total=3, view="burn", **options):
+    return train_loader(source, make_view(view, 32), batch_size=batch_size, total=total, **options)
 
 
 def assert_same(batches, others):
@@ -107,18 +86,17 @@ def test_batches_against_a_slow_loop(digits):
 
 
 def test_a_view_for_each_and_small_views(digits):
-    options = dict(batch_size=4, seed=5, rank=0, world_size=1, start_micro_step=0, micro_steps_per_epoch=9,
-                   total_micro_steps=1, workers=0)
+    options = dict(batch_size=4, total=1)
     views = (make_view("none", 32), make_view("none", 32))
     small = make_view("swav_small", 12)
-    (batch,) = make_train_loader(digits, views, n_views=2, small_view=small, n_small_views=3, **options)
+    (batch,) = train_loader(digits, views, small_view=small, n_small_views=3, **options)
     assert batch["views"].shape == (4, 2, 3, 32, 32) and batch["small_views"].shape == (4, 3, 3, 12, 12)
     assert torch.equal(batch["views"][:, 0], batch["views"][:, 1])
     assert not torch.equal(batch["small_views"][:, 0], batch["small_views"][:, 1])
-    (batch,) = make_train_loader(digits, (make_view("none", 32), make_view("burn", 32)), n_views=2, **options)
+    (batch,) = train_loader(digits, (make_view("none", 32), make_view("burn", 32)), **options)
     assert "small_views" not in batch and not torch.equal(batch["views"][:, 0], batch["views"][:, 1])
     with pytest.raises(ValueError, match="2 views given, 1 wanted"):
-        make_train_loader(digits, views, n_views=1, **options)
+        train_loader(digits, views, n_views=1, **options)
 
 
 def test_workers_and_cold_starts_change_nothing():

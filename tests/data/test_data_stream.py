@@ -11,13 +11,20 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from burn_timm.data import eval_loader, make_train_loader, make_view, micro_steps_per_epoch, open_dataset
+from burn_timm.data import eval_loader, make_view, open_dataset
 from burn_timm.data.device_views import DeviceViews
 
-from .pictures import png, refused
+from .pictures import png, refused, train_loader
 
 pytest.importorskip("webdataset")
 PER_SHARD = 40
+
+
+def add(tar: tarfile.TarFile, name: str, content: dict[str, bytes]) -> None:
+    for ending, data in content.items():
+        info = tarfile.TarInfo(f"{name}.{ending}")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
 
 
 def write_shards(root, shards: int, labels: bool = True, broken=(), classes=None) -> None:
@@ -30,31 +37,13 @@ def write_shards(root, shards: int, labels: bool = True, broken=(), classes=None
                 content = {"png": b"broken" if number in broken else png(number)}
                 if labels:
                     content["cls"] = (classes or {}).get(number, str(digits.target[number]).encode())
-                for extension, data in content.items():
-                    info = tarfile.TarInfo(f"{number:05d}.{extension}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
+                add(tar, f"{number:05d}", content)
     split = dict(name="train", filenames=names, shard_lengths=[PER_SHARD] * shards, num_samples=PER_SHARD * shards)
     (root / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
 
 
-def batches(source, *, workers=0, rank=0, world_size=1, start=0, total=8, batch_size=8, seed=3, **more) -> list[dict]:
-    return list(
-        make_train_loader(
-            source,
-            make_view("burn", 32),
-            n_views=2,
-            batch_size=batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            start_micro_step=start,
-            micro_steps_per_epoch=micro_steps_per_epoch(len(source), batch_size, world_size),
-            total_micro_steps=total,
-            workers=workers,
-            **more,
-        )
-    )
+def batches(source, total=8, **options) -> list[dict]:
+    return list(train_loader(source, make_view("burn", 32), total=total, **options))
 
 
 @pytest.fixture
@@ -104,19 +93,7 @@ def test_every_view_of_a_stream_has_its_own_seed(source, workers):
     def noise(image):
         return torch.randint(0, 256, (3, 2, 2), dtype=torch.uint8)
 
-    loader = make_train_loader(
-        source,
-        noise,
-        n_views=2,
-        batch_size=8,
-        seed=0,
-        rank=0,
-        world_size=1,
-        start_micro_step=0,
-        micro_steps_per_epoch=20,
-        total_micro_steps=40,
-        workers=workers,
-    )
+    loader = train_loader(source, noise, total=40, workers=workers)
     views = torch.cat([batch["views"] for batch in loader]).flatten(0, 1)
     assert len({view.numpy().tobytes() for view in views}) == len(views) == 640
 
@@ -167,10 +144,7 @@ def test_classes_of_minus_one_throughout_mean_unlabelled(tmp_path):
 def test_classes_in_json(tmp_path):
     with tarfile.open(tmp_path / "x-0.tar", "w") as tar:
         for number in range(3):
-            for ending, data in (("png", png(number)), ("json", json.dumps({"kind": number + 4}).encode())):
-                info = tarfile.TarInfo(f"{number}.{ending}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+            add(tar, str(number), {"png": png(number), "json": json.dumps({"kind": number + 4}).encode()})
     source = open_dataset("wds/x", tmp_path, "x-{0..0}.tar|3", target_key="kind", input_key="png")
     assert source.labelled and [target for _, target in source] == [4, 5, 6]
     with refused("sample 0 has the class None"):
@@ -194,34 +168,22 @@ def test_a_wholly_unreadable_stream_is_one_line(tmp_path, workers):
             read()
 
 
-def test_bad_input_is_one_line(source, tmp_path):
+@pytest.mark.parametrize(("data_dir", "split", "told"), [
+    (None, "train", "--data-dir"),
+    ("nowhere", "train", "no such folder"),
+    ("", "test", "test.*train"),
+    ("", "digits-{0000..0003}.tar", "images as"),
+    ("", "digits-{0003..0005}.tar|120", "no file digits-0004.tar"),
+    ("", "broken.tar|10", "broken.tar is not a readable tar"),
+])
+def test_bad_input_is_one_line(source, tmp_path, data_dir, split, told):
     (tmp_path / "broken.tar").write_bytes(b"x" * 2000)
-    for data_dir, split, told in [
-        (None, "train", "--data-dir"),
-        (tmp_path / "nowhere", "train", "no such folder"),
-        (tmp_path, "test", "test.*train"),
-        (tmp_path, "digits-{0000..0003}.tar", "images as"),
-        (tmp_path, "digits-{0003..0005}.tar|120", "no file digits-0004.tar"),
-        (tmp_path, "broken.tar|10", "broken.tar is not a readable tar"),
-    ]:
-        with refused(told):
-            open_dataset("wds/digits", data_dir, split=split)
+    with refused(told):
+        open_dataset("wds/digits", data_dir if data_dir is None else tmp_path / data_dir, split=split)
 
 
 def test_a_stream_has_no_end(source):
-    loader = make_train_loader(
-        source,
-        make_view("none", 8),
-        n_views=1,
-        batch_size=8,
-        seed=0,
-        rank=0,
-        world_size=1,
-        start_micro_step=5,
-        micro_steps_per_epoch=20,
-        total_micro_steps=10**9,
-        workers=0,
-    )
+    loader = train_loader(source, make_view("none", 8), n_views=1, start=5, total=10**9)
     assert len(loader) == 10**9 - 5 and sum(1 for _ in itertools.islice(loader, 100)) == 100
 
 

@@ -61,7 +61,10 @@ def test_a_partly_labelled_split_trains_without_its_labels_only(tmp_path, capsys
     table.to_parquet(tmp_path / "set" / "train.parquet")
     common = ["--dataset", f"hfds/{tmp_path / 'set'}", "--data-dir", str(tmp_path / "cache"), "--max-steps", "1"]
     with pytest.raises(SystemExit):
-        run(tmp_path, *common, "--method", "supervised")
+        train_burn.main([
+            *common, "--method", "supervised", "--model", "resnet20_cifar", "--stages", "fp", "--img-size", "32",
+            "--batch-size", "25", "--output", str(tmp_path / "labels"),
+        ])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "needs labels" in error and "2 images without a label" in error
     assert run(tmp_path, *common)["dataset"].endswith("2 classes, 2 images without a label")
