@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from burn_timm.data.views import RandomView, Views, collate_views, view_groups
+from burn_timm.data.views import RandomView, View, Views, collate_views, view_groups
 from burn_timm.errors import BurnError
 
 # Columns of `Drawn.numbers()`.
@@ -34,9 +34,7 @@ class DeviceViews:
     Raises BurnError for a view that is not a `RandomView` or has RandAugment.
     """
 
-    def __init__(
-        self, view: Views, n_views: int, small_view: Callable | None = None, n_small_views: int = 0,
-    ) -> None:
+    def __init__(self, view: Views, n_views: int, small_view: View | None = None, n_small_views: int = 0) -> None:
         self.groups = device_groups(view_groups(view, n_views, small_view, n_small_views))
 
     def __call__(self, batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
@@ -125,7 +123,8 @@ def coloured(x: torch.Tensor, drawn: torch.Tensor, numbers: torch.Tensor) -> tor
         x = x.mul_(1 / 255)
         for position in order.unbind(1):
             for which, operation in enumerate((_brightness, _contrast, _saturation, _hue)):
-                x = _on_some(x, position == which, operation, numbers[:, _JITTER][:, which])
+                amounts = numbers[:, _JITTER][:, which, None, None, None]
+                x = _on_some(x, position == which, operation, amounts)
         x = x.mul_(255).round_()
     x = _on_some(x, drawn[:, _GREY] > 0, _grey)
     blurred = drawn[:, _SIGMA] > 0
@@ -169,16 +168,11 @@ def _cubic(distance: torch.Tensor) -> torch.Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
-def _triangle(distance: torch.Tensor) -> torch.Tensor:
-    return (1 - distance).clamp_(min=0)
+# The filter and how far it reaches.
+_FILTERS = {"bicubic": (_cubic, 2), "bilinear": (lambda distance: (1 - distance).clamp_(min=0), 1)}
 
 
-_FILTERS = {"bicubic": (_cubic, 2), "bilinear": (_triangle, 1)}  # the filter and how far it reaches
-
-
-def _resizing(
-    start: torch.Tensor, length: torch.Tensor, longest: float, full: int, side: int, weight: Callable, reach: int,
-) -> torch.Tensor:
+def _resizing(start, length, longest: float, full: int, side: int, weight: Callable, reach: int) -> torch.Tensor:
     """Matrices [B, side, full] that resize pixels `start` to `start + length` - 1 ([B] each) of `full` to `side`.
 
     Pillow's coefficients: the filter, widened where the image shrinks, cut off at the crop's edge and normalised.
@@ -236,7 +230,7 @@ def _grey(x: torch.Tensor) -> torch.Tensor:
 
 
 def _brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return x.mul_(factor[:, None, None, None]).clamp_(0, 1)
+    return x.mul_(factor).clamp_(0, 1)
 
 
 def _contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -248,19 +242,19 @@ def _saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def _away_from(x: torch.Tensor, middle: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return x.sub_(middle).mul_(factor[:, None, None, None]).add_(middle).clamp_(0, 1)
+    return x.sub_(middle).mul_(factor).add_(middle).clamp_(0, 1)
 
 
 def _hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     red, green, blue = x.unbind(1)
-    value, chroma = x.amax(1), x.amin(1)
-    chroma = value - chroma
+    value = x.amax(1)
+    chroma = value - x.amin(1)
     safe = chroma.clamp(min=1e-8)
     sixths = torch.where(
         value == red, (green - blue) / safe,
         torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    sixths += 6 * shift[:, None, None]
+    sixths += 6 * shift[:, 0]
     offsets = torch.tensor((0.0, 4.0, 2.0))[:, None, None].to(x.device, non_blocking=True)
     turned = sixths[:, None] + offsets
     turned -= (turned / 6).floor_().mul_(6)

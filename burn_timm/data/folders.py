@@ -133,7 +133,7 @@ def _listed(root: str, endings: tuple[str, ...], left_out: Counter) -> Iterator[
                     continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
-                elif not _ends(entry.name, endings):
+                elif not entry.name.lower().endswith(endings):
                     left_out[_ending(entry.name)] += 1
                 elif entry.is_file() or entry.is_symlink():  # a link to nothing is an image that cannot be read
                     yield path
@@ -149,7 +149,7 @@ def _listed_tar(path: str, endings: tuple[str, ...], left_out: Counter) -> Itera
             if member.name.lower().endswith(".tar"):
                 with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
                     yield from members(inner, f"{name[:-4]}/", offset)
-            elif _ends(member.name, endings):
+            elif member.name.lower().endswith(endings):
                 yield (_natural(member.name), name), name, offset, member.size
             else:
                 left_out[_ending(member.name)] += 1
@@ -160,10 +160,6 @@ def _listed_tar(path: str, endings: tuple[str, ...], left_out: Counter) -> Itera
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") and name != "." or name == "__MACOSX"
-
-
-def _ends(name: str, endings: tuple[str, ...]) -> bool:
-    return name.lower().endswith(endings)
 
 
 def _ending(name: str) -> str:

@@ -67,9 +67,7 @@ def open_hfds(
 def _image_column(datasets, features, key: str | None, shown: str) -> str:
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
     if key is not None:
-        if key not in features:
-            raise BurnError(f"--input-key {key}: no such column in {shown}; columns: {', '.join(features)}")
-        return key
+        return _present(key, "--input-key", features, shown)
     if "image" in images:
         return "image"
     if len(images) != 1:
@@ -82,23 +80,23 @@ def _target_column(datasets, features, key: str | None, shown: str) -> str | Non
     """The column of the class, or None for unlabelled."""
     classes = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     integers = [column for column, kind in features.items() if getattr(kind, "dtype", "").startswith(("int", "uint"))]
-    if key == "":
-        return None
-    if key is not None:
-        if key not in features:
-            raise BurnError(f"--target-key {key}: no such column in {shown}; columns: {', '.join(features)}")
-        if key not in integers:
+    if key:
+        if _present(key, "--target-key", features, shown) not in integers:
             raise BurnError(f"--target-key {key}: not a class or integer column of {shown}; those are: {integers}")
         return key
-    if "label" in integers:
-        return "label"
-    candidates = classes or integers
-    if len(candidates) > 1:
+    candidates = ["label"] if "label" in integers else classes or integers
+    if len(candidates) > 1 and key is None:
         raise BurnError(
             f"--dataset {shown} has several columns that could be the class ({', '.join(candidates)}): "
             "name one by --target-key, or '' for none"
         )
-    return candidates[0] if candidates else None
+    return candidates[0] if candidates and key is None else None
+
+
+def _present(key: str, option: str, features, shown: str) -> str:
+    if key not in features:
+        raise BurnError(f"{option} {key}: no such column in {shown}; columns: {', '.join(features)}")
+    return key
 
 
 def _told(error: Exception, shown: str, name: str, split: str, datasets) -> BurnError:

@@ -94,21 +94,9 @@ class ViewDataset(Dataset):
 
 
 def make_train_loader(
-    source: ImageSource | StreamSource,
-    view: Views,
-    *,
-    n_views: int,
-    small_view: View | None = None,
-    n_small_views: int = 0,
-    batch_size: int,
-    seed: int,
-    rank: int,
-    world_size: int,
-    start_micro_step: int,
-    micro_steps_per_epoch: int,
-    total_micro_steps: int,
-    workers: int,
-    pin_memory: bool = False,
+    source: ImageSource | StreamSource, view: Views, *, n_views: int, small_view: View | None = None,
+    n_small_views: int = 0, batch_size: int, seed: int, rank: int, world_size: int, start_micro_step: int,
+    micro_steps_per_epoch: int, total_micro_steps: int, workers: int, pin_memory: bool = False,
     views_on: str = "workers",
 ) -> "TrainLoader":
     """Micro-batches `start_micro_step` to `total_micro_steps` - 1 of a run, for process `rank` of `world_size`.
@@ -183,11 +171,8 @@ class TrainLoader:
 
 
 def eval_loader(
-    source: ImageSource | StreamSource,
-    transform: Callable[[Image.Image], torch.Tensor],
-    batch_size: int = 256,
-    workers: int = 0,
-    limit: int | None = None,
+    source: ImageSource | StreamSource, transform: Callable[[Image.Image], torch.Tensor], batch_size: int = 256,
+    workers: int = 0, limit: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (images [B, ...] as `transform` makes them, targets int64 [B]) in order, the first `limit` images only.
 
@@ -207,12 +192,8 @@ def eval_loader(
     total = len(source) if limit is None else min(limit, len(source))
     log = CorruptLog(total)
     loader = DataLoader(
-        _Transformed(source, transform),
-        batch_size=batch_size,
-        sampler=range(total),
-        num_workers=workers,
-        collate_fn=_collate_readable,
-        generator=torch.Generator(),
+        _Transformed(source, transform), batch_size=batch_size, sampler=range(total), num_workers=workers,
+        collate_fn=_collate_readable, generator=torch.Generator(),
     )
     for batch, corrupt in loader:
         log.add(corrupt, source)

@@ -67,16 +67,16 @@ class ImageSource:
         targets: The class of each image, [N]; -1 for an image without one; None where none has one.
         class_names: A name for each class, where classes have names.
         num_classes: Where there are more classes than `class_names` or `targets` tell.
-        label_matrix: Labels of images that show several classes each, int8 [N, C], in place of `targets`.
+        label_matrix: Labels of images that show several classes each, in place of `targets`.
         cache: Keep decoded images in memory where they are of one small size and take at most 512 MB together.
 
     Attributes: `num_classes` (int, or None if unlabelled), `class_names` (list of str, or None), `labelled` (every
     image has one class), `streaming` (False), `description` (title and counts), `multi_label`, `label_matrix`.
 
     Where an image may show several classes (VOC2007), `multi_label` is true and `label_matrix` is int8 numpy [N, C]: 1
-    for a class that is there, -1 for one that is not, 0 for one that is "difficult"; None for all other sets. There is
-    then no class of an image: `labelled` is false, and the target that `load` and the loaders give is the image's row,
-    so that `label_matrix[targets]` are the labels of a batch, in whatever order and with whatever left out.
+    for a class that is there, -1 for one that is not, 0 for one that is "difficult". There is then no class of an
+    image: `labelled` is false, and the target that `load` and the loaders give is the image's row, so that
+    `label_matrix[targets]` are the labels of a batch, in whatever order and with whatever left out.
 
     Raises:
         BurnError: A class is out of range.
