@@ -79,7 +79,7 @@ def split_folder(root: str, split: str) -> str:
     Raises NoSplitError where there are other splits, and for a split other than training where there is none.
     """
     group = next((group for group in SPLIT_SYNONYMS if split in group), (split,))
-    for name in (split, *(group if split != "test" else ())):
+    for name in (split, *group):
         if os.path.isdir(os.path.join(root, name)):
             return os.path.join(root, name)
     present = [name for names in SPLIT_SYNONYMS for name in names if os.path.isdir(os.path.join(root, name))]

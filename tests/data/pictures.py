@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from burn_timm.data import make_train_loader, micro_steps_per_epoch
+from burn_timm.data import make_train_loader, micro_steps_per_epoch, open_dataset
 from burn_timm.errors import BurnError
 
 
@@ -19,6 +20,16 @@ def refused(told: str):
     with pytest.raises(BurnError, match=told) as info:
         yield
     assert "\n" not in str(info.value)
+
+
+def refused_set(told: str, *args) -> None:
+    """Expects that `open_dataset` refuses these arguments."""
+    with refused(told):
+        open_dataset(*args)
+
+
+def warned(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
 def digit(number: int, size: int = 16) -> Image.Image:
