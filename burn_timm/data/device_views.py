@@ -7,6 +7,9 @@ where a sum lies so near to a half that the order of summation decides (the test
 13): a crop that shrinks more in height than in width is resized along the height first there; here, as in earlier
 Pillows, along the width always. The rounding in between then moves some pixels by a level, seldom three.
 
+No library does this: torchvision's transforms apply one draw to a whole batch, and image by image on a GPU they are no
+faster than a CPU core; kornia draws the order of the jitter once a batch and shrinks crops without antialiasing.
+
 Nothing waits for the device: which images an operation is for is read from the numbers on the CPU.
 """
 

@@ -117,7 +117,7 @@ class ImageSource:
 
     def _check_range(self) -> None:
         classes = self.num_classes or 0
-        wrong = np.flatnonzero((self._targets < -1) | (self._targets >= classes) & (self._targets >= 0)).tolist()
+        wrong = np.flatnonzero((self._targets < -1) | (self._targets >= classes)).tolist()
         if wrong:
             raise BurnError(
                 f"{self.name(wrong[0])}: class {self._targets[wrong[0]]}, expected 0 to {classes - 1} (-1 without a "
