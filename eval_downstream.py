@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from burn_timm.checkpoints import load_model
-from burn_timm.data import eval_loader
+from burn_timm.data import eval_loader, mirror_probability
 from burn_timm.deploy.backbone import engine_backbone
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS, detection, finetune, svm
@@ -221,7 +221,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     if augment:
         outcome = augmented_probe(
             model, train, held, *features["train"], *features["test"], img_size=config["input_size"][-1],
-            device=device, workers=args.workers, hflip=0.0 if args.dataset == "digits" else 0.5, **options,
+            device=device, workers=args.workers, hflip=mirror_probability(args.dataset), **options,
         )
         classes = train.num_classes
     else:
