@@ -1,8 +1,8 @@
-"""Fill the tables of the pages from `results/*.jsonl`: `python docs/tables.py`.
+"""Fill the tables of the pages from `results/*.jsonl`: `python docs/make_tables.py`.
 
 A page has a table between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; NAME is a key of TABLES.
 
-    python docs/tables.py results/STUDY.jsonl RESULT.json ...
+    python docs/make_tables.py results/STUDY.jsonl RESULT.json ...
 
 adds files that eval_downstream.py or train_burn.py has written to a study. A line gets the name of its file; a
 `summary.json` gets the name of its folder, with `_training` behind it.
@@ -78,10 +78,17 @@ STEPS = {
     "train_step_64": "ReActNet-A alone", "train_step_64_batch_32": "ReActNet-A alone, batch 32",
     "train_step_224": "ReActNet-A alone, 224 px, batch 8", "train_step_64_whole": "BURN with a ResNet-50 teacher",
 }
-ENGINES = {  # rows of the table of inference; None: all
-    "reactnet_a": None, "resnet18": {"onnxruntime fp32", "onnxruntime int8", "OpenVINO int8"},
-    "mobilenetv1_100": {"onnxruntime fp32", "onnxruntime int8", "OpenVINO int8"},
-    "mobilenetv3_large_100": {"onnxruntime fp32", "OpenVINO bf16", "OpenVINO int8"},
+ENGINES = {  # rows of the table of inference
+    "reactnet_a": ("OpenVINO 1-bit", "numba 1-bit", "torch fp32", "torch bf16", "onnxruntime fp32", "OpenVINO fp32",
+                   "OpenVINO bf16", "torch.compile fp32"),
+    "resnet18": ("onnxruntime fp32", "onnxruntime int8", "OpenVINO int8"),
+    "mobilenetv1_100": ("onnxruntime fp32", "onnxruntime int8", "OpenVINO int8"),
+    "mobilenetv3_large_100": ("onnxruntime fp32", "OpenVINO bf16", "OpenVINO int8"),
+}
+FEW_ENGINES = {
+    "reactnet_a": ("OpenVINO 1-bit", "numba 1-bit", "torch fp32"), "resnet18": ("onnxruntime fp32", "OpenVINO int8"),
+    "mobilenetv1_100": ("onnxruntime fp32", "OpenVINO int8"),
+    "mobilenetv3_large_100": ("onnxruntime fp32", "OpenVINO bf16"),
 }
 
 
@@ -111,8 +118,8 @@ def label(name: str) -> str:
     settings = runs[0]["settings"]
     ends = settings["lambda_0"], settings["lambda_T"]
     parts = [row_name(runs[0])]
-    if runs[0]["method"] == "burn" and ends not in ((0.9, 0.7), (0, 0), (1, 1)):
-        parts.append(f"lambda {ends[0]:g} to {ends[1]:g}")
+    if runs[0]["method"] == "burn" and ends not in ((0.9, 0.7), (0, 0), (1, 1)):  # a constant weight
+        parts.append(f"lambda {ends[0]:g}")
     if runs[0]["method"] == "burn" and settings["temperature"] not in (None, 1):
         parts.append(f"T {settings['temperature']:g}")
     if settings["view"] == "none":
@@ -221,11 +228,11 @@ def detection() -> str:
     return markdown(["network", "shorter side", "iterations x photos", "AP50, training", "AP50, test"], rows)
 
 
-def bench() -> str:
+def bench(engines: dict[str, Sequence[str]]) -> str:
     rows = []
     for one, two in zip(*(LINES[f"bench_224_{threads}_threads"]["rows"] for threads in (1, 2)), strict=True):
         model, title = one["model"], one["title"]
-        if ENGINES[model] is None or title in ENGINES[model]:
+        if title in engines[model]:
             times = [number(found[entry], 2) for found in (one, two) for entry in ("ms", "ratio")]
             sizes = [number(one[entry], 1, 1e-6) for entry in ("file_bytes", "memory_bytes")]
             rows.append([f"`{model}`", f"**{title}**" if "1-bit" in title else title, *times, *sizes])
@@ -233,13 +240,13 @@ def bench() -> str:
     return markdown(header, rows, 2)
 
 
-def step() -> str:
+def step(names: Sequence[str]) -> str:
     rows = []
-    for name, what in STEPS.items():
+    for name in names:
         found = [row for row in LINES[name]["extra"]["rows"] if row["row"] in ("reference", "compiled-bf16-cl")]
         for row in found:
             peak, first = (of["memory"]["peak_bytes"] for of in (row, found[0]))
-            rows.append([what, row["title"], number(row["images_per_second"], 1), number(row["ratio"], 2),
+            rows.append([STEPS[name], row["title"], number(row["images_per_second"], 1), number(row["ratio"], 2),
                          f"{peak / 1e6:.0f}", number(peak / first, 2), f"{row['memory']['saved_bytes'] / 1e6:.0f}"])
     return markdown(["step of", "how", "images/s", "ratio", "peak MB", "ratio", "kept MB"], rows, 2)
 
@@ -252,7 +259,8 @@ def engines() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "results": cifar10, "released": whole_network, "engines": engines,
-    "bench": bench, "step": step,
+    "bench": lambda: bench(FEW_ENGINES), "bench_all": lambda: bench(ENGINES),
+    "step": lambda: step(["train_step_64", "train_step_64_whole"]), "step_all": lambda: step(list(STEPS)),
     "paper": lambda: trained(PAPER, best_first=False), "heads": lambda: trained(HEADS),
     "losses": lambda: trained(LOSSES), "field": lambda: trained(FIELD), "few": few_labels, "methods": methods,
     "tuning": tuning,
