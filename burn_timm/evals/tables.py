@@ -26,6 +26,8 @@ class Spread(NamedTuple):
 
 
 Figure = float | Spread | str  # in per cent; "n/a" where a set was too small for it
+Cells = dict[int, list[list[dict]]]  # of one row: the results of a column, by its index, in a list for each seed
+COMPARED = [{"task": "knn", "figure": "value"}, {"task": "linear", "figure": "value"}]
 
 
 def read_results(paths: Iterable[str | Path]) -> list[dict]:
@@ -68,39 +70,55 @@ def all_tables(results: list[dict], numbers: Iterable[int] | None = None, always
 def paper_table(number: int, results: list[dict], always: bool = False) -> str:
     """Markdown of one of the paper's tables, a part for each dataset; empty where no result belongs to it."""
     table = TABLES[number]
+    columns = table["columns"]
     if number in (5, 6, 7):  # ablations of BURN
         results = [result for result in results if (result.get("training") or {}).get("method") == "burn"]
-    parts = defaultdict(lambda: defaultdict(list))  # dataset -> column -> results
-    for result in (start for found in results for start in _starts_of(found)):
-        for index, column in enumerate(table["columns"]):
-            if figure(result, column) is not None:
-                parts["" if number == 4 else set_of(result)][index].append(result)
+    parts = _collected([start for result in results for start in _starts_of(result)], columns, by_dataset=number != 4)
     if not parts and always:
         parts[""] = {}
-    text = "\n".join(f"{part}\n\n{_part(number, members, always)}\n".lstrip() for part, members in parts.items())
-    return f"## Table {number}: {table['caption']} (%)\n\n{text}" if text else ""
+    texts = []
+    for part, rows in parts.items():
+        measured = {index for cells in rows.values() for index in cells}
+        same = {index for cells in rows.values() for index, seeds in cells.items()
+                if any(same_protocol(number, result) for of_seed in seeds for result in of_seed)}
+        papers = table["rows"] if same or always else {}
+        lines = [
+            [f"{name}, the paper's figures", *(
+                spread([value]) if always or index in same or index not in measured else ""
+                for index, value in enumerate(values)
+            )] for name, values in papers.items()
+        ]
+        lines += [[name, *_cells(rows[name], columns)] for name in sorted(rows)]
+        text = markdown(["", *(column["heading"] for column in columns)], lines)
+        texts.append(f"{part}\n\n{text}\n".lstrip())
+    return "\n".join([f"## Table {number}: {table['caption']} (%)\n", *texts]) if texts else ""
 
 
-def _part(number: int, results: dict[int, list[dict]], always: bool) -> str:
-    """The table of one dataset. `results`: those of each column, by its index."""
-    table = TABLES[number]
-    columns = range(len(table["columns"]))
-    ours = defaultdict(dict)
-    for index, members in results.items():
-        for name, seeds in rows_of(members).items():
-            ours[name][index] = spread([_of_seed(same, table["columns"][index]) for same in seeds])
-    same = {index for index in results if any(same_protocol(number, result) for result in results[index])}
-    shown = {index for index in columns if always or index in same or index not in results}
-    papers = [
-        [f"{name}, the paper's figures", *(_text(figures[index]) if index in shown else "" for index in columns)]
-        for name, figures in (table["rows"].items() if same or always else ())
-    ]
-    rows = [[name, *(cells.get(index, "") for index in columns)] for name, cells in sorted(ours.items())]
-    return markdown(["", *(column["heading"] for column in table["columns"])], [*papers, *rows])
+def comparison_table(results: list[dict]) -> str:
+    """Markdown: kNN and linear evaluation of every network, best first, with the cost of its training, by dataset."""
+    texts = []
+    for part, rows in _collected(results, COMPARED).items():
+        best_first = sorted(rows.items(), key=lambda row: [-_mean(row[1].get(index, [])) for index in (1, 0)])
+        lines = [[name, *_cells(cells, COMPARED), *_seeds_and_cost(cells)] for name, cells in best_first]
+        text = markdown(["", "kNN", "linear", "seeds", "minutes", "memory, GB"], lines)
+        texts.append(f"## Frozen features, top-1 (%): {part}\n\n{text}\n")
+    return "\n".join(texts)
 
 
-def _text(figure: float | str) -> str:
-    return figure if isinstance(figure, str) else f"{figure:.2f}"
+def _collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = True) -> dict[str, dict[str, Cells]]:
+    """The results of a table: dataset -> row -> index of the column -> a list for each seed."""
+    found = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        for index, column in enumerate(columns):
+            if figure(result, column) is not None:
+                found[set_of(result) if by_dataset else ""][index].append(result)
+    parts = {}
+    for part, members in found.items():
+        rows = parts[part] = defaultdict(dict)
+        for index, of_column in members.items():
+            for name, seeds in rows_of(of_column).items():
+                rows[name][index] = seeds
+    return parts
 
 
 def figure(result: dict, column: dict) -> Figure | None:
@@ -119,28 +137,6 @@ def figure(result: dict, column: dict) -> Figure | None:
     return found if found is None or isinstance(found, str) else 100 * found
 
 
-def spread(values: Sequence[Figure]) -> str:
-    """Mean ± standard deviation (n - 1) over the values; "n/a" where none is known.
-
-    A single value has no deviation, or that of its draws.
-    """
-    known = [value for value in values if value != "n/a"]
-    if not known:
-        return "n/a"
-    if len(known) == 1:
-        return f"{known[0].mean:.2f} ± {known[0].std:.2f}" if isinstance(known[0], Spread) else f"{known[0]:.2f}"
-    means = [value.mean if isinstance(value, Spread) else value for value in known]
-    return f"{mean(means):.2f} ± {stdev(means):.2f}"
-
-
-def _of_seed(results: list[dict], column: dict) -> Figure:
-    """The figure of one seed: weights that were measured several times count once, with the mean."""
-    known = [value for value in (figure(result, column) for result in results) if value != "n/a"]
-    if len(known) < 2:
-        return known[0] if known else "n/a"
-    return mean(value.mean if isinstance(value, Spread) else value for value in known)
-
-
 def _starts_of(result: dict) -> list[dict]:
     """Fine-tuning from packed and from latent weights, as one result each; others as they are.
 
@@ -153,39 +149,48 @@ def _starts_of(result: dict) -> list[dict]:
     )]
 
 
-def comparison_table(results: list[dict]) -> str:
-    """Markdown: kNN and linear evaluation of every network, best first, with the cost of its training, by dataset."""
-    parts = defaultdict(lambda: defaultdict(list))  # dataset -> task -> results
-    for result in results:
-        if result["task"] in ("knn", "linear"):
-            parts[set_of(result)][result["task"]].append(result)
-    texts = []
-    for part, tasks in parts.items():
-        rows = defaultdict(dict)  # name -> task -> results by seed
-        for task, members in tasks.items():
-            for name, seeds in rows_of(members).items():
-                rows[name][task] = seeds
-        cells = [_comparison(name, found) for name, found in sorted(rows.items(), key=lambda item: _order(item[1]))]
-        table = markdown(["", "kNN", "linear", "seeds", "minutes", "memory, GB"], cells)
-        texts.append(f"## Frozen features, top-1 (%): {part}\n\n{table}\n")
-    return "\n".join(texts)
+def _cells(cells: Cells, columns: Sequence[dict]) -> list[str]:
+    return [
+        spread([_of_seed(same, column) for same in cells[index]]) if index in cells else ""
+        for index, column in enumerate(columns)
+    ]
 
 
-def _accuracies(seeds: list[list[dict]]) -> list[float]:
-    return [100 * mean(result["value"] for result in same) for same in seeds]
+def _of_seed(results: list[dict], column: dict) -> Figure:
+    """The figure of one seed: weights that were measured several times count once, with the mean."""
+    known = [value for value in (figure(result, column) for result in results) if value != "n/a"]
+    if len(known) < 2:
+        return known[0] if known else "n/a"
+    return mean(value.mean if isinstance(value, Spread) else value for value in known)
 
 
-def _order(found: dict[str, list[list[dict]]]) -> list[float]:
-    return [-mean(_accuracies(found[task])) if task in found else 0.0 for task in ("linear", "knn")]
+def spread(values: Sequence[Figure]) -> str:
+    """Mean ± standard deviation (n - 1) over the values; "n/a" where none is known.
+
+    A single value has no deviation, or that of its draws; a text stands as it is.
+    """
+    known = [value for value in values if value != "n/a"]
+    if not known:
+        return "n/a"
+    if len(known) > 1:
+        means = [value.mean if isinstance(value, Spread) else value for value in known]
+        return f"{mean(means):.2f} ± {stdev(means):.2f}"
+    (value,) = known
+    if isinstance(value, Spread):
+        return f"{value.mean:.2f} ± {value.std:.2f}"
+    return value if isinstance(value, str) else f"{value:.2f}"
 
 
-def _comparison(name: str, found: dict[str, list[list[dict]]]) -> list[str]:
-    """One row. `found`: the results by task and seed."""
-    largest = max(found.values(), key=len)  # the task with the most seeds
-    trainings = [same[0].get("training") or {} for same in largest]
+def _mean(seeds: list[list[dict]]) -> float:
+    return mean(mean(result["value"] for result in same) for same in seeds) if seeds else 0.0
+
+
+def _seeds_and_cost(cells: Cells) -> list[str]:
+    """Number of seeds, and minutes and memory of training on average, of the column with the most seeds."""
+    seeds = max(cells.values(), key=len)
+    trainings = [same[0].get("training") or {} for same in seeds]
     costs = []
     for entry, unit in (("train_seconds", 60), ("peak_memory_bytes", 1e9)):
         spent = [training[entry] / unit for training in trainings if training.get(entry)]
         costs.append(f"{mean(spent):.1f}" if spent else "")
-    accuracies = [spread(_accuracies(found[task])) if task in found else "" for task in ("knn", "linear")]
-    return [name, *accuracies, str(len(largest)), *costs]
+    return [str(len(seeds)), *costs]
