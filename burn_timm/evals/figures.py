@@ -109,8 +109,7 @@ def draw_runs(path: Path, logs: dict[str, list[dict]], panels: Sequence[tuple[st
             steps = [line["step"] for line in lines if entry in line]
             axis.plot(steps, [factor * line[entry] for line in lines if entry in line], label=name, linewidth=1)
         axis.set(xlabel="step", ylabel=title, yscale=scale)
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower left")
-    _save(figure, path)
+    _save(figure, path, axes[0])
     return True
 
 
@@ -143,14 +142,14 @@ def draw_times(path: Path, results: Sequence[dict]) -> None:
     timed = [r for r in results if r["task"] == "linear" and (r.get("training") or {}).get("train_seconds")]
     if not timed:
         raise BurnError("--results: no linear result of a network that train_burn.py has trained, so no Fig. 4")
-    figure, (axis,) = _figure(1)
-    for name, seeds in sorted(rows_of(timed).items()):
+    rows = rows_of(timed)
+    figure, (axis,) = _figure(1, len(rows))
+    for name, seeds in sorted(rows.items()):
         hours = mean(same[0]["training"]["train_seconds"] / 3600 for same in seeds)
         accuracy = mean(mean(100 * result["value"] for result in same) for same in seeds)
         axis.scatter(hours, accuracy, label=re.sub(r" \(.*?\)", "", name, count=1))
     axis.set(xlabel="training time, hours", ylabel="linear evaluation, top-1 (%)", title="Training time and accuracy")
-    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _save(figure, path)
+    _save(figure, path, axis)
 
 
 def _figure(panels: int, legend_lines: int = 0):
@@ -160,6 +159,9 @@ def _figure(panels: int, legend_lines: int = 0):
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure, path: Path, named=None) -> None:
+    """`named`: the axis whose lines the legend below the panels explains."""
+    if named is not None:
+        figure.legend(*named.get_legend_handles_labels(), fontsize="small", loc="outside lower left")
     with atomic_write(path) as beside:
         figure.savefig(beside, format="png", dpi=110, bbox_inches="tight")  # a legend may be wider than a panel

@@ -78,3 +78,10 @@ def test_figures_without_material_are_one_clear_line(tmp_path):
         figures.draw_all(tmp_path, [str(tmp_path)], [])
     with pytest.raises(BurnError, match="no Fig. 4"):
         figures.draw_times(tmp_path / "x.png", [{**LINEAR, "task": "knn"}])
+
+
+def test_training_time_of_many_networks_leaves_room_for_the_points(tmp_path, recwarn):
+    many = [{**LINEAR, "training": {**LINEAR["training"], "method": f"method {number} " * 3}}
+            for number in range(30)]
+    figures.draw_times(tmp_path / "many.png", many)
+    assert not [warning for warning in recwarn if "constrained_layout" in str(warning.message)]
