@@ -1,6 +1,6 @@
 """What our eager step keeps for the backward pass by count, from the architecture, beside what was measured.
 
-    python benchmarks/saved_count.py RESULT.json
+    python benchmarks/saved_count.py results/train_step_64.json
 """
 
 import json

@@ -33,7 +33,7 @@ class BURN(Method):
         teacher: Floating-point backbone to features `[B, teacher_dim]`; frozen here.
         head_dim, head_type: Number of target classes K and form of both heads.
         temperature: Of both softmaxes (but see target_temperature); the paper states none, the released code has 0.2.
-            1.0 trained better in two trials (docs/experiments/cifar10.md).
+            1.0 trained better in two trials (EXPERIMENTS.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
         fs_loss: `cosine`, `l1`, `l2` (Table 6); `contrast`, `relations`, `assignment` and sums of these as
             losses.feature_similarity has them.
