@@ -19,6 +19,11 @@ PLACES = {"dataset": "places205", "of": (2_448_873, 20_500)}
 IMAGENET = {"dataset": "folder imagenet", "of": (1_281_167, 50_000)}
 
 
+def protocol(task, **settings):
+    """What a task on frozen features states with these settings."""
+    return EVALS[task].protocol(**settings)
+
+
 def as_published(task, dataset=""):
     """The protocol that a task states when it is run as published."""
     if task == "finetune":
@@ -31,12 +36,12 @@ def as_published(task, dataset=""):
         detection.add_options(parser)
         stated = detection.protocol(argparse.Namespace(seed=0, **vars(parser.parse_args([]))))
     elif task == "linear":
-        stated = EVALS["linear"].protocol(augment=True, standardize=False)
+        stated = protocol("linear", augment=True, standardize=False)
     elif task == "transfer":
         settings = transfer.preset(dataset)
-        stated = EVALS["transfer"].protocol(**settings, standardize=not settings.get("augment", False))
+        stated = protocol("transfer", **settings, standardize=not settings.get("augment", False))
     else:
-        stated = EVALS[task].protocol()
+        stated = protocol(task)
     size = {"squash_to": [224, 224]} if task == "svm" else {"input_size": [3, 224, 224]}
     return stated if task == "detection" else {**stated, "transform": size}
 
@@ -167,8 +172,8 @@ def test_the_comparison_is_ordered_and_says_what_training_cost():
 
 
 def test_probes_of_one_network_are_no_seeds_of_each_other():
-    several = [result("linear", 0.5), result("linear", 0.55, protocol=EVALS["linear"].protocol(probe="mlp")),
-               {**result("linear", 0.6), "protocol": {**EVALS["linear"].protocol(classifier="lbfgs"), "seed": 0}}]
+    several = [result("linear", 0.5), result("linear", 0.55, protocol=protocol("linear", probe="mlp")),
+               {**result("linear", 0.6), "protocol": {**protocol("linear", classifier="lbfgs"), "seed": 0}}]
     for found in (rows(tables.paper_table(2, several)), rows(tables.comparison_table(several))):
         column = 1 if found[""][0] == "kNN" else 0
         assert [found[BURN + head][column] for head in ("", ", MLP probe", ", L-BFGS")] == ["50.00", "55.00", "60.00"]
@@ -220,14 +225,14 @@ def test_one_seed_counts_once_and_other_weights_of_a_seed_are_another_row():
 
 
 @pytest.mark.parametrize(("number", "task", "data", "unlike"), [
-    (2, "linear", IMAGENET, EVALS["linear"].protocol(augment=True, standardize=False, probe="mlp")),
+    (2, "linear", IMAGENET, protocol("linear", augment=True, standardize=False, probe="mlp")),
     (2, "linear", IMAGENET, {"epochs": 90}),
     (2, "linear", IMAGENET, {"lr_schedule": "constant"}),
     (2, "linear", IMAGENET, {"transform": {"input_size": [3, 64, 64]}}),
     (2, "finetune", IMAGENET, {"labels": "12811 images, 1.000% of each class, seed 0"}),
     (2, "finetune", IMAGENET, {"lrs": [0.1]}),
     (4, "transfer", {"dataset": "torch/cifar10"}, {"method": "L-BFGS", "optimizer": None, "probe": None}),
-    (4, "transfer", {"dataset": "torch/cifar10"}, EVALS["transfer"].protocol(probe="mlp")),
+    (4, "transfer", {"dataset": "torch/cifar10"}, protocol("transfer", probe="mlp")),
     (4, "transfer", PLACES, {"views": "centre crop"}),
     (4, "transfer", PLACES, {"lrs": [0.1]}),
     (4, "transfer", {"dataset": "birdsnap", "of": (40_000, 2_000)}, None),
@@ -249,7 +254,7 @@ def test_what_is_not_the_published_protocol_does_not_stand_beside_it(number, tas
 def test_a_column_of_other_measurements_has_no_figures_of_the_paper():
     found = rows(tables.paper_table(4, [
         result("transfer", 0.8, dataset="torch/cifar10"),
-        result("transfer", 0.7, dataset="torch/cifar100", protocol=EVALS["transfer"].protocol(probe="mlp"))]))
+        result("transfer", 0.7, dataset="torch/cifar100", protocol=protocol("transfer", probe="mlp"))]))
     assert found["BURN, the paper's figures"] == ["84.60", "", "49.62", "34.48", "47.22"]
 
 
