@@ -38,8 +38,8 @@ def row_name(training: dict) -> str:
         if ends in ((0, 0), (1, 1)):  # then the schedule has no effect
             parts.append("L_FS alone" if ends == (1, 1) else "KL alone")
             settings.pop("lambda_schedule", None)
-        warm = settings.get("fs_loss", "cosine") not in ("cosine", "l1", "l2")  # the paper's losses have no temperature
-        if warm and settings.get("fs_temperature", 0.1) != 0.1:
+        has_temperature = settings.get("fs_loss", "cosine") not in ("cosine", "l1", "l2")
+        if has_temperature and settings.get("fs_temperature", 0.1) != 0.1:
             settings["fs_loss"] += f" {settings['fs_temperature']:g}"
         if settings.get("target_temperature") == settings.get("temperature"):
             settings.pop("target_temperature", None)
