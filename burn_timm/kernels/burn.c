@@ -1195,9 +1195,11 @@ TARGET static void NAME(mismatches)(const uint8_t *const *pixels, int count, con
 
 static bool NAME(available)(void) {
 #if defined(IS_AVX512)
+    __builtin_cpu_init();
     return __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
 #elif defined(IS_AVX2)
+    __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
 #else
     return true;
