@@ -27,6 +27,7 @@
 #include <string.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -81,7 +82,6 @@ typedef struct {
     const char *name;
     int unit, lanes, vectors; /* bytes of weights compared at once; outputs of a vector; vectors of the widest block */
     int word;                 /* bytes that hold 64 bits of a map */
-    bool (*available)(void);
     void (*mismatches)(const uint8_t *const *pixels, int count, const uint8_t *weights, int blocks, int width, int rows,
                        size_t row_bytes, int columns, int32_t *counts);
     void (*finish)(const int32_t *counts, const int32_t *most, const step *s, const float *shortcut, int channels,
@@ -298,9 +298,25 @@ static const kernels *const SETS[] = {
 };
 static const kernels *chosen;
 
+/* Whether CPU and operating system have the instructions of a set. (zig's __builtin_cpu_supports always says no.) */
+static bool available(const kernels *k) {
+#if defined(__x86_64__)
+    if (k == &kernels_plain) return true;
+    unsigned a, b, c, d, low, high, fma_xsave = 1u << 12 | 1u << 27;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & fma_xsave) != fma_xsave) return false;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* the registers that the system keeps */
+    if ((low & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    unsigned avx2_bmi2 = 1u << 5 | 1u << 8, f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, vpopcntdq = 1u << 14;
+    if (k == &kernels_avx2) return (b & avx2_bmi2) == avx2_bmi2;
+    return (low & 0xE0) == 0xE0 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c & vpopcntdq);
+#else
+    return k != NULL;
+#endif
+}
+
 int burn_use(const char *target) {
     for (size_t i = 0; i < sizeof SETS / sizeof *SETS; i++) {
-        if ((!target || !strcmp(target, SETS[i]->name)) && SETS[i]->available()) {
+        if ((!target || !strcmp(target, SETS[i]->name)) && available(SETS[i])) {
             chosen = target ? SETS[i] : NULL;
             return BURN_OK;
         }
@@ -311,7 +327,7 @@ int burn_use(const char *target) {
 static const kernels *best_kernels(void) {
     if (chosen) return chosen;
     size_t i = 0;
-    while (!SETS[i]->available()) i++; /* plain always is */
+    while (!available(SETS[i])) i++; /* plain always is */
     return SETS[i];
 }
 
@@ -1193,23 +1209,10 @@ TARGET static void NAME(mismatches)(const uint8_t *const *pixels, int count, con
     }
 }
 
-static bool NAME(available)(void) {
-#if defined(IS_AVX512)
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
-#elif defined(IS_AVX2)
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
-#else
-    return true;
-#endif
-}
-
 #define STRING2(x) #x
 #define STRING(x) STRING2(x)
 static const kernels NAME(kernels) = {
-    STRING(SET), UNIT, LANES, MOST_VECTORS, WORD, NAME(available), NAME(mismatches), NAME(finish), NAME(pack), NAME(dense),
+    STRING(SET), UNIT, LANES, MOST_VECTORS, WORD, NAME(mismatches), NAME(finish), NAME(pack), NAME(dense),
     NAME(mean),
 };
 #undef STRING
