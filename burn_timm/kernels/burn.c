@@ -11,10 +11,8 @@
    of a block]: one vector compares the same unit of inputs (8 or 64 of them) with many outputs, and nothing is ever
    summed across a vector. A tap in the padding compares with zeros; what that adds is known and subtracted.
 
-   This file includes itself once for each set of instructions (the part below "KERNELS"); the best one is chosen when a
-   network is opened, so that one binary serves all CPUs. */
-
-#ifndef BURN_KERNELS
+   burn_kernels.h is included once for each set of instructions; the best one is chosen when a network is opened, so that
+   one binary serves all CPUs. */
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -64,6 +62,13 @@ typedef struct {
     float *weights, *bias;
 } dense;
 
+/* What a count is where nothing differs, as taps in the padding do not count: most [row classes][column classes][outputs]. */
+typedef struct {
+    int32_t *most;
+    uint8_t *row_class, *column_class; /* of each output row and column */
+    int column_classes;
+} border;
+
 typedef struct {
     shape_of_step shape;
     float *threshold, *scale, *bias, *slope;
@@ -73,9 +78,7 @@ typedef struct {
     /* of the size of the images: */
     int height, width; /* of the output */
     uint8_t *bits;
-    int32_t *most;                   /* [row classes][column classes][outputs]: the count where nothing differs */
-    uint8_t *row_class, *column_class;
-    int column_classes;
+    border edge;
 } step;
 
 typedef struct {
@@ -91,21 +94,25 @@ typedef struct {
     void (*mean)(const float *const *values, int count, int channels, float *out);
 } kernels;
 
-#if BURN_THREADS
+/* Threads that do the parts of one task at a time; they start with the first task, and again behind a fork. */
 typedef struct {
-    pthread_t *threads;
+    int threads, parts;
+    void (*work)(const void *task, int part, int thread);
+    const void *task;
+#if BURN_THREADS
+    pthread_t *started;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     pid_t owner; /* the process that has the threads: after a fork the child has none */
     int count;
     bool ending;
     atomic_uint generation;
-    atomic_int next, busy;
-} pool_of_threads;
+    atomic_int next, busy, numbers;
 #endif
+} workers;
 
 struct burn_network {
-    int channels, height, width, steps_count, stem_pool, pool_type, feature_dim, classes, threads;
+    int channels, height, width, steps_count, stem_pool, pool_type, feature_dim, classes;
     int stem_height, stem_width; /* behind the stem's pooling */
     const kernels *use;
     float *mean, *std, *shift, *class_bias;
@@ -116,12 +123,7 @@ struct burn_network {
     float *image, *maps[2], *halves, *projected, *features; /* image: padded, [height, width, channels] */
     int32_t *scratch;                                        /* of each thread, CHUNK_SUMS or the outputs of a step */
     size_t scratch_each;
-    void (*work)(burn_network *, const void *, int part, int thread);
-    const void *task;
-    int parts;
-#if BURN_THREADS
-    pool_of_threads pool;
-#endif
+    workers pool;
 };
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -132,96 +134,94 @@ static int block_width(const kernels *k, int outputs) {
     return vectors * k->lanes;
 }
 
-/* ---- Threads ---------------------------------------------------------------------------------------------------- */
+/* ---- Threads ----------------------------------------------------------------------------------------------------- */
 
 #if BURN_THREADS
-static void take_parts(burn_network *n, int thread) {
-    for (int part; (part = atomic_fetch_add(&n->pool.next, 1)) < n->parts;) n->work(n, n->task, part, thread);
-    atomic_fetch_sub(&n->pool.busy, 1);
+static void take_parts(workers *w, int thread) {
+    for (int part; (part = atomic_fetch_add(&w->next, 1)) < w->parts;) w->work(w->task, part, thread);
+    atomic_fetch_sub(&w->busy, 1);
 }
-
-typedef struct {
-    burn_network *network;
-    int thread;
-} start_of_thread;
 
 static void *thread_main(void *argument) {
-    start_of_thread start = *(start_of_thread *)argument;
-    free(argument);
-    pool_of_threads *pool = &start.network->pool;
+    workers *w = argument;
+    int number = atomic_fetch_add(&w->numbers, 1);
     for (unsigned seen = 0;;) {
-        for (int spin = 0; spin < 2000 && atomic_load(&pool->generation) == seen; spin++)
+        for (int spin = 0; spin < 2000 && atomic_load(&w->generation) == seen; spin++)
             if (spin % 64 == 63) sched_yield();
-        if (atomic_load(&pool->generation) == seen) {
-            pthread_mutex_lock(&pool->mutex);
-            while (atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->wake, &pool->mutex);
-            pthread_mutex_unlock(&pool->mutex);
+        if (atomic_load(&w->generation) == seen) {
+            pthread_mutex_lock(&w->mutex);
+            while (atomic_load(&w->generation) == seen) pthread_cond_wait(&w->wake, &w->mutex);
+            pthread_mutex_unlock(&w->mutex);
         }
-        seen = atomic_load(&pool->generation);
-        if (pool->ending) return NULL;
-        take_parts(start.network, start.thread);
+        seen = atomic_load(&w->generation);
+        if (w->ending) return NULL;
+        take_parts(w, number);
     }
 }
 
-static void start_threads(burn_network *n) {
-    pool_of_threads *pool = &n->pool;
-    if (pool->owner == getpid()) return;
-    pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->wake, NULL);
-    atomic_store(&pool->generation, 0);
-    pool->owner = getpid();
-    pool->ending = false;
-    for (pool->count = 0; pool->count < n->threads - 1; pool->count++) {
-        start_of_thread *start = malloc(sizeof *start);
-        if (!start) break;
-        *start = (start_of_thread){n, pool->count + 1};
-        if (pthread_create(&pool->threads[pool->count], NULL, thread_main, start)) {
-            free(start);
-            break; /* fewer threads do the same work */
-        }
-    }
+static void start_threads(workers *w) {
+    if (w->owner == getpid()) return;
+    pthread_mutex_init(&w->mutex, NULL);
+    pthread_cond_init(&w->wake, NULL);
+    atomic_store(&w->generation, 0);
+    atomic_store(&w->numbers, 1); /* 0 is the caller */
+    w->owner = getpid(), w->ending = false, w->count = 0;
+    while (w->count < w->threads - 1 && !pthread_create(&w->started[w->count], NULL, thread_main, w)) w->count++;
 }
 
-static void announce(pool_of_threads *pool) {
-    pthread_mutex_lock(&pool->mutex);
-    atomic_fetch_add(&pool->generation, 1);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->mutex);
-}
-
-static void stop_threads(burn_network *n) {
-    pool_of_threads *pool = &n->pool;
-    if (pool->owner != getpid()) return;
-    pool->ending = true;
-    announce(pool);
-    for (int i = 0; i < pool->count; i++) pthread_join(pool->threads[i], NULL);
-    pthread_mutex_destroy(&pool->mutex);
-    pthread_cond_destroy(&pool->wake);
+static void wake_threads(workers *w) {
+    pthread_mutex_lock(&w->mutex);
+    atomic_fetch_add(&w->generation, 1);
+    pthread_cond_broadcast(&w->wake);
+    pthread_mutex_unlock(&w->mutex);
 }
 #endif
 
-/* Calls work for each part from 0 to parts - 1, on all threads. */
-static void in_parts(burn_network *n, int parts, void (*work)(burn_network *, const void *, int, int), const void *task) {
-    n->work = work, n->task = task, n->parts = parts;
+static int open_workers(workers *w, int threads) {
+    *w = (workers){.threads = BURN_THREADS ? threads : 1};
 #if BURN_THREADS
-    if (n->threads > 1 && parts > 1) {
-        start_threads(n);
-        pool_of_threads *pool = &n->pool;
-        atomic_store(&pool->next, 0);
-        atomic_store(&pool->busy, pool->count + 1);
-        announce(pool);
-        take_parts(n, 0);
-        for (int spin = 0; atomic_load(&pool->busy) > 0; spin++)
+    w->started = calloc(threads, sizeof *w->started);
+    return w->started ? BURN_OK : BURN_MEMORY;
+#else
+    return BURN_OK;
+#endif
+}
+
+static void close_workers(workers *w) {
+#if BURN_THREADS
+    if (w->owner == getpid()) {
+        w->ending = true;
+        wake_threads(w);
+        for (int i = 0; i < w->count; i++) pthread_join(w->started[i], NULL);
+        pthread_mutex_destroy(&w->mutex);
+        pthread_cond_destroy(&w->wake);
+    }
+    free(w->started);
+#else
+    (void)w;
+#endif
+}
+
+/* Calls work(task, part, thread) for each part from 0 to parts - 1, on all threads. */
+static void in_parts(workers *w, int parts, void (*work)(const void *, int, int), const void *task) {
+#if BURN_THREADS
+    if (w->threads > 1 && parts > 1) {
+        start_threads(w);
+        w->work = work, w->task = task, w->parts = parts;
+        atomic_store(&w->next, 0);
+        atomic_store(&w->busy, w->count + 1);
+        wake_threads(w);
+        take_parts(w, 0);
+        for (int spin = 0; atomic_load(&w->busy) > 0; spin++)
             if (spin % 64 == 63) sched_yield();
         return;
     }
 #endif
-    for (int part = 0; part < parts; part++) work(n, task, part, 0);
+    for (int part = 0; part < parts; part++) work(task, part, 0);
 }
 
-/* ---- The kernels of every set of instructions ------------------------------------------------------------------- */
+/* ---- The kernels of every set of instructions -------------------------------------------------------------------- */
 
-#define BURN_KERNELS
 #define JOIN2(a, b) a##_##b
 #define JOIN(a, b) JOIN2(a, b)
 #define NAME(f) JOIN(f, SET)
@@ -233,7 +233,7 @@ static void in_parts(burn_network *n, int parts, void (*work)(burn_network *, co
 #define UNIT 8
 #define VECTOR 64
 #define PIXELS 4
-#include "burn.c"
+#include "burn_kernels.h"
 #undef SET
 #undef TARGET
 #undef IS_AVX512
@@ -248,7 +248,7 @@ static void in_parts(burn_network *n, int parts, void (*work)(burn_network *, co
 #define UNIT 1
 #define VECTOR 32
 #define PIXELS 4
-#include "burn.c"
+#include "burn_kernels.h"
 #undef SET
 #undef TARGET
 #undef IS_AVX2
@@ -270,7 +270,7 @@ static void in_parts(burn_network *n, int parts, void (*work)(burn_network *, co
 #define UNIT 1
 #define VECTOR 16
 #define PIXELS 4
-#include "burn.c"
+#include "burn_kernels.h"
 #undef SET
 #undef TARGET
 #undef UNIT
@@ -284,7 +284,7 @@ static void in_parts(burn_network *n, int parts, void (*work)(burn_network *, co
 #define UNIT 8
 #define VECTOR 8
 #define PIXELS 2
-#include "burn.c"
+#include "burn_kernels.h"
 
 static const kernels *const SETS[] = {
 #if defined(__x86_64__)
@@ -306,7 +306,8 @@ static bool available(const kernels *k) {
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & fma_xsave) != fma_xsave) return false;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* the registers that the system keeps */
     if ((low & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    unsigned avx2_bmi2 = 1u << 5 | 1u << 8, f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, vpopcntdq = 1u << 14;
+    unsigned avx2_bmi2 = 1u << 5 | 1u << 8, f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    unsigned vpopcntdq = 1u << 14;
     if (k == &kernels_avx2) return (b & avx2_bmi2) == avx2_bmi2;
     return (low & 0xE0) == 0xE0 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c & vpopcntdq);
 #else
@@ -533,42 +534,57 @@ static int classes_of(int side, int out, const shape_of_step *s, uint8_t *of_pos
     return count;
 }
 
+static void free_border(border *edge) {
+    free(edge->most), free(edge->row_class), free(edge->column_class);
+    *edge = (border){0};
+}
+
+/* height and width: of the inputs; ones [taps][outputs]: the positive weights of each tap. */
+static int make_border(border *edge, const shape_of_step *s, int height, int width, const uint16_t *ones) {
+    uint32_t rows[2 * MAX_KERNEL + 1], columns[2 * MAX_KERNEL + 1];
+    int out_height = out_side(height, s), out_width = out_side(width, s);
+    edge->row_class = malloc(out_height), edge->column_class = malloc(out_width);
+    if (!edge->row_class || !edge->column_class) return BURN_MEMORY;
+    int row_classes = classes_of(height, out_height, s, edge->row_class, rows);
+    edge->column_classes = classes_of(width, out_width, s, edge->column_class, columns);
+    int32_t *most = edge->most = aligned(((size_t)row_classes * edge->column_classes * s->outputs + 16) * 4);
+    if (!most) return BURN_MEMORY;
+    for (int i = 0; i < row_classes; i++)
+        for (int j = 0; j < edge->column_classes; j++, most += s->outputs)
+            for (int tap = 0; tap < s->size * s->size; tap++) {
+                bool inside = rows[i] >> (tap / s->size) & columns[j] >> (tap % s->size) & 1;
+                for (int o = 0; o < s->outputs; o++)
+                    most[o] += inside ? s->inputs : 2 * ones[(size_t)tap * s->outputs + o];
+            }
+    return BURN_OK;
+}
+
 static int prepare_step(step *s, int height, int width, int word) {
     const shape_of_step *shape = &s->shape;
-    uint32_t rows[2 * MAX_KERNEL + 1], columns[2 * MAX_KERNEL + 1];
     s->height = out_side(height, shape), s->width = out_side(width, shape);
     if (s->height < 1 || s->width < 1) return BURN_ARGUMENT;
     int half_height = ceil_div(height, 2), half_width = ceil_div(width, 2); /* the shortcut must have the same size */
     if (s->height != (shape->pool ? half_height : height) || s->width != (shape->pool ? half_width : width))
         return BURN_ARGUMENT;
-    s->row_class = malloc(s->height), s->column_class = malloc(s->width);
     size_t area = (size_t)(height + 2 * shape->padding) * (width + 2 * shape->padding);
     s->bits = aligned(area * words_of(shape->inputs) * word);
-    if (!s->row_class || !s->column_class || !s->bits) return BURN_MEMORY;
-    int row_classes = classes_of(height, s->height, shape, s->row_class, rows);
-    s->column_classes = classes_of(width, s->width, shape, s->column_class, columns);
-    s->most = aligned(((size_t)row_classes * s->column_classes * shape->outputs + 16) * sizeof(int32_t));
-    if (!s->most) return BURN_MEMORY;
-    int32_t *most = s->most;
-    for (int i = 0; i < row_classes; i++)
-        for (int j = 0; j < s->column_classes; j++)
-            for (int o = 0; o < shape->outputs; o++, most++)
-                for (int tap = 0; tap < shape->size * shape->size; tap++) {
-                    bool inside = rows[i] >> (tap / shape->size) & columns[j] >> (tap % shape->size) & 1;
-                    *most += inside ? shape->inputs : 2 * s->ones[(size_t)tap * shape->outputs + o];
-                }
-    return BURN_OK;
+    return s->bits ? make_border(&s->edge, shape, height, width, s->ones) : BURN_MEMORY;
 }
 
 static void free_buffers(burn_network *n) {
     for (int i = 0; n->steps && i < n->steps_count; i++) {
         step *s = &n->steps[i];
-        free(s->bits), free(s->most), free(s->row_class), free(s->column_class);
-        s->bits = NULL, s->most = NULL, s->row_class = s->column_class = NULL;
+        free(s->bits);
+        s->bits = NULL;
+        free_border(&s->edge);
     }
     free(n->image), free(n->maps[0]), free(n->maps[1]), free(n->halves), free(n->projected), free(n->features);
     free(n->scratch);
     n->image = n->maps[0] = n->maps[1] = n->halves = n->projected = n->features = NULL, n->scratch = NULL;
+}
+
+static const int32_t *count_at(const border *edge, int y, int x, int outputs) {
+    return edge->most + (size_t)(edge->row_class[y] * edge->column_classes + edge->column_class[x]) * outputs;
 }
 
 /* Whether a step may write over its shortcut: each output needs no other pixel than its own. */
@@ -602,7 +618,7 @@ static int prepare(burn_network *n, int height, int width) {
     for (int i = 0; i < 2; i++) n->maps[i] = aligned((sizes[i] + 16) * sizeof(float));
     n->halves = aligned((halves + 16) * sizeof(float)), n->projected = aligned((projected + 16) * sizeof(float));
     n->features = aligned((n->feature_dim + 16) * sizeof(float));
-    n->scratch = aligned(n->scratch_each * n->threads * sizeof(int32_t));
+    n->scratch = aligned(n->scratch_each * n->pool.threads * sizeof(int32_t));
     bool whole = n->image && n->maps[0] && n->maps[1] && n->halves && n->projected && n->features && n->scratch;
     return whole ? BURN_OK : BURN_MEMORY;
 }
@@ -619,9 +635,10 @@ int burn_resize(burn_network *n, int height, int width) {
     return error;
 }
 
-/* ---- One image ---------------------------------------------------------------------------------------------------- */
+/* ---- One image --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
+    burn_network *n;
     const step *s, *next; /* next: NULL behind the last step */
     const float *in;
     const float *shortcut; /* of the outputs' size; or NULL: in, pooled where the step pools */
@@ -641,8 +658,9 @@ static int window(const float *map, int height, int width, int channels, int y, 
     return count;
 }
 
-static void step_part(burn_network *n, const void *task, int part, int thread) {
+static void step_part(const void *task, int part, int thread) {
     const task_of_map *t = task;
+    burn_network *n = t->n;
     const step *s = t->s;
     const kernels *k = n->use;
     int total = s->height * s->width, first = part * t->chunk;
@@ -674,14 +692,15 @@ static void step_part(burn_network *n, const void *task, int part, int thread) {
             size_t at = (size_t)(y + next_padding) * (s->width + 2 * next_padding) + x + next_padding;
             bits = t->next->bits + at * next_words * k->word;
         }
-        const int32_t *most = s->most + (size_t)(s->row_class[y] * s->column_classes + s->column_class[x]) * outputs;
+        const int32_t *most = count_at(&s->edge, y, x, outputs);
         k->finish(counts + (size_t)p * padded, most, s, shortcut, t->shortcut ? outputs : inputs,
                   t->next ? t->next->threshold : NULL, t->out + (size_t)(first + p) * outputs, bits);
     }
 }
 
-static void dense_part(burn_network *n, const void *task, int part, int thread) {
+static void dense_part(const void *task, int part, int thread) {
     const task_of_map *t = task;
+    burn_network *n = t->n;
     (void)thread;
     for (int x = 0; x < t->width; x += 8) {
         const float *pixels[8];
@@ -692,8 +711,9 @@ static void dense_part(burn_network *n, const void *task, int part, int thread) 
     }
 }
 
-static void halve_part(burn_network *n, const void *task, int part, int thread) {
+static void halve_part(const void *task, int part, int thread) {
     const task_of_map *t = task;
+    burn_network *n = t->n;
     (void)thread;
     for (int x = 0; x < t->width; x++) {
         const float *inside[4];
@@ -703,9 +723,9 @@ static void halve_part(burn_network *n, const void *task, int part, int thread) 
 }
 
 /* 3x3 maximum, stride 2, padding 1. */
-static void max_part(burn_network *n, const void *task, int part, int thread) {
+static void max_part(const void *task, int part, int thread) {
     const task_of_map *t = task;
-    (void)n, (void)thread;
+    (void)thread;
     for (int x = 0; x < t->width; x++) {
         float *out = t->out + ((size_t)part * t->width + x) * t->channels;
         for (int i = 0; i < t->channels; i++) out[i] = -__builtin_inff();
@@ -718,8 +738,9 @@ static void max_part(burn_network *n, const void *task, int part, int thread) {
     }
 }
 
-static void pack_part(burn_network *n, const void *task, int part, int thread) {
+static void pack_part(const void *task, int part, int thread) {
     const task_of_map *t = task;
+    burn_network *n = t->n;
     (void)thread;
     int padding = t->next->shape.padding, words = words_of(t->channels);
     for (int x = 0; x < t->width; x++) {
@@ -729,8 +750,9 @@ static void pack_part(burn_network *n, const void *task, int part, int thread) {
     }
 }
 
-static void class_part(burn_network *n, const void *task, int part, int thread) {
-    float *logits = *(float *const *)task;
+static void class_part(const void *task, int part, int thread) {
+    const task_of_map *t = task;
+    burn_network *n = t->n;
     (void)thread;
     int last = (part + 1) * 64 < n->classes ? (part + 1) * 64 : n->classes;
     for (int c = part * 64; c < last; c++) {
@@ -748,7 +770,7 @@ static void class_part(burn_network *n, const void *task, int part, int thread) 
             sums[d % 16] += weight * n->features[d];
         }
         for (int i = 0; i < 16; i++) total += sums[i];
-        logits[c] = total + n->class_bias[c];
+        t->out[c] = total + n->class_bias[c];
     }
 }
 
@@ -761,28 +783,28 @@ static int run_stem(burn_network *n, const float *image) {
             for (int x = 0; x < n->width; x++) row[(size_t)x * n->channels] = *image++;
         }
     int height = ceil_div(n->height, 2), columns = ceil_div(n->width, 2);
-    task_of_map stem = {.in = n->image, .out = n->maps[0], .width = columns, .stride = 2, .layer = &n->stem,
+    task_of_map stem = {.n = n, .in = n->image, .out = n->maps[0], .width = columns, .stride = 2, .layer = &n->stem,
                         .row_floats = (size_t)width * n->channels, .pixel_floats = n->channels};
-    in_parts(n, height, dense_part, &stem);
+    in_parts(&n->pool, height, dense_part, &stem);
     if (n->stem_pool) {
-        task_of_map pool = {.in = n->maps[0], .out = n->maps[1], .width = n->stem_width, .in_height = height,
+        task_of_map pool = {.n = n, .in = n->maps[0], .out = n->maps[1], .width = n->stem_width, .in_height = height,
                             .in_width = columns, .channels = n->stem.outputs};
-        in_parts(n, n->stem_height, max_part, &pool);
+        in_parts(&n->pool, n->stem_height, max_part, &pool);
         at = 1;
     }
-    task_of_map pack = {.in = n->maps[at], .next = &n->steps[0], .width = n->stem_width, .channels = n->stem.outputs};
-    in_parts(n, n->stem_height, pack_part, &pack);
+    task_of_map pack = {.n = n, .in = n->maps[at], .next = &n->steps[0], .width = n->stem_width, .channels = n->stem.outputs};
+    in_parts(&n->pool, n->stem_height, pack_part, &pack);
     return at;
 }
 
 static const float *projected(burn_network *n, const step *s, const float *in, int height, int width) {
-    task_of_map t = {.in = in, .out = n->halves, .width = s->width, .in_height = height, .in_width = width,
+    task_of_map t = {.n = n, .in = in, .out = n->halves, .width = s->width, .in_height = height, .in_width = width,
                      .channels = s->shape.inputs};
-    if (s->shape.pool) in_parts(n, s->height, halve_part, &t);
-    task_of_map project = {.in = s->shape.pool ? n->halves : in, .out = n->projected, .width = s->width, .stride = 1,
+    if (s->shape.pool) in_parts(&n->pool, s->height, halve_part, &t);
+    task_of_map project = {.n = n, .in = s->shape.pool ? n->halves : in, .out = n->projected, .width = s->width, .stride = 1,
                            .layer = &s->project, .row_floats = (size_t)s->width * s->shape.inputs,
                            .pixel_floats = s->shape.inputs};
-    in_parts(n, s->height, dense_part, &project);
+    in_parts(&n->pool, s->height, dense_part, &project);
     return n->projected;
 }
 
@@ -811,11 +833,11 @@ int burn_run(burn_network *n, const float *image, float *features, float *logits
         if (!in_place(s)) at = 1 - at;
         int padded = ceil_div(s->shape.outputs, block_width(n->use, s->shape.outputs)) *
                      block_width(n->use, s->shape.outputs);
-        task_of_map t = {.s = s, .next = i + 1 < n->steps_count ? s + 1 : NULL, .in = in, .shortcut = shortcut,
+        task_of_map t = {.n = n, .s = s, .next = i + 1 < n->steps_count ? s + 1 : NULL, .in = in, .shortcut = shortcut,
                          .out = n->maps[at], .in_height = height, .in_width = width};
         t.chunk = CHUNK_SUMS / padded < 4 ? 4 : CHUNK_SUMS / padded < CHUNK_PIXELS ? CHUNK_SUMS / padded : CHUNK_PIXELS;
         height = s->height, width = s->width;
-        in_parts(n, ceil_div(height * width, t.chunk), step_part, &t);
+        in_parts(&n->pool, ceil_div(height * width, t.chunk), step_part, &t);
     }
     int area = height * width, channels = n->steps[n->steps_count - 1].shape.outputs;
     const float *last = n->maps[at];
@@ -824,24 +846,19 @@ int burn_run(burn_network *n, const float *image, float *features, float *logits
             for (int p = 0; p < area; p++) *map++ = last[(size_t)p * channels + c] + n->shift[c];
     if (n->pool_type && (features || logits)) pool_features(n, last, area, channels);
     if (features) memcpy(features, n->features, n->feature_dim * sizeof(float));
-    if (logits) in_parts(n, ceil_div(n->classes, 64), class_part, &logits);
+    if (logits) in_parts(&n->pool, ceil_div(n->classes, 64), class_part, &(task_of_map){.n = n, .out = logits});
     return BURN_OK;
 }
 
-/* ---- Opening and closing ------------------------------------------------------------------------------------------ */
+/* ---- Opening and closing ----------------------------------------------------------------------------------------- */
 
 static int open_reader(reader *r, int threads, burn_network **network) {
     *network = NULL;
     burn_network *n = calloc(1, sizeof *n);
     if (!n) return BURN_MEMORY;
     n->use = best_kernels();
-    n->threads = BURN_THREADS ? threads : 1;
-#if BURN_THREADS
-    n->pool.threads = calloc(threads, sizeof *n->pool.threads);
-    int error = n->pool.threads ? read_network(r, n) : BURN_MEMORY;
-#else
-    int error = read_network(r, n);
-#endif
+    int error = open_workers(&n->pool, threads);
+    if (!error) error = read_network(r, n);
     if (!error) error = prepare(n, n->height, n->width);
     if (error) {
         burn_close(n);
@@ -873,10 +890,7 @@ int burn_open_memory(const void *data, size_t size, int threads, burn_network **
 
 void burn_close(burn_network *n) {
     if (!n) return;
-#if BURN_THREADS
-    stop_threads(n);
-    free(n->pool.threads);
-#endif
+    close_workers(&n->pool);
     free_buffers(n);
     for (int i = 0; n->steps && i < n->steps_count; i++) {
         step *s = &n->steps[i];
@@ -909,321 +923,3 @@ const char *burn_error(int error) {
     };
     return error >= 0 && error <= BURN_ARGUMENT ? TEXTS[error] : "unknown error";
 }
-
-#else
-/* ==== KERNELS of one set of instructions: SET, TARGET, UNIT (bytes of inputs), VECTOR (bytes), PIXELS of a tile ===== */
-
-#define FLOATS (VECTOR < 16 ? 4 : VECTOR / 4) /* in a vector; 16 are treated at once, for they give 16 bits */
-typedef float NAME(floats) __attribute__((vector_size(FLOATS * 4), aligned(4)));
-typedef int32_t NAME(ints) __attribute__((vector_size(FLOATS * 4), aligned(4)));
-
-#define LANES (VECTOR / UNIT)
-#define DENSE_PIXELS (FLOATS / 2) /* sums that fit into the registers beside weights and inputs */
-#ifndef WORD
-#define WORD 8
-#define WORD_IS_8
-#endif
-#define INLINE static inline __attribute__((always_inline)) TARGET
-
-/* Sixteen bits, 1 where value >= limit. */
-#if defined(IS_AVX512)
-INLINE uint16_t NAME(compare)(const float *values, const float *limits) {
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_loadu_ps(limits), _CMP_GE_OQ);
-}
-#elif defined(IS_AVX2)
-INLINE uint16_t NAME(compare)(const float *values, const float *limits) {
-    __m256 low = _mm256_cmp_ps(_mm256_loadu_ps(values), _mm256_loadu_ps(limits), _CMP_GE_OQ);
-    __m256 high = _mm256_cmp_ps(_mm256_loadu_ps(values + 8), _mm256_loadu_ps(limits + 8), _CMP_GE_OQ);
-    return _mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8;
-}
-#elif defined(IS_NEON)
-INLINE uint16_t NAME(compare)(const float *values, const float *limits) {
-    const uint32x4_t places = {1, 2, 4, 8};
-    uint16_t bits = 0;
-    for (int i = 0; i < 4; i++) {
-        uint32x4_t above = vcgeq_f32(vld1q_f32(values + 4 * i), vld1q_f32(limits + 4 * i));
-        bits |= vaddvq_u32(vandq_u32(above, places)) << (4 * i);
-    }
-    return bits;
-}
-#elif defined(IS_WASM)
-INLINE uint16_t NAME(compare)(const float *values, const float *limits) {
-    uint16_t bits = 0;
-    for (int i = 0; i < 4; i++) {
-        v128_t above = wasm_f32x4_ge(wasm_v128_load(values + 4 * i), wasm_v128_load(limits + 4 * i));
-        bits |= wasm_i32x4_bitmask(above) << (4 * i);
-    }
-    return bits;
-}
-#else
-INLINE uint16_t NAME(compare)(const float *values, const float *limits) {
-    uint16_t bits = 0;
-    for (int i = 0; i < 16; i++) bits |= (values[i] >= limits[i]) << i;
-    return bits;
-}
-#endif
-
-/* Puts sixteen bits of a map in their place. AVX2 wants a byte for each four of them, which is their row in `nibbles`. */
-INLINE void NAME(store)(uint8_t *bits, int channel, uint16_t group) {
-#if defined(IS_AVX2)
-    uint32_t spread = _pdep_u32(group, 0xF0F0F0F0u);
-    memcpy(bits + channel / 4, &spread, 4);
-#else
-    memcpy(bits + channel / 8, &group, 2);
-#endif
-}
-
-TARGET static void NAME(pack)(const float *values, const float *limits, int channels, uint8_t *bits) {
-    int c = 0;
-    for (; c + 16 <= channels; c += 16) {
-        NAME(store)(bits, c, NAME(compare)(values + c, limits + c));
-    }
-    if (c < channels) {
-        uint16_t rest = 0;
-        for (int i = 0; c + i < channels; i++) rest |= (values[c + i] >= limits[c + i]) << i;
-        NAME(store)(bits, c, rest);
-    }
-}
-
-/* prelu(scale * (most - 2 * counts) + bias + shortcut, slope) of one pixel, and its bits. A shortcut of half the outputs
-   is repeated. */
-TARGET static void NAME(finish)(const int32_t *counts, const int32_t *most, const step *s, const float *shortcut,
-                                int channels, const float *limits, float *out, uint8_t *bits) {
-    int outputs = s->shape.outputs, o = 0;
-    bool whole = channels == outputs || channels % 16 == 0; /* no group of 16 crosses the end of the shortcut */
-    for (; whole && o + 16 <= outputs; o += 16) {
-        const float *source = shortcut + (o < channels ? o : o - channels);
-        for (int i = o; i < o + 16; i += FLOATS) {
-            NAME(ints) count = *(const NAME(ints) *)(counts + i), limit = *(const NAME(ints) *)(most + i);
-            NAME(floats) value = __builtin_convertvector(limit - count - count, NAME(floats));
-            value = value * *(const NAME(floats) *)(s->scale + i) + *(const NAME(floats) *)(s->bias + i);
-            value += *(const NAME(floats) *)(source + i - o);
-            NAME(ints) negative = value < 0;
-            NAME(floats) below = value * *(const NAME(floats) *)(s->slope + i);
-            *(NAME(ints) *)(out + i) = (negative & (NAME(ints))below) | (~negative & (NAME(ints))value);
-        }
-        if (bits) NAME(store)(bits, o, NAME(compare)(out + o, limits + o));
-    }
-    int start = o;
-    for (; o < outputs; o++) {
-        float value = (most[o] - 2 * counts[o]) * s->scale[o] + s->bias[o];
-        value += shortcut[o < channels ? o : o - channels];
-        out[o] = value < 0 ? value * s->slope[o] : value;
-    }
-    if (bits && start < outputs) NAME(pack)(out + start, limits + start, outputs - start, bits + start / 64 * WORD + start % 64 * WORD / 64);
-}
-
-TARGET static void NAME(mean)(const float *const *values, int count, int channels, float *out) {
-    float share = 1.0f / count;
-    if (count == 4) {
-        for (int c = 0; c < channels; c++)
-            out[c] = (values[0][c] + values[1][c] + values[2][c] + values[3][c]) * share;
-        return;
-    }
-    for (int c = 0; c < channels; c++) {
-        float sum = 0;
-        for (int i = 0; i < count; i++) sum += values[i][c];
-        out[c] = sum * share;
-    }
-}
-
-/* A float convolution: `count` pixels with one block of 16 outputs, sums [8][16]. */
-INLINE void NAME(products)(const float *const *pixels, const dense *layer, size_t row_floats, const float *weights,
-                           const float *bias, float (*out)[16], const int count) {
-    NAME(floats) sums[8][16 / FLOATS];
-    for (int p = 0; p < count; p++)
-        for (int v = 0; v < 16 / FLOATS; v++) sums[p][v] = *(const NAME(floats) *)(bias + v * FLOATS);
-    for (int row = 0; row < layer->size; row++)
-        for (int tap = 0; tap < layer->inputs * layer->size; tap++, weights += 16)
-            for (int p = 0; p < count; p++)
-                for (int v = 0; v < 16 / FLOATS; v++)
-                    sums[p][v] += *(const NAME(floats) *)(weights + v * FLOATS) * pixels[p][row * row_floats + tap];
-    for (int p = 0; p < count; p++)
-        for (int v = 0; v < 16 / FLOATS; v++) *(NAME(floats) *)(out[p] + v * FLOATS) = sums[p][v];
-}
-
-TARGET static void NAME(dense)(const float *const *pixels, int count, const dense *layer, size_t row_floats, float *out) {
-    size_t block_floats = (size_t)layer->inputs * layer->size * layer->size * 16;
-    for (int first = 0; first < layer->outputs; first += 16) {
-        float sums[8][16];
-        const float *weights = layer->weights + first / 16 * block_floats, *bias = layer->bias + first;
-        int p = 0, width = layer->outputs - first < 16 ? layer->outputs - first : 16;
-        if (FLOATS == 16 && count == 8) NAME(products)(pixels, layer, row_floats, weights, bias, sums, 8), p = 8;
-        for (; p + DENSE_PIXELS <= count; p += DENSE_PIXELS)
-            NAME(products)(pixels + p, layer, row_floats, weights, bias, sums + p, DENSE_PIXELS);
-        for (; p < count; p++) NAME(products)(pixels + p, layer, row_floats, weights, bias, sums + p, 1);
-        for (p = 0; p < count; p++) memcpy(out + (size_t)p * layer->outputs + first, sums[p], width * sizeof(float));
-    }
-}
-
-/* How many bits differ: `pixels_n` pixels with the outputs of a block of `vectors_n` vectors, both constants. */
-#if UNIT == 8
-INLINE void NAME(tile)(const uint8_t *const *pixels, const uint8_t *weights, int rows, size_t row_bytes, int columns,
-                       int32_t *counts, size_t counts_stride, const int pixels_n, const int vectors_n) {
-#if defined(IS_AVX512)
-    __m512i sums[PIXELS][4];
-    for (int p = 0; p < pixels_n; p++)
-        for (int v = 0; v < vectors_n; v++) sums[p][v] = _mm512_setzero_si512();
-    for (int row = 0; row < rows; row++)
-        for (int column = 0; column < columns; column++, weights += 64 * vectors_n) {
-            __m512i block[4];
-            for (int v = 0; v < vectors_n; v++) block[v] = _mm512_load_si512(weights + 64 * v);
-            for (int p = 0; p < pixels_n; p++) {
-                int64_t word;
-                memcpy(&word, pixels[p] + row * row_bytes + 8 * (size_t)column, 8);
-                __m512i value = _mm512_set1_epi64(word);
-                for (int v = 0; v < vectors_n; v++)
-                    sums[p][v] = _mm512_add_epi64(sums[p][v], _mm512_popcnt_epi64(_mm512_xor_si512(value, block[v])));
-            }
-        }
-    for (int p = 0; p < pixels_n; p++)
-        for (int v = 0; v < vectors_n; v++)
-            _mm256_storeu_si256((__m256i *)(counts + p * counts_stride + 8 * v), _mm512_cvtepi64_epi32(sums[p][v]));
-#else
-    for (int p = 0; p < pixels_n; p++)
-        for (int v = 0; v < vectors_n; v++) {
-            int sum = 0;
-            for (int row = 0; row < rows; row++)
-                for (int column = 0; column < columns; column++) {
-                    uint64_t value, weight;
-                    memcpy(&value, pixels[p] + row * row_bytes + 8 * (size_t)column, 8);
-                    memcpy(&weight, weights + 8 * ((size_t)(row * columns + column) * vectors_n + v), 8);
-                    sum += __builtin_popcountll(value ^ weight);
-                }
-            counts[p * counts_stride + v] = sum;
-        }
-#endif
-}
-#else
-/* Bytes: eight inputs with 16 or 32 outputs; sums of bytes, which hold 31 units of at most 8. */
-#if defined(IS_AVX2)
-typedef __m256i NAME(bytes);
-/* The bits that differ between a nibble a of the inputs and each nibble w of the weights: row a, column w. */
-static const uint8_t NAME(nibbles)[16][16] __attribute__((aligned(16))) = {
-    {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4}, {1, 0, 2, 1, 2, 1, 3, 2, 2, 1, 3, 2, 3, 2, 4, 3},
-    {1, 2, 0, 1, 2, 3, 1, 2, 2, 3, 1, 2, 3, 4, 2, 3}, {2, 1, 1, 0, 3, 2, 2, 1, 3, 2, 2, 1, 4, 3, 3, 2},
-    {1, 2, 2, 3, 0, 1, 1, 2, 2, 3, 3, 4, 1, 2, 2, 3}, {2, 1, 3, 2, 1, 0, 2, 1, 3, 2, 4, 3, 2, 1, 3, 2},
-    {2, 3, 1, 2, 1, 2, 0, 1, 3, 4, 2, 3, 2, 3, 1, 2}, {3, 2, 2, 1, 2, 1, 1, 0, 4, 3, 3, 2, 3, 2, 2, 1},
-    {1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3}, {2, 1, 3, 2, 3, 2, 4, 3, 1, 0, 2, 1, 2, 1, 3, 2},
-    {2, 3, 1, 2, 3, 4, 2, 3, 1, 2, 0, 1, 2, 3, 1, 2}, {3, 2, 2, 1, 4, 3, 3, 2, 2, 1, 1, 0, 3, 2, 2, 1},
-    {2, 3, 3, 4, 1, 2, 2, 3, 1, 2, 2, 3, 0, 1, 1, 2}, {3, 2, 4, 3, 2, 1, 3, 2, 2, 1, 3, 2, 1, 0, 2, 1},
-    {3, 4, 2, 3, 2, 3, 1, 2, 2, 3, 1, 2, 1, 2, 0, 1}, {4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0},
-};
-INLINE NAME(bytes) NAME(row_of)(size_t nibble) {
-    return _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)((const uint8_t *)NAME(nibbles) + nibble)));
-}
-INLINE NAME(bytes) NAME(zero)(void) { return _mm256_setzero_si256(); }
-#elif defined(IS_NEON)
-typedef uint8x16_t NAME(bytes);
-INLINE NAME(bytes) NAME(zero)(void) { return vdupq_n_u8(0); }
-#else
-typedef v128_t NAME(bytes);
-INLINE NAME(bytes) NAME(zero)(void) { return wasm_i8x16_splat(0); }
-#endif
-
-INLINE void NAME(tile)(const uint8_t *const *pixels, const uint8_t *weights, int rows, size_t row_bytes, int columns,
-                       int32_t *counts, size_t counts_stride, const int pixels_n, const int vectors_n) {
-    for (int p = 0; p < pixels_n; p++) memset(counts + p * counts_stride, 0, vectors_n * VECTOR * 4);
-    for (int part = 0; part < rows * columns;) {
-        NAME(bytes) sums[PIXELS][2];
-        const uint8_t *inputs[PIXELS];
-        int left = columns - part % columns, units = left < 31 ? left : 31;
-        for (int p = 0; p < pixels_n; p++) {
-            inputs[p] = pixels[p] + part / columns * row_bytes + part % columns * (WORD / 8);
-            for (int v = 0; v < vectors_n; v++) sums[p][v] = NAME(zero)();
-        }
-        part += units;
-        for (size_t at = 0; at < (size_t)units * (WORD / 8); at += WORD / 8, weights += VECTOR * vectors_n) {
-#if defined(IS_AVX2)
-            const __m256i low_half = _mm256_set1_epi8(15);
-            __m256i low[2], high[2];
-            for (int v = 0; v < vectors_n; v++) {
-                __m256i block = _mm256_load_si256((const __m256i *)(weights + VECTOR * v));
-                low[v] = _mm256_and_si256(block, low_half);
-                high[v] = _mm256_and_si256(_mm256_srli_epi16(block, 4), low_half);
-            }
-            for (int p = 0; p < pixels_n; p++) {
-                __m256i first = NAME(row_of)(inputs[p][at]), second = NAME(row_of)(inputs[p][at + 1]);
-                for (int v = 0; v < vectors_n; v++) {
-                    __m256i both = _mm256_add_epi8(_mm256_shuffle_epi8(first, low[v]), _mm256_shuffle_epi8(second, high[v]));
-                    sums[p][v] = _mm256_add_epi8(sums[p][v], both);
-                }
-            }
-#elif defined(IS_NEON)
-            for (int p = 0; p < pixels_n; p++) {
-                uint8x16_t value = vld1q_dup_u8(inputs[p] + at);
-                for (int v = 0; v < vectors_n; v++)
-                    sums[p][v] = vaddq_u8(sums[p][v], vcntq_u8(veorq_u8(value, vld1q_u8(weights + VECTOR * v))));
-            }
-#else
-            for (int p = 0; p < pixels_n; p++) {
-                v128_t value = wasm_v128_load8_splat(inputs[p] + at);
-                for (int v = 0; v < vectors_n; v++) {
-                    v128_t differ = wasm_v128_xor(value, wasm_v128_load(weights + VECTOR * v));
-                    sums[p][v] = wasm_i8x16_add(sums[p][v], wasm_i8x16_popcnt(differ));
-                }
-            }
-#endif
-        }
-        for (int p = 0; p < pixels_n; p++)
-            for (int v = 0; v < vectors_n; v++) {
-                uint8_t bytes[VECTOR];
-                memcpy(bytes, &sums[p][v], VECTOR);
-                for (int i = 0; i < VECTOR; i++) counts[p * counts_stride + v * VECTOR + i] += bytes[i];
-            }
-    }
-}
-#endif
-
-#if defined(IS_AVX512)
-#define MOST_VECTORS 4
-#else
-#define MOST_VECTORS 2
-#endif
-
-/* Counts [count][blocks * width] of all blocks, in tiles; the last tile of a row may overlap the one before. */
-TARGET static void NAME(mismatches)(const uint8_t *const *pixels, int count, const uint8_t *weights, int blocks,
-                                    int width, int rows, size_t row_bytes, int columns, int32_t *counts) {
-    size_t stride = (size_t)blocks * width, block_bytes = (size_t)rows * columns * width * UNIT;
-    for (int block = 0; block < blocks; block++, weights += block_bytes) {
-        int32_t *target = counts + (size_t)block * width;
-        for (int p = 0; p < count; p += PIXELS) {
-            int first = p + PIXELS <= count ? p : count >= PIXELS ? count - PIXELS : p;
-#define TILE(n, v) NAME(tile)(pixels + first, weights, rows, row_bytes, columns, target + first * stride, stride, n, v)
-#define TILES(v)                                             \
-    if (count >= PIXELS) {                                   \
-        TILE(PIXELS, v);                                     \
-    } else {                                                 \
-        for (; first < count; first++) TILE(1, v);           \
-    }
-            switch (width / LANES) {
-#if MOST_VECTORS == 4
-            case 4: TILES(4) break;
-#endif
-            case 2: TILES(2) break;
-            default: TILES(1) break;
-            }
-#undef TILE
-#undef TILES
-        }
-    }
-}
-
-#define STRING2(x) #x
-#define STRING(x) STRING2(x)
-static const kernels NAME(kernels) = {
-    STRING(SET), UNIT, LANES, MOST_VECTORS, WORD, NAME(mismatches), NAME(finish), NAME(pack), NAME(dense),
-    NAME(mean),
-};
-#undef STRING
-#undef STRING2
-#undef LANES
-#undef DENSE_PIXELS
-#undef FLOATS
-#undef INLINE
-#ifdef WORD_IS_8
-#undef WORD
-#undef WORD_IS_8
-#endif
-#undef MOST_VECTORS
-#endif
