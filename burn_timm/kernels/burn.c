@@ -126,6 +126,18 @@ struct burn_network {
     workers pool;
 };
 
+#ifdef BURN_TRAINING /* see train.c */
+typedef struct {
+    const kernels *base;
+    void (*signs)(const void *values, int bytes, int channels, uint8_t *bits);
+    void (*spread)(const uint8_t *bits, int channels, int bytes, const void *plus, const void *minus, void *out);
+    void (*positive)(const float *values, int count, uint64_t *bits);
+    float (*mean_size)(const float *values, int count);
+    void (*scaled)(const int32_t *counts, const int32_t *most, const float *scale, int outputs, int bytes, void *out);
+    void (*pass)(const void *grad, int bytes, const float *weight, size_t count, float *out);
+} training_kernels;
+#endif
+
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static int words_of(int channels) { return ceil_div(channels, 64); }
 static int block_width(const kernels *k, int outputs) {
@@ -273,6 +285,22 @@ static void in_parts(workers *w, int parts, void (*work)(const void *, int, int)
 #include "burn_kernels.h"
 #undef SET
 #undef TARGET
+#undef UNIT
+#undef VECTOR
+#undef PIXELS
+#endif
+
+#if defined(BURN_TRAINING) && defined(__x86_64__) /* AVX2 on maps with eight bytes for 64 bits */
+#define SET compact
+#define TARGET __attribute__((target("avx2,bmi2,fma,popcnt")))
+#define IS_AVX2
+#define UNIT 1
+#define VECTOR 32
+#define PIXELS 4
+#include "burn_kernels.h"
+#undef SET
+#undef TARGET
+#undef IS_AVX2
 #undef UNIT
 #undef VECTOR
 #undef PIXELS
