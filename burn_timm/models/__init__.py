@@ -1,4 +1,4 @@
-"""Architectures, one a file. Importing this package registers them with timm; `protocol` says what a binary one offers."""
+"""Architectures, one a file; importing this registers them with timm. `protocol` says what a binary one offers."""
 
 from .protocol import BinaryNetwork as BinaryNetwork
 from .protocol import BinaryUnit as BinaryUnit

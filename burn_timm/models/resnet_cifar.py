@@ -68,7 +68,7 @@ class CifarResNet(nn.Module):
         return self.linear
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier on the model's device and in its dtype; `global_pool` None keeps the pooling, "" removes it."""
+        """A new classifier on the device and in the dtype of the model; `global_pool` None keeps the pooling."""
         if global_pool is None:
             global_pool = self.global_pool.pool_type
         self.num_classes = num_classes
