@@ -15,7 +15,7 @@ from torch import nn
 
 from .. import compat
 from ..errors import BurnError
-from ..models import BinaryNetwork
+from ..models import is_binary
 from .export import export
 from .interchange import ONNX_OPSET, with_standard_layers
 from .runtime import engine, load
@@ -58,7 +58,7 @@ def _one_bit(title: str, format: str) -> Engine:
         return lambda: model(images)  # checks and copies included: what a user gets
 
     def fits(model: nn.Module) -> bool:
-        return isinstance(model, BinaryNetwork) and (model.weight_bits, model.act_bits) == (1, 1)
+        return is_binary(model) and (model.weight_bits, model.act_bits) == (1, 1)
 
     return Engine(title, (format,), prepare, open_it, fits)
 
@@ -150,7 +150,7 @@ def _open_openvino(precision: str) -> Callable[[Path, int, np.ndarray], Run]:
 
 
 def _not_binary(model: nn.Module) -> bool:
-    return not isinstance(model, BinaryNetwork)
+    return not is_binary(model)
 
 
 _F32, _BF16 = torch.float32, torch.bfloat16

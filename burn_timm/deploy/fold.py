@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import BurnError
-from ..models import BinaryNetwork, BinaryUnit
+from ..models import BinaryUnit, is_binary
 from ..packing import weight_scale
 
 _PER_CHANNEL = ("threshold", "scale", "bias", "slope")
@@ -81,7 +81,7 @@ def fold(model: nn.Module) -> FoldedNetwork:
     Raises:
         BurnError: Another network, other bits, a head with a hidden layer, or weights that are not finite.
     """
-    if not isinstance(model, BinaryNetwork):
+    if not is_binary(model):
         raise BurnError(f"{type(model).__name__} has no binary convolutions to run in 1 bit: expected a ReActNet")
     if (model.weight_bits, model.act_bits) != (1, 1):
         raise BurnError(

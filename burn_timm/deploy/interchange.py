@@ -8,7 +8,7 @@ from torch import nn
 
 from .. import compat
 from ..errors import BurnError, one_line, require_package
-from ..models import BinaryNetwork
+from ..models import is_binary
 from ..nn import BinaryConv2d
 from ..nn.binary import scaled_sign
 from .fold import fused
@@ -45,7 +45,7 @@ def with_standard_layers(model: nn.Module) -> nn.Module:
     """A copy in eval mode, without gradients: binarised weights are computed once and BatchNorms are folded into the
     convolutions before them. Any other network than a binary one is only copied."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    if not isinstance(model, BinaryNetwork):
+    if not is_binary(model):
         return model
     names = {module: name for name, module in model.named_modules()}
     pairs = [(model.stem.conv, model.stem.bn)]

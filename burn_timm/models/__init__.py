@@ -2,6 +2,7 @@
 
 from .protocol import BinaryNetwork as BinaryNetwork
 from .protocol import BinaryUnit as BinaryUnit
+from .protocol import is_binary as is_binary
 from .reactnet import ReActNet as ReActNet
 from .resnet_cifar import CifarResNet as CifarResNet
 
