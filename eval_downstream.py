@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from burn_timm.checkpoints import load_model
 from burn_timm.data import eval_loader
-from burn_timm.deploy.backbone import engine_backbone
+from burn_timm.deploy.export import pooled_features
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS, detection, finetune, svm
 from burn_timm.evals.augmented import augmented_probe, held_out
@@ -186,7 +186,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
         features_protocol["calibrated_batchnorm"] = {"layers": layers, "images": whole * batch, "batch_size": batch}
 
     if args.engine != "torch":
-        model, features_protocol["engine"] = engine_backbone(
+        model, features_protocol["engine"] = pooled_features(
             model, config["input_size"][-1], min(args.batch_size, ENGINE_BATCH), args.threads, args.engine,
         )
 

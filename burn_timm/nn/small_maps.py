@@ -7,6 +7,8 @@ kernels take 2.7 times as long, all others are faster (forward and backward toge
 import torch
 import torch.nn.functional as F
 
+from .. import compat
+
 
 def by_product(x: torch.Tensor, weight: torch.Tensor, out_pixels: int) -> bool:
     """Whether `conv2d(x, weight)` with so many pixels of output is faster as a matrix product."""
@@ -46,9 +48,7 @@ def convolution_backward(
     grad = grad.contiguous(memory_format=torch.channels_last)
     batch, outputs, height, width = grad.shape
     if not by_product(x, weight, height * width):
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [True, True, False],
-        )
+        grad_x, grad_weight = compat.convolution_backward(grad, x, weight, stride, padding)
         layout = {"memory_format": torch.channels_last}
         return grad_x.contiguous(**layout), grad_weight.contiguous(**layout)
     size, channels = weight.shape[2], weight.shape[1]

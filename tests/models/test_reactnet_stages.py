@@ -4,10 +4,10 @@ import pytest
 import timm
 import torch
 
-from burn_timm.models import MODEL_MODULES
+from burn_timm.models import BINARY_MODULES
 from burn_timm.nn import BinaryConv2d, RSign, binary_weight_names
 
-MODELS = timm.list_models(module=MODEL_MODULES)
+MODELS = timm.list_models(module=BINARY_MODULES)
 STAGES = [(32, 32), (32, 1), (1, 1)]
 FAMILIES = pytest.mark.parametrize("name,kwargs", [
     ("test_reactnet", {}), ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64)}),

@@ -1,8 +1,9 @@
-"""A folded network on the popcount kernels of `burn_timm.kernels`: layouts, buffers, and the order of the calls."""
+"""The engine of our own kernels (`burn_timm.kernels`, through numba): layouts, buffers, and the order of the calls."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -10,9 +11,22 @@ import numpy as np
 from ..kernels.kernels import compiled
 from ..kernels.layout import block_width, pixels_at_a_time, sums_without_mismatch
 from ..kernels.threads import use_threads
-from .fold import Network, Step
+from .fold import FoldedNetwork, Step, read_folded
 
 _ONE_AT_A_TIME = threading.Lock()  # numba's thread pool is the process's, and not every one of its kinds may be shared
+
+
+def open_network(
+    folder: Path, shape: tuple[int, int, int, int], threads: int | None,
+) -> tuple[set[str], Callable[[np.ndarray, str], np.ndarray]]:
+    """Names of the outputs of an exported folder, and a function that gives one of them, an array of its own.
+
+    Args:
+        shape: Of the images, `[B, C, H, W]`.
+        threads: At most; None: all cores.
+    """
+    network = PopcountNetwork(read_folded(folder / "network.safetensors"), shape, threads)
+    return network.outputs, lambda images, output: network(images)[output]
 
 
 @dataclass
@@ -34,7 +48,7 @@ class PopcountNetwork:
     Every buffer is made beforehand.
     """
 
-    def __init__(self, network: Network, shape: tuple[int, int, int, int], threads: int | None = None):
+    def __init__(self, network: FoldedNetwork, shape: tuple[int, int, int, int], threads: int | None = None):
         most = numba.config.NUMBA_NUM_THREADS
         self.network, self.threads = network, most if threads is None else min(threads, most)
         batch, channels, height, width = shape
