@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from burn_timm.arguments import renamed
 from burn_timm.checkpoints import load_model
 from burn_timm.data import eval_loader
 from burn_timm.deploy.export import pooled_features
@@ -86,8 +87,8 @@ def _parser() -> _Parser:
     add("--limit-test", type=int, metavar="N", help="a seeded random subset of N test images")
 
     frozen = _Parser(add_help=False)
-    frozen.add_argument("--engine", choices=("torch", "openvino", "numba"), default="torch",
-                        help="what computes the features; openvino, numba: real 1-bit kernels (default: %(default)s)")
+    frozen.add_argument("--engine", type=renamed(numba="c"), choices=("torch", "c", "openvino"), default="torch",
+                        help="what computes the features; c, openvino: real 1-bit kernels (default: %(default)s)")
 
     parser = _Parser(prog="eval_downstream.py", description=__doc__.split("\n")[0])
     names = [*EVALS, "finetune", "detection", "table", "figures"]

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from .. import provenance
-from ..arguments import positive
+from ..arguments import positive, renamed
 from ..checkpoints import (
     binary_shapes,
     burn_models,
@@ -32,14 +32,14 @@ from .interchange import NOT_ONE_BIT, ONNX_OPSET
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of `burn-timm`."""
-    parser = commands.add_parser("export", help="a network for another engine: OpenVINO, numba, ONNX, torch.export")
+    parser = commands.add_parser("export", help="a network for another engine: C, OpenVINO, ONNX, torch.export")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=(
         "a weights file, packed or not; a folder with config.json and model.safetensors (local-dir:FOLDER); "
         "hf-hub:OWNER/REPO; or, with --pretrained, a timm name"
     ))
     parser.add_argument("outdir", metavar="OUTDIR", type=Path, help="a new folder, or one of an earlier export")
-    parser.add_argument("--format", choices=FORMATS, default="openvino", help=(
-        "openvino runs in 1 bit on x86, numba on any CPU; "
+    parser.add_argument("--format", type=renamed(numba="c"), choices=FORMATS, default="openvino", help=(
+        "c runs in 1 bit on any CPU and compiles without Python, openvino runs in 1 bit on x86; "
         f"onnx (opset {ONNX_OPSET}) and torch-export are for interchange and do not run in 1 bit "
         "(default: %(default)s)"
     ))
@@ -55,7 +55,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "timm names (random weights: times do not depend on them), local-dir:FOLDER or hf-hub:OWNER/REPO"
     ))
     usual = [name for name in ENGINES if name not in SLOW_TO_START]
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", default=usual, help=(
+    older = renamed(**{"numba-1bit": "c-1bit"})
+    parser.add_argument("--engines", nargs="+", type=older, choices=ENGINES, metavar="ENGINE", default=usual, help=(
         f"of {', '.join(ENGINES)} (default: all but {', '.join(SLOW_TO_START)})"
     ))
     parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes and a C++ compiler")

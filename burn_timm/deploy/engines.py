@@ -60,7 +60,7 @@ def _one_bit(title: str, format: str) -> Engine:
     def fits(model: nn.Module) -> bool:
         return is_binary(model) and (model.weight_bits, model.act_bits) == (1, 1)
 
-    return Engine(title, (format,), prepare, open_it, fits)
+    return Engine(title, () if format == "c" else (format,), prepare, open_it, fits)
 
 
 def _torch(title: str, dtype: torch.dtype, compiled: bool = False) -> Engine:
@@ -155,10 +155,10 @@ def _not_binary(model: nn.Module) -> bool:
 
 _F32, _BF16 = torch.float32, torch.bfloat16
 _ORT = ("onnx", "onnxruntime")
-OURS = ("openvino-1bit", "numba-1bit")
+OURS = ("c-1bit", "openvino-1bit")
 ENGINES = {
-    OURS[0]: _one_bit("OpenVINO 1-bit", "openvino"),
-    OURS[1]: _one_bit("numba 1-bit", "numba"),
+    OURS[0]: _one_bit("C 1-bit", "c"),
+    OURS[1]: _one_bit("OpenVINO 1-bit", "openvino"),
     "torch": _torch("torch fp32", _F32),
     "torch-bf16": _torch("torch bf16", _BF16),
     "torch-compile": _torch("torch.compile fp32", _F32, compiled=True),

@@ -1,4 +1,4 @@
-"""A network to a folder of another engine: OpenVINO, numba (1 bit), ONNX, torch.export (interchange, not 1 bit)."""
+"""A network to a folder of another engine: OpenVINO, C (1 bit), ONNX, torch.export (interchange, not 1 bit)."""
 
 import hashlib
 import importlib
@@ -13,12 +13,16 @@ from torch import nn
 from .. import provenance
 from ..checkpoints import state_hash
 from ..files import atomic_folder, require_replaceable, write_json
-from .fold import fold, write_folded
+from .c_engine import C_SOURCES
+from .fold import fold
 from .interchange import NOT_ONE_BIT, ONNX_OPSET, write_onnx, write_torch_export
 from .runtime import CONFIG, FORMAT_VERSION, ONE_BIT_FORMATS, PooledFeatures, engine, load
 
 FORMATS = (*ONE_BIT_FORMATS, "onnx", "torch-export")
-FILES = (CONFIG, "model.onnx", "model.pt2", *(name for _, files in ONE_BIT_FORMATS.values() for name in files))
+FILES = (
+    CONFIG, "model.onnx", "model.pt2", "network.safetensors", *C_SOURCES,
+    *(name for _, files in ONE_BIT_FORMATS.values() for name in files),
+)
 
 Shape = tuple[int, int, int, int]
 
@@ -29,12 +33,12 @@ def export(
     """Write `model` to `folder`, whole or not at all; returns what its config.json holds.
 
     Args:
-        model: A timm model, in any mode; for `openvino` and `numba` a binary one with 1-bit weights and activations. It
+        model: A timm model, in any mode; for `openvino` and `c` a binary one with 1-bit weights and activations. It
             is only read.
         folder: New, empty, or written by this function before.
-        format: `openvino`: model.xml, model.bin. `numba`: network.safetensors, for any CPU (numba is not needed to
-            write it). `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each with
-            config.json: preprocessing, labels if known, versions.
+        format: `openvino`: model.xml, model.bin. `c`: network.bin and the sources to compile with it, for any
+            CPU (no compiler is needed to write them). `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each
+            with config.json: preprocessing, labels if known, versions.
         img_size: Pixels; None: the model's own.
         batch_size: Images a call. Both are fixed in the file.
 
@@ -47,8 +51,8 @@ def export(
     channels, height, width = data["input_size"]
     shape = (batch_size, getattr(model, "in_chans", channels), img_size or height, img_size or width)
     with atomic_folder(folder) as beside, torch.no_grad():
-        config = {**_write(model, format, beside, shape), **_described(model, data, shape)}
-        used = {format: _version(format)} if format in ("openvino", "onnx") else {}  # numba's is written without it
+        config = {**_write(model, format, beside, shape, data), **_described(model, data, shape)}
+        used = {format: _version(format)} if format in ("openvino", "onnx") else {}
         config["versions"] = {**provenance.versions(), **used}
         config["files"] = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(beside.iterdir())
@@ -57,14 +61,14 @@ def export(
     return config
 
 
-def _write(model: nn.Module, format: str, folder: Path, shape: Shape) -> dict[str, Any]:
+def _write(model: nn.Module, format: str, folder: Path, shape: Shape, data: dict[str, Any]) -> dict[str, Any]:
     """Write the network itself; returns what config.json says of its format."""
     if format in ONE_BIT_FORMATS:
         network = fold(model)
         if format == "openvino":
             engine(format).write(network, folder, shape)
         else:
-            write_folded(network, folder / "network.safetensors")
+            engine(format).write(network, folder, shape, data["mean"], data["std"])
         return {"format": ONE_BIT_FORMATS[format][0], "format_version": FORMAT_VERSION, "one_bit": True}
     if format == "onnx":
         written = {"opset": ONNX_OPSET, "outputs": write_onnx(model, folder / "model.onnx", shape)}
@@ -112,4 +116,4 @@ def pooled_features(
 
 
 def _version(package: str) -> str:
-    return importlib.import_module(package).__version__
+    return importlib.import_module("burn_timm" if package == "c" else package).__version__

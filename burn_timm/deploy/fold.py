@@ -1,4 +1,4 @@
-"""A 1-bit network as the few arrays that an engine needs, and their file.
+"""A 1-bit network as the few arrays that an engine needs.
 
 Each binary convolution with what surrounds it (RSign, BatchNorm, scale, shortcut, RPReLU) becomes one `Step`:
 
@@ -8,12 +8,6 @@ Each binary convolution with what surrounds it (RSign, BatchNorm, scale, shortcu
 
 Outputs lack the last shift of RPReLU: it is a constant per channel, so it moves into the next threshold and bias
 (average pooling leaves it as it is). Nothing here knows an engine.
-
-The file (`write_folded`, `read_folded`) is in safetensors. Of step i: `steps.i.bits`, uint8 `[O, ceil(I*kH*kW / 8)]`,
-as in the packed format (bit j of a row, little-endian within a byte, is 1 where element j of `[I, kH, kW]` is positive;
-padding bits are 0); `steps.i.threshold` `[I]`, `.scale`, `.bias`, `.slope` `[O]`, float32; `.project` `[O, I]`, where
-there is one. Around them `stem.weight` `[O, C, k, k]`, `stem.bias`, `shift` `[D]`, and `classifier.weight` `[K, D]`
-(see `half_precision`) and `classifier.bias` `[K]`. What is no array is JSON in the metadata's `network`.
 """
 
 import json
@@ -23,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -160,29 +153,11 @@ def half_precision(weight: np.ndarray) -> np.ndarray:
     return weight.astype(np.float16) if np.abs(weight).max() <= np.finfo(np.float16).max else weight
 
 
-def write_folded(network: FoldedNetwork, path: Path) -> None:
-    arrays = {"stem.weight": network.stem_weight, "stem.bias": network.stem_bias, "shift": network.shift}
-    steps = []
-    for number, step in enumerate(network.steps):
-        rows = step.positive.reshape(len(step.positive), -1)
-        arrays[f"steps.{number}.bits"] = np.packbits(rows, axis=1, bitorder="little")
-        arrays |= {f"steps.{number}.{name}": getattr(step, name) for name in _PER_CHANNEL}
-        if step.project is not None:
-            arrays[f"steps.{number}.project"] = step.project
-        steps.append({
-            "shape": list(step.positive.shape), "stride": step.stride, "padding": step.padding, "pool": step.pool,
-            "repeat": step.repeat,
-        })
-    if network.classifier is not None:
-        weight, arrays["classifier.bias"] = network.classifier
-        arrays["classifier.weight"] = half_precision(weight)
-    rest = {"stem_pool": network.stem_pool, "pool_type": network.pool_type, "steps": steps}
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(contiguous, path, {"network": json.dumps(rest)})
-
-
 def read_folded(path: Path) -> FoldedNetwork:
-    """What `write_folded` wrote. The caller has checked the checksum: errors are those of safetensors and json."""
+    """The network of a folder that `burn-timm export --format numba` wrote, until version 0.1.
+
+    The caller has checked the checksum: errors are those of safetensors and json.
+    """
     with safe_open(path, "numpy") as file:
         rest = json.loads(file.metadata()["network"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}

@@ -73,7 +73,7 @@ def open_network(
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise BurnError(
             f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit: "
-            "export it with --format numba"
+            "export it with --format c"
         )
     file = folder / "model.xml"
     try:

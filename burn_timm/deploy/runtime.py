@@ -22,7 +22,11 @@ CONFIG = "config.json"
 # --format -> what config.json calls it, and the files beside it.
 ONE_BIT_FORMATS = {
     "openvino": ("burn-timm-openvino", ("model.xml", "model.bin")),
-    "numba": ("burn-timm-popcount", ("network.safetensors",)),
+    "c": ("burn-timm-c", ("network.bin",)),
+}
+# The same of folders that are read, but not written any more.
+OLDER_FORMATS = {
+    "c": ("burn-timm-popcount", ("network.safetensors",)),  # `--format numba` until version 0.1
 }
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
@@ -111,7 +115,7 @@ class PooledFeatures(nn.Module):
 
 
 def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
-    """Open a folder that `burn-timm export --format openvino` or `--format numba` wrote.
+    """Open a folder that `burn-timm export --format openvino` or `--format c` wrote.
 
     Args:
         folder: With config.json and the files it names.
@@ -130,8 +134,9 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
 
 
 def engine(format: str) -> ModuleType:
-    """`openvino_engine` or `numba_engine`, imported; BurnError where the package behind it is missing or broken."""
-    require_package(format, format, f"a 1-bit network of --format {format}")
+    """`openvino_engine` or `c_engine`, imported; BurnError where OpenVINO is missing or broken."""
+    if format != "c":
+        require_package(format, format, f"a 1-bit network of --format {format}")
     try:
         return importlib.import_module(f".{format}_engine", __package__)
     except ImportError as error:
@@ -142,14 +147,15 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     """--format and config.json of an exported folder, whose files are checked against the checksums in it."""
     file = folder / CONFIG
     config = read_json(file)
-    names = {name: format for format, (name, _) in ONE_BIT_FORMATS.items()}
-    format = names.get(config.get("format"))
+    formats = [*ONE_BIT_FORMATS.items(), *OLDER_FORMATS.items()]
+    known = {name: (format, files) for format, (name, files) in formats}
+    format, files = known.get(config.get("format"), (None, ()))
     if format is None:
         raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} OUTDIR --format openvino")
     if config.get("format_version") != FORMAT_VERSION:
         raise BurnError(f"{file}: format_version {config.get('format_version')}, but this burn_timm reads only "
                         f"{FORMAT_VERSION}: update it, or export again")
-    for name in ONE_BIT_FORMATS[format][1]:
+    for name in files:
         try:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:

@@ -515,7 +515,7 @@ static int read_network(reader *r, burn_network *n) {
     int stem_outputs = get32(r), stem_size = get32(r);
     n->stem_pool = get32(r), n->steps_count = get32(r), n->pool_type = get32(r), n->classes = get32(r);
     int half = get32(r);
-    if (!within(n->channels, 1, 64) || !within(n->height, 1, MAX_SIDE) || !within(n->width, 1, MAX_SIDE) ||
+    if (!within(n->channels, 1, 1024) || !within(n->height, 1, MAX_SIDE) || !within(n->width, 1, MAX_SIDE) ||
         !within(stem_outputs, 1, MAX_CHANNELS) || !within(stem_size, 1, MAX_KERNEL) || !within(n->stem_pool, 0, 1) ||
         !within(n->steps_count, 1, MAX_STEPS) || !within(n->pool_type, 0, POOL_TYPES - 1) || !within(half, 0, 1) ||
         !within(n->classes, 0, n->pool_type ? 1 << 20 : 0))

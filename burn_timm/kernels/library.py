@@ -27,12 +27,27 @@ _MISSING = (
 )
 
 _int, _size, _pointer, _floats = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p
+
+
+class Shape(ctypes.Structure):
+    """`burn_shape` of burn.h."""
+
+    _fields_ = [
+        *((name, _int) for name in (
+            "channels", "height", "width", "feature_dim", "classes", "pooled", "map_channels", "map_height",
+            "map_width",
+        )),
+        ("mean", _pointer), ("std", _pointer), ("target", ctypes.c_char_p),
+    ]
+
+
 _SIGNATURES = {
     "burn_open": (_int, [ctypes.c_char_p, _int, ctypes.POINTER(_pointer)]),
-    "burn_open_memory": (_int, [_pointer, _size, _int, ctypes.POINTER(_pointer)]),
+    "burn_open_memory": (_int, [ctypes.c_char_p, _size, _int, ctypes.POINTER(_pointer)]),
     "burn_run": (_int, [_pointer] * 5),
     "burn_resize": (_int, [_pointer, _int, _int]),
     "burn_close": (None, [_pointer]),
+    "burn_get_shape": (Shape, [_pointer]),
     "burn_error": (ctypes.c_char_p, [_int]),
     "burn_use": (_int, [ctypes.c_char_p]),
     "burn_pack_signs": (_int, [_int, _int, _pointer, *[_int] * 5, _pointer]),
@@ -45,8 +60,8 @@ _SIGNATURES = {
 }
 
 
-def why_not() -> str | None:
-    """What keeps the kernels from being built or loaded here, or None."""
+def why_not_loaded() -> str | None:
+    """The reason why the kernels cannot be built or loaded here, or None."""
     try:
         load()
     except BurnError as error:
@@ -118,7 +133,7 @@ def _built() -> Path:
             build(path, command)
         except OSError as error:
             raise BurnError(
-                f"{folder}: the 1-bit kernels cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a folder that "
-                "can be written"
+                f"{folder}: the 1-bit kernels cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a folder "
+                "that can be written"
             ) from error
     return path

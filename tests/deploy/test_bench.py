@@ -75,14 +75,14 @@ def test_the_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     result = json.loads(out.read_text())
     assert set(result) == {"task", "settings", "rows", "commit", "command", "hardware", "versions", "date"}
-    assert result["command"].startswith("burn-timm bench test_reactnet test_resnet --engines openvino-1bit")
+    assert result["command"].startswith("burn-timm bench test_reactnet test_resnet --engines c-1bit openvino-1bit")
     assert (result["settings"]["img_size"], result["settings"]["rounds"], result["settings"]["threads"]) == (64, 2, 1)
     assert not re.search(r"(?<![\w.])/\w", out.read_text())
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     rows = {(row["model"], row["engine"]): row for row in result["rows"]}
     usual = ["torch", "torch-bf16", "onnxruntime", "openvino", "openvino-bf16"]
     assert list(rows) == [
-        *(("test_reactnet", name) for name in ENGINES if name in ["openvino-1bit", "numba-1bit", *usual]),
+        *(("test_reactnet", name) for name in ENGINES if name in ["openvino-1bit", "c-1bit", *usual]),
         *(("test_resnet", name) for name in ENGINES if name in [*usual, "onnxruntime-int8", "openvino-int8"]),
     ]
     for key, row in rows.items():

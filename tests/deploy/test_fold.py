@@ -1,15 +1,13 @@
 """The folded arrays, run by the formula in fold.py's docstring in float64, against the network itself in float64."""
 
-from dataclasses import fields
 
-import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from burn_timm.deploy.fold import Step, fold, read_folded, write_folded
+from burn_timm.deploy.fold import fold
 from burn_timm.errors import BurnError
 from deploy.networks import errors, lively
 
@@ -71,23 +69,3 @@ def test_a_threshold_is_exact_where_nothing_is_folded_into_it():
 def test_what_has_no_1_bit_form_is_refused(make, message):
     with pytest.raises(BurnError, match=message):
         fold(make())
-
-
-@pytest.mark.parametrize(("name", "options"), [
-    ("test_reactnet", {}), ("test_reactnet", {"num_classes": 0, "stem_chs": 5, "channels": (10, 20, 40, 80)}),
-    ("reactnet_18", {"depths": (1, 1, 1, 1), "global_pool": "max"}),
-])
-def test_a_folded_network_is_stored_whole(name, options, tmp_path):
-    network = fold(lively(name, **options))
-    write_folded(network, tmp_path / "n.safetensors")
-    again = read_folded(tmp_path / "n.safetensors")
-    for mine, other in zip(network.steps, again.steps, strict=True):
-        for field in fields(Step):
-            np.testing.assert_array_equal(getattr(mine, field.name), getattr(other, field.name), field.name)
-    for name in ("stem_weight", "stem_bias", "stem_pool", "shift", "pool_type"):
-        np.testing.assert_array_equal(getattr(network, name), getattr(again, name), name)
-    if network.classifier is None:
-        assert again.classifier is None
-    else:
-        np.testing.assert_allclose(again.classifier[0], network.classifier[0], rtol=2**-11, atol=1e-7)
-        np.testing.assert_array_equal(again.classifier[1], network.classifier[1])

@@ -121,5 +121,5 @@ def test_the_range_is_that_of_the_extra():
 
 def test_other_processors_are_refused(exported, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    with pytest.raises(BurnError, match="aarch64: OpenVINO has 1-bit kernels for x86 only.* --format numba"):
+    with pytest.raises(BurnError, match="aarch64: OpenVINO has 1-bit kernels for x86 only.* --format c"):
         load(exported)

@@ -21,9 +21,8 @@ from burn_timm.evals.features import calibrate_batchnorm, eval_transform
 from deploy.networks import errors, images_of, lively
 
 pytest.importorskip("openvino")
-pytest.importorskip("numba")
 
-FORMATS = ("openvino", "numba")
+FORMATS = ("openvino", "c")
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -122,12 +121,11 @@ def test_a_damaged_folder(exported, tmp_path, name, change, message):
     assert "\n" not in str(caught.value) and str(tmp_path / "net") in str(caught.value)
 
 
-def test_without_the_engine(exported, tmp_path, monkeypatch):
-    for package in FORMATS:
-        monkeypatch.setitem(sys.modules, package, None)
-    export(lively(), tmp_path / "net", "numba")  # writing needs no numba
-    with pytest.raises(BurnError, match=r'needs the package (\w+): pip install "burn-timm\[\1\]"'):
-        load(exported[1])
+def test_without_openvino(tmp_path, monkeypatch):
+    export(lively(), tmp_path / "net", "openvino", img_size=32)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BurnError, match=r'needs the package openvino: pip install "burn-timm\[openvino\]"'):
+        load(tmp_path / "net")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
@@ -157,7 +155,7 @@ def test_an_evaluation_through_the_engines(tmp_path):
         result = json.loads(path.read_text())
         values[engine] = result["value"]
         if engine != "torch":
-            version = importlib.import_module(engine).__version__
+            version = importlib.import_module("burn_timm" if engine == "c" else engine).__version__
             assert result["protocol"]["engine"] == {"name": f"{engine}, 1-bit kernels", "version": version}
     assert values["torch"] > 0.3 and all(abs(value - values["torch"]) <= 0.04 for value in values.values())
 
