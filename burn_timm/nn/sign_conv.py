@@ -20,7 +20,7 @@ _GROUP = 16  # channels
 
 
 def why_not(device: torch.device) -> str | None:
-    """What keeps this from working on `device`, or None."""
+    """The reason why bits cannot be counted on `device`, or None."""
     if device.type != "cpu":
         return "it is for CPUs"
     if importlib.util.find_spec("numba") is None:
