@@ -37,7 +37,7 @@ class Engine:
     fits: Callable[[nn.Module], bool] = lambda model: True
 
     def missing(self) -> str | None:
-        """What keeps the engine from running here, or None."""
+        """The reason why the engine cannot run here, or None."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 extra = "onnx" if package.startswith("onnx") else package

@@ -79,12 +79,9 @@ class PairBlock(nn.Module):
         shortcut = torch.cat([x, x], dim=1) if self.double else x
         return self.act2(self.bn2(self.conv2(self.sign2(x))) + shortcut)
 
-    @torch.jit.ignore
     def binary_units(self) -> list[BinaryUnit]:
-        return [
-            BinaryUnit(self.sign1, self.conv1, self.bn1, self.act1),
-            BinaryUnit(self.sign2, self.conv2, self.bn2, self.act2),
-        ]
+        first = BinaryUnit(self.sign1, self.conv1, self.bn1, self.act1)
+        return [first, BinaryUnit(self.sign2, self.conv2, self.bn2, self.act2)]
 
 
 class SingleBlock(nn.Module):
@@ -103,7 +100,6 @@ class SingleBlock(nn.Module):
         shortcut = self.downsample(_half_size(x) if self.stride == 2 else x)
         return self.act(self.bn(self.conv(self.sign(x))) + shortcut)
 
-    @torch.jit.ignore
     def binary_units(self) -> list[BinaryUnit]:
         projection = self.downsample if isinstance(self.downsample, ConvBN) else None
         return [BinaryUnit(self.sign, self.conv, self.bn, self.act, projection)]
@@ -187,21 +183,14 @@ class ReActNet(nn.Module):
             elif isinstance(module, nn.PReLU):
                 nn.init.constant_(module.weight, 0.25)
 
-    @torch.jit.ignore
     def binary_units(self) -> Iterator[BinaryUnit]:
         """All binary convolutions with what surrounds them, in the order in which they run (see `protocol`)."""
         return (unit for stage in self.stages for block in stage for unit in block.binary_units())
 
     @torch.jit.ignore
-    def no_weight_decay(self) -> set:
-        return set()
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return {
-            "stem": r"^stem",
-            "blocks": [(r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)", None)],
-        }
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        return {"stem": r"^stem", "blocks": [(blocks, None)]}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -253,8 +242,6 @@ class ReActNet(nn.Module):
         """Outputs `[B, C, H, W]` of the stages in `indices` (an int: the last n, None: all), and the final features.
 
         Args:
-            x: Images `[B, C, H, W]`.
-            indices: Stages to return.
             norm: Without effect; ReActNet has no final normalisation.
             stop_early: Do not run the stages behind the last one that is asked for.
             output_fmt: Only `NCHW`.
@@ -353,13 +340,9 @@ default_cfgs = generate_default_cfgs({
 
 def _create_reactnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     stages = len(kwargs.get("depths", (1, 2, 2, 6, 2)))
+    feature_cfg = {"out_indices": tuple(range(stages)), "flatten_sequential": True}
     model = build_model_with_cfg(
-        ReActNet,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
-        **kwargs,
+        ReActNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs,
     )
     if not isinstance(model, ReActNet):
         model.register_load_state_dict_pre_hook(load_features_hook)

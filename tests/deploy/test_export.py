@@ -2,15 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from hub_server import HubServer
 from safetensors.torch import save_file
 
 from burn_timm.checkpoints import save_latent
@@ -206,20 +202,3 @@ def test_the_thousand_class_network_takes_less_than_8_mb(tmp_path):
     pytest.importorskip("openvino")
     export(timm.create_model("reactnet_a"), tmp_path / "net")
     assert sum(path.stat().st_size for path in (tmp_path / "net").iterdir()) < 6.2e6
-
-
-def test_from_the_hub(trained, tmp_path):
-    pytest.importorskip("openvino")
-    root = Path(__file__).parents[2]
-    with HubServer() as hub:
-        hub.commit("somebody/net", trained[1])
-        environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(root)}
-        command = ["export", "hf-hub:somebody/net", str(tmp_path / "net")]
-        done = subprocess.run(
-            [sys.executable, "-m", "burn_timm.cli", *command],
-            env=environment, capture_output=True, text=True, check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    x = torch.randn(1, 3, 48, 48)
-    loaded = load(tmp_path / "net")
-    assert loaded.label_names == list("vwxyz") and errors(loaded(x), trained[0](x).detach()) < 0.05
