@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from reference_style import ReferenceReActNet
@@ -10,7 +10,7 @@ from timm.data import resolve_model_data_config
 
 from burn_timm.data.loader import seed_for
 from burn_timm.nn import Backbone, weights_held
-from burn_timm.training.networks import build_method, build_student, build_teacher
+from burn_timm.training.build import build_method, build_student, build_teacher
 from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import parse_options
 from burn_timm.training.speed import apply, choose
@@ -83,8 +83,8 @@ class Step:
         if row.reference:
             backbone.model = ReferenceReActNet(backbone.model)
         if not row.reference:
-            args.compile, args.channels_last = row.compiled, row.channels_last
-            choose(args, self.device, "bf16" if row.bf16 else "no", steps=1, tell=False)
+            args = replace(args, compile=row.compiled, channels_last=row.channels_last)
+            args = replace(args, **choose(args, self.device, "bf16" if row.bf16 else "no", steps=1, tell=False))
             wrapped = trained if setting.whole else Alone(backbone)
             apply(wrapped, args)
         if row.reference:
@@ -108,7 +108,7 @@ class Step:
         with contextlib.nullcontext() if self.row.reference else weights_held(self.trained):
             self.loss().backward()
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.trained.zero_grad()
         if self.setting.whole:
             self.trained.after_step(0.5)
         if self.device.type == "cuda":

@@ -5,8 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn as nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from burn_timm.methods import METHODS
+from burn_timm import losses
+from burn_timm.distributed import most_exact
+from burn_timm.methods import METHODS, supervised
 
 from .cases import NAMES, OPTIONS, batch_of, make
 
@@ -74,6 +77,24 @@ def test_a_state_dict_is_enough_to_go_on_bit_for_bit(case, digits):
     assert train(second, digits, 3, first=3) == losses[3:]
     for name, tensor in unbroken.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_on_mps_nothing_is_float64(case, digits, monkeypatch):
+    """MPS has no float64. (A loss that was widened for a CPU raises there.)"""
+    assert most_exact(torch.device("mps")) == torch.float32 and most_exact(torch.device("cpu")) == torch.float64
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+            result = call(*args, **(kwargs or {}))
+            assert getattr(result, "dtype", None) != torch.float64, call
+            return result
+
+    for module in (losses, supervised):
+        monkeypatch.setattr(module, "most_exact", lambda device: torch.float32)
+    method = make(case).train()
+    with Watch():
+        method(batch_of(method, digits), 0.25)["loss"].backward()
 
 
 @pytest.mark.parametrize("case", OPTIONS)
