@@ -35,7 +35,9 @@ def build_parser(prog: str = "train_burn.py") -> Parser:
     _add_optimisation(parser.add_argument_group("optimisation").add_argument)
     _add_hardware(parser.add_argument_group("hardware").add_argument)
     _add_heads(_of_methods(parser.add_argument_group("heads and losses, with their defaults").add_argument))
-    _add_burn(_of_methods(parser.add_argument_group("BURN").add_argument))
+    add = parser.add_argument_group("BURN").add_argument
+    _add_burn(_of_methods(add))
+    add("--reset-target-head", action="store_true", help="start every stage with a fresh g_theta (the paper's control)")
     _add_run(parser.add_argument_group("run").add_argument)
     for flag in ("--fs-center", "--center-momentum", "--target-temperature"):
         parser.add_argument(flag, action=_Removed, nargs="*", dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -93,7 +95,7 @@ def _add_views(add: Callable) -> None:
         "size); default: --img-size, also where that is given beside a recipe")
     add("--small-img-size", type=positive, metavar="PIXELS", help="side of the small views (swav); default: 3/7 of "
         "--img-size, as 96 is of 224, also where that is given beside a recipe")
-    own = ", ".join(f"{name} {'+'.join(_names(method.default_view))}" for name, method in METHODS.items())
+    own = ", ".join(f"{name} {_shown(method.default_view)}" for name, method in METHODS.items())
     add("--view", choices=VIEWS, help=f"augmentation; default: {own}")
     add("--train-interpolation", choices=INTERPOLATIONS,
         help="of the views' crops; default: each view's own, which is bicubic but for moco_original")
@@ -174,7 +176,6 @@ def _add_burn(add: Callable) -> None:
     add("--target-head", "how g_theta learns: by BURN's loss (paper), not at all (released code), or by the "
         "information term alone", choices=TARGET_HEADS, type=_still_there)
     add("--information-weight", "w of the target's information term; 0 is the paper", type=not_negative)
-    add("--reset-target-head", "start every stage with a fresh g_theta (the paper's control)", action="store_true")
 
 
 def _add_run(add: Callable) -> None:
@@ -197,10 +198,8 @@ def _of_methods(add: Callable) -> Callable:
     def of_methods(flag: str, text: str, **kwargs: Any) -> None:
         name = flag.lstrip("-").replace("-", "_")
         taken = {method: cls.options()[name] for method, cls in METHODS.items() if name in cls.options()}
-        if name != "reset_target_head":
-            kwargs["default"] = None
-            text += f"; default: {', '.join(f'{method} {_shown(value)}' for method, value in taken.items())}"
-        add(flag, dest=name, help=text, **kwargs)
+        defaults = ", ".join(f"{method} {_shown(value)}" for method, value in taken.items())
+        add(flag, dest=name, help=f"{text}; default: {defaults}", **kwargs)
 
     return of_methods
 
@@ -208,11 +207,9 @@ def _of_methods(add: Callable) -> Callable:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return "+".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _names(view: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (view,) if isinstance(view, str) else view
 
 
 class _Removed(argparse.Action):
