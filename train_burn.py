@@ -71,6 +71,7 @@ def train(options: Options) -> dict:
         run, state = setup(options, at_end)
         method = None
         for index in range(state.stage if state else 0, len(run.options.stages)):
+            method = None  # the previous stage's makes room
             method, state = train_stage(run, index, state)
             run.accelerator.free_memory()
         if method is None:  # resumed behind the last step

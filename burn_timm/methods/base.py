@@ -10,8 +10,8 @@ import torch.nn as nn
 
 from ..nn import Backbone
 
-# Arguments of a method that the training script finds out: sizes of features, `num_classes` of the labels, and
-# `epochs`, the length of the stage (a float).
+# Arguments of a constructor that are no options: networks, sizes of their features, `num_classes` of the labels (None
+# without labels), and `epochs`, the length of the stage (a float).
 SUPPLIED = {"backbone", "teacher", "student_dim", "teacher_dim", "num_classes", "epochs"}
 
 
@@ -26,8 +26,8 @@ class Method(nn.Module):
     `backbone` is the network that is trained for export, `student_head` is what a method trains on top of it. The state
     dict leaves out the frozen `teacher` and is enough to resume exactly: queues and momentum targets are in it.
 
-    The constructor's arguments are what the training script supplies: `backbone`, and those it has of `SUPPLIED`, by
-    name. All others have defaults and are options of train_burn.py of the same name.
+    The training script gives the constructor `backbone` and those of `SUPPLIED` that it takes, by name. All its other
+    arguments have defaults and are options of train_burn.py of the same name.
 
     Class attributes say what else the method needs:
         teacher_output: None, or what the frozen teacher gives by default: pooled `features` or `logits`.
