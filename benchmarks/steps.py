@@ -15,7 +15,7 @@ from burn_timm import memory
 from burn_timm.data.loader import seed_for
 from burn_timm.errors import BurnError
 from burn_timm.nn import Backbone, weights_held
-from burn_timm.training.networks import build_method, build_student, build_teacher
+from burn_timm.training.build import build_method, build_student, build_teacher
 from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import parse_options
 from burn_timm.training.speed import apply, choose
@@ -89,8 +89,8 @@ class Step:
             backbone.model = ReferenceReActNet(backbone.model)
             self.optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=args.lr)
         else:
-            args.compile, args.channels_last = row.compiled, row.channels_last
-            choose(args, self.device, "bf16" if row.bf16 else "no", steps=1, tell=False)
+            args = replace(args, compile=row.compiled, channels_last=row.channels_last)
+            args = replace(args, **choose(args, self.device, "bf16" if row.bf16 else "no", steps=1, tell=False))
             apply(trained if setting.whole else Alone(backbone), args)
             self.optimizer = make_optimizer(args, trained.to(self.device), args.weight_decay[0])
         self.trained = trained.to(self.device).train()
@@ -110,7 +110,7 @@ class Step:
         with contextlib.nullcontext() if self.row.reference else weights_held(self.trained):
             self.loss().backward()
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.trained.zero_grad()
         if self.setting.whole:
             self.trained.after_step(0.5)
         if self.device.type == "cuda":

@@ -3,6 +3,7 @@
 `tests/test_compat.py` has a test for each: when an upgrade breaks one, the test says which, and what to do.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,15 @@ from timm.models._features import feature_take_indices as feature_take_indices
 # timm: models and their registry ------------------------------------------------------------------------------------
 
 # Also `feature_take_indices`, above: which stages a call of forward_intermediates asks for.
+
+
+def save_model_config(
+    model: torch.nn.Module, path: str | os.PathLike, model_args: dict[str, Any], data_config: dict[str, Any],
+) -> None:
+    """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too."""
+    from timm.models import _hub
+
+    _hub.save_config_for_hf(model, path, model_args=model_args, data_config=data_config)
 
 
 # timm: dataset readers ----------------------------------------------------------------------------------------------
@@ -97,3 +107,10 @@ def export_onnx(network: torch.nn.Module, path: Path, images: torch.Tensor, name
 
 
 # accelerate ---------------------------------------------------------------------------------------------------------
+
+
+def use_cpu_is_set() -> bool:
+    """Whether ACCELERATE_USE_CPU asks for the CPU; accelerate's own classes do not all look at it."""
+    from accelerate.utils import parse_flag_from_env  # here, because accelerate is slow to import
+
+    return parse_flag_from_env("ACCELERATE_USE_CPU")

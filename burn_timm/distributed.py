@@ -50,5 +50,10 @@ def gather_over_processes(x: torch.Tensor) -> torch.Tensor:
     return x if world_size() == 1 else _Gather.apply(x)
 
 
+def most_exact(device: torch.device) -> torch.dtype:
+    """float64, but float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0

@@ -3,20 +3,20 @@
 import torch
 import torch.nn.functional as F
 
-from .distributed import gather_over_processes, mean_over_processes, rank, sum_over_processes
+from .distributed import gather_over_processes, mean_over_processes, most_exact, rank, sum_over_processes
 
-FS_LOSSES = ("cosine", "l1", "l2", "contrast", "relations", "cosine+relations", "assignment", "assignment+relations")
+FS_LOSSES = ("cosine", "l1", "l2", "relations", "assignment")
 KL_DIRECTIONS = ("student-target", "target-student")
 
 
-def _exact(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Half-precision inputs as float32: log-probabilities and entropies lose all their digits in bfloat16."""
-    return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Half precision as float32: log-probabilities and entropies lose all their digits in bfloat16."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def unit_vectors(x: torch.Tensor) -> torch.Tensor:
     """Rows of `[..., D]` at length 1, in float32 where `x` is in half precision."""
-    return F.normalize(_exact(x)[0], dim=-1)
+    return F.normalize(at_least_float32(x), dim=-1)
 
 
 def kl_divergence(
@@ -24,21 +24,18 @@ def kl_divergence(
     student_logits: torch.Tensor,
     temperature: float = 1.0,
     direction: str = "student-target",
-    target_temperature: float | None = None,
 ) -> torch.Tensor:
     """KL divergence between the softmax outputs of target and student (BURN, Eq. 1).
 
     Args:
         target_logits, student_logits: `[B, K]`; p1 and p2 are their softmax at `temperature`.
         direction: `student-target` is D(p2 || p1), line 24 of Algorithm 1; `target-student` is D(p1 || p2).
-        target_temperature: Of p1, where it is another one.
 
     Returns:
         Scalar, in nats, mean over B. The gradient flows into both sides: g_theta is trained by it too.
     """
-    target_logits, student_logits = _exact(target_logits, student_logits)
-    log_p1 = F.log_softmax(target_logits / (target_temperature or temperature), dim=-1)
-    log_p2 = F.log_softmax(student_logits / temperature, dim=-1)
+    log_p1 = F.log_softmax(at_least_float32(target_logits) / temperature, dim=-1)
+    log_p2 = F.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
     if direction == "student-target":
         return (log_p2.exp() * (log_p2 - log_p1)).sum(-1).mean()
     if direction == "target-student":
@@ -55,24 +52,16 @@ def feature_similarity(
         `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
     `assignment`: cross-entropy of the two softmaxes over the D entries of the unit vectors, divided by `temperature`
         (S2-BNN, Shen et al., CVPR 2021; its temperature is 0.2). No gradient for the target.
-    Two more, on the cosines of each image's student features and the target's features of all images of the batch, over
-    all processes, divided by `temperature`:
-        `contrast`: cross-entropy with the image itself as class, as InfoNCE (CRD, Tian et al., ICLR 2020, in spirit).
-        `relations`: cross-entropy with the softmax of the target's own cosines (SEED, Fang et al., ICLR 2021, Eq. 3
-            to 5, with the batch in the place of its queue and one temperature).
-    `cosine+relations` and `assignment+relations` are sums.
+    `relations`: cross-entropy of the cosines of each image's student features with the target's features of all images
+        of the batch, over all processes, and the target's own such cosines; both as softmaxes at `temperature` (SEED,
+        Fang et al., ICLR 2021, Eq. 3 to 5, with the batch in the place of its queue and one temperature).
     """
-    if "+" in kind and kind in FS_LOSSES:
-        return sum(feature_similarity(v1, v2, part, temperature) for part in kind.split("+"))
-    v1, v2 = _exact(v1, v2)
-    if kind in ("contrast", "relations"):
+    v1, v2 = at_least_float32(v1), at_least_float32(v2)
+    if kind == "relations":
         everything = gather_over_processes(unit_vectors(v1))
         with torch.autocast(v2.device.type, enabled=False):  # it would take the similarities in half precision
             logits = unit_vectors(v2) @ everything.T / temperature
-            if kind == "contrast":
-                target = torch.arange(len(v2), device=v2.device) + rank() * len(v2)
-            else:
-                target = F.softmax((unit_vectors(v1) @ everything.T).detach() / temperature, dim=-1)
+            target = F.softmax((unit_vectors(v1) @ everything.T).detach() / temperature, dim=-1)
         return F.cross_entropy(logits, target)
     if kind == "assignment":
         return soft_cross_entropy(unit_vectors(v1), unit_vectors(v2), temperature)
@@ -91,8 +80,7 @@ def target_entropies(logits: torch.Tensor, temperature: float = 1.0) -> tuple[to
     Their difference is the mutual information between image and target class: 0 for a target that says the same of
     every image, log K at most. The mean distribution and the mean entropy are over all processes.
     """
-    (logits,) = _exact(logits)
-    log_p = F.log_softmax(logits / temperature, dim=-1)
+    log_p = F.log_softmax(at_least_float32(logits) / temperature, dim=-1)
     p = log_p.exp()
     mean_p = mean_over_processes(p.mean(0))
     # A plain x log x: xlogy's gradient at 0 is -inf, and a class that no image chooses has mean probability 0.
@@ -136,7 +124,7 @@ def info_nce(queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, tem
     Returns:
         Scalar, mean over B. The gradient flows into the queries alone.
     """
-    queries, keys, queue = _exact(queries, keys.detach(), queue.detach())
+    queries, keys, queue = (at_least_float32(x) for x in (queries, keys.detach(), queue.detach()))
     with torch.autocast(queries.device.type, enabled=False):  # it would take the similarities in half precision
         positive = (queries * keys).sum(-1, keepdim=True)
         logits = torch.cat([positive, queries @ queue.T.to(queries.dtype)], dim=1) / temperature
@@ -150,25 +138,8 @@ def soft_cross_entropy(
 
     The loss of ReActNet (Liu et al., ECCV 2020, Eq. 7) and of S2-BNN's distillation. No gradient for the target.
     """
-    target_logits, student_logits = _exact(target_logits.detach(), student_logits)
-    p = F.softmax(target_logits / temperature, dim=-1)
-    return -(p * F.log_softmax(student_logits / temperature, dim=-1)).sum(-1).mean()
-
-
-def swapped_assignment(logits1: torch.Tensor, logits2: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Each view has to tell the balanced class of the other one (SwAV, Eq. 2), mean over B and both ways.
-
-    Args:
-        logits1, logits2: `[B, K]`, row by row two views of the same images. As in SwAV the assignment has half the
-            temperature of the prediction (0.05 and 0.1 there).
-
-    DEVIATION: these are any logits, not cosines, so each image's largest is put at the cosine's 1. Run to its end
-    Sinkhorn would leave such a shift of a row out again; after three iterations it still weighs the images.
-    """
-    pair = _exact(logits1, logits2)
-    codes = [sinkhorn(1 + x.detach() - x.detach().amax(-1, keepdim=True), temperature / 2).to(x.dtype) for x in pair]
-    log_p = [F.log_softmax(x / temperature, dim=-1) for x in pair]
-    return -((codes[0] * log_p[1]).sum(-1) + (codes[1] * log_p[0]).sum(-1)).mean() / 2
+    p = F.softmax(at_least_float32(target_logits.detach()) / temperature, dim=-1)
+    return -(p * F.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)).sum(-1).mean()
 
 
 @torch.no_grad()
@@ -176,14 +147,13 @@ def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05, iterations: int = 3) -
     """Soft assignment of images to prototypes, each prototype with the same share (SwAV, Caron et al., 2020, Eq. 3-5).
 
     Args:
-        scores: Cosine similarities `[N, K]`, or others of 1 at most; N may differ between processes, the shares are
-            over all of them.
+        scores: Cosine similarities `[N, K]`; N may differ between processes, the shares are over all of them.
 
     Returns:
-        `[N, K]`, float64; every row sums to 1.
+        `[N, K]`, in `most_exact`'s dtype; every row sums to 1.
     """
-    q = ((scores.double() - 1) / epsilon).exp()  # cosines are at most 1: nothing overflows
-    total = sum_over_processes(torch.full((), float(len(q)), dtype=torch.float64, device=q.device))
+    q = ((scores.to(most_exact(scores.device)) - 1) / epsilon).exp()  # cosines are at most 1: nothing overflows
+    total = sum_over_processes(torch.full((), float(len(q)), dtype=q.dtype, device=q.device))
     q = q / sum_over_processes(q.sum())
     tiny = torch.finfo(q.dtype).tiny
     for _ in range(iterations):

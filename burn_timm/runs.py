@@ -41,38 +41,44 @@ class LineLog:
         self._file.close()
 
 
-def draw_curves(log: Path, picture: Path, panels: Sequence[tuple[str, Sequence[str]]], key: str = "step") -> None:
+def draw_curves(
+    log: Path, picture: Path, panels: Sequence[tuple[str, Sequence[str] | Mapping[str, str]]], key: str = "step",
+) -> None:
     """Draw the entries of a log over its steps, one panel for each group of them; nothing where nothing was logged.
 
     Args:
-        panels: (title, names of entries); a title that ends in `(log)` has a logarithmic scale. Entries that were not
-            logged, and panels without entries, are left out. Vertical lines mark where `stage` changes.
+        panels: (title, names of entries, or a mapping from names to labels); a title that ends in `(log)` has a
+            logarithmic scale. Entries that were not logged, and panels without entries, are left out. Vertical lines
+            mark where `stage` changes.
     """
     from matplotlib.figure import Figure  # here, because it takes a second to import
 
     lines = read_lines(log)
     logged = {name for line in lines for name in line}
-    shown = [(title, [name for name in names if name in logged]) for title, names in panels]
+    labels = [(title, dict(names) if isinstance(names, Mapping) else {name: name.replace("_", " ") for name in names})
+              for title, names in panels]
+    shown = [(title, {name: names[name] for name in names if name in logged}) for title, names in labels]
     shown = [(title, names) for title, names in shown if names]
     if not shown:
         return
     figure = Figure(figsize=(4.4 * len(shown), 3.8), layout="constrained")
     boundaries = [b[key] for a, b in zip(lines, lines[1:], strict=False) if a.get("stage") != b.get("stage")]
     for axis, (title, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        for name in names:
+        for name, label in names.items():
             steps, values = zip(*((line[key], line[name]) for line in lines if name in line), strict=True)
             largest = max(map(abs, values)) or 1
             scaled = name == "lr" and len(names) > 1  # beside lambda it would be flat
             axis.plot(
                 steps, [value / largest for value in values] if scaled else values,
-                label=f"lr / {largest:.3g}" if scaled else name.replace("_", " "),
+                label=f"lr / {largest:.3g}" if scaled else label,
             )
         for boundary in boundaries:
             axis.axvline(boundary, color="0.7", linewidth=1)
         if title.endswith("(log)"):
             axis.set_yscale("log")
         axis.set(title=title, xlabel=key)
-        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False,
+                    ncols=2 if max(map(len, names.values())) < 20 else 1)
     with atomic_write(picture) as beside:
         figure.savefig(beside, format="png", dpi=110)
 

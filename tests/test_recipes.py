@@ -1,6 +1,5 @@
-"""Every shipped recipe: a header that says what to expect, and a dry run on images in ImageNet's layout."""
+"""Every shipped recipe: a dry run on images in ImageNet's layout, and the rows of the paper."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +32,6 @@ def imagenet(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_header_says_what_it_is_how_to_run_it_and_what_to_expect(path):
-    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    text = "\n".join(header)
-    assert f"--recipe {path.stem} " in text and "accelerate launch" in text
-    if path.stem.endswith("_imagenet"):
-        text = " ".join(text.replace("#", "").split())
-        assert re.search(r"Expected \(paper\): \d\d\.\d\d % top-1|Expected: no figure in the (BURN )?paper", text)
-        assert re.search(r"Hardware, hours: about \d+ on 8 A100. An estimate", text) and "GPUs" in text
-    else:
-        assert "CPU" in text and "Not a\n# setting of any paper" in text or "Not a setting of" in text
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     settings = yaml.safe_load(path.read_text())
@@ -65,16 +51,12 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     if settings.get("small_views"):
         options += ["--small-img-size", "16"]
     summary = train_burn.main(options)
-    assert summary["method"] == settings["method"] and summary["export_img_size"] == 32  # of --img-size, above
-    for name in (
-        "lr", "opt", "view", "train_interpolation", "temperature", "hidden_dim", "head_norm", "kl_direction",
-        "target_head", "fs_loss", "fs_temperature", "adapter", "lambda_0", "lambda_T",
-    ):
-        if name in settings:
-            assert summary["settings"][name] == settings[name]
-    if "weight_decay" in settings:
-        decay = settings["weight_decay"]
-        assert summary["settings"]["weight_decay"] == (decay if isinstance(decay, list) else [decay])
+    found = {**summary["settings"], "export_img_size": summary["export_img_size"]}
+    given = {word[2:].replace("no-", "").replace("-", "_") for word in options if word.startswith("--")}
+    for name in settings.keys() - given - {"export_img_size", "small_img_size"}:  # the last two go with --img-size
+        value = settings[name]
+        assert found[name] == ([value] if name == "weight_decay" and not isinstance(value, list) else value), name
+    assert found["export_img_size"] == 32
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
     assert sum(p.numel() for p in model.parameters()) > 1000
 

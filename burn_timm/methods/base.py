@@ -1,12 +1,18 @@
 """The contract of a training method."""
 
+import inspect
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
 
 from ..nn import Backbone
+
+# Arguments of a constructor that are no options: networks, sizes of their features, `num_classes` of the labels (None
+# without labels), and `epochs`, the length of the stage (a float).
+SUPPLIED = {"backbone", "teacher", "student_dim", "teacher_dim", "num_classes", "epochs"}
 
 
 class Method(nn.Module):
@@ -17,20 +23,19 @@ class Method(nn.Module):
     `[B, W, 3, h, w]`, and progress in [0, 1] within the stage, on which every schedule depends as a pure function. It
     returns a dict of scalars: `loss`, with gradient, and what is to be logged, without.
 
-    `backbone` is the network that is trained for export. The state dict leaves out the frozen `teacher` and is
-    enough to resume exactly: queues and momentum targets are in it.
+    `backbone` is the network that is trained for export, `student_head` is what a method trains on top of it. The state
+    dict leaves out the frozen `teacher` and is enough to resume exactly: queues and momentum targets are in it.
 
-    Class attributes say what the training script has to supply:
-        options: names of the constructor's keyword arguments besides `backbone`. Each is an option of train_burn.py
-            (left out where that is not given, so that the constructor's default holds) or one of `teacher`,
-            `teacher_dim`, `student_dim`, `num_classes`, `epochs` (of the stage, a float).
+    The training script gives the constructor `backbone` and those of `SUPPLIED` that it takes, by name. All its other
+    arguments have defaults and are options of train_burn.py of the same name.
+
+    Class attributes say what else the method needs:
         teacher_output: None, or what the frozen teacher gives by default: pooled `features` or `logits`.
         needs_labels: whether `batch["target"]` must hold labels.
         default_view: name in `data.views.VIEWS` of all views, or a tuple with one name for each.
         small_view: name of the small views' setting.
     """
 
-    options: tuple[str, ...] = ("student_dim",)
     teacher_output: str | None = None
     needs_labels = False
     n_views = 1
@@ -42,7 +47,7 @@ class Method(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.teacher = teacher
-        self._register_state_dict_hook(_drop_teacher)
+        self.register_state_dict_post_hook(_drop_teacher)
 
     def student(self) -> nn.Module:
         """The module to export."""
@@ -57,7 +62,13 @@ class Method(nn.Module):
 
     def gradient_groups(self) -> dict[str, nn.Module]:
         """Modules whose gradient norm is logged as `grad_norm_<name>`."""
-        return {"student": self.backbone}
+        return {"student": self.backbone, "student_head": self.student_head}
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Names and defaults of the constructor's arguments that are options of train_burn.py."""
+        parameters = inspect.signature(cls).parameters.values()
+        return {parameter.name: parameter.default for parameter in parameters if parameter.name not in SUPPLIED}
 
     def load_state_dict(self, state_dict: Mapping, strict: bool = True, assign: bool = False):
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
@@ -69,13 +80,12 @@ class Method(nn.Module):
     def hand_over(self, state_dict: Mapping, reset_target_head: bool = False) -> None:
         """Take over the state of the previous stage (BURN, Sec. 3.4).
 
-        `reset_target_head` keeps g_theta fresh, and with it the centre of its logits.
+        `reset_target_head` keeps g_theta fresh.
         """
-        fresh = self.state_dict()
         carried = dict(state_dict)
         if reset_target_head:
-            of_head = [name for name in fresh if name.startswith("target_head.") or name == "center"]
-            carried.update({name: fresh[name] for name in of_head})
+            fresh = self.state_dict()
+            carried.update({name: fresh[name] for name in fresh if name.startswith("target_head.")})
         self.load_state_dict(carried)
 
 

@@ -25,7 +25,6 @@ class BYOL(Method):
         target_momentum: m_0; it rises to 1.
     """
 
-    options = ("student_dim", "hidden_dim", "head_dim", "target_momentum")
     n_views = 2
     default_view = ("byol1", "byol2")
 
@@ -45,7 +44,7 @@ class BYOL(Method):
         self.target_momentum = target_momentum
 
     def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head, "predictor": self.predictor}
+        return {**super().gradient_groups(), "predictor": self.predictor}
 
     def momentum_at(self, progress: float) -> float:
         return 1 - (1 - self.target_momentum) * (math.cos(math.pi * progress) + 1) / 2

@@ -17,25 +17,17 @@ from ..distributed import rank, world_size
 from ..heads import projection_head
 from ..losses import info_nce, unit_vectors
 from ..nn import Backbone
-from .base import Method
-from .moco import MomentumKeys
+from .moco import MoCo
 
 GRID = 3
 
 
-class InfoMin(Method):
+class InfoMin(MoCo):
     """
     Args:
-        backbone: uint8 images to features `[B, student_dim]`.
-        head_dim: Size of queries and keys; hidden layers are as wide as the features.
-        temperature: Of InfoNCE.
-        queue_size, target_momentum: As MoCo's.
-        jigsaw_weight: w; 0 leaves the branch out.
-        head_norm: A BatchNorm in the heads, which the published ones have not.
+        jigsaw_weight: w; 0 leaves the branch out. All others are MoCo's; `head_norm` is of the branch's head, too.
     """
 
-    options = ("student_dim", "head_dim", "temperature", "queue_size", "target_momentum", "jigsaw_weight", "head_norm")
-    n_views = 2
     default_view = "infomin"
 
     def __init__(
@@ -49,17 +41,11 @@ class InfoMin(Method):
         jigsaw_weight: float = 0.5,
         head_norm: bool = False,
     ):
-        super().__init__(backbone)
-        self.student_head = projection_head(student_dim, student_dim, head_dim, head_norm)
+        super().__init__(backbone, student_dim, head_dim, temperature, queue_size, target_momentum, head_norm)
         self.jigsaw_weight = jigsaw_weight
         if jigsaw_weight:
             self.patch_head = projection_head(student_dim, student_dim, head_dim, head_norm)
             self.jigsaw_head = nn.Linear(GRID * GRID * head_dim, head_dim)
-        self.keys = MomentumKeys(backbone, self.student_head, head_dim, queue_size, target_momentum)
-        self.temperature = temperature
-
-    def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head}
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         images, other = batch["views"].unbind(1)
@@ -77,9 +63,6 @@ class InfoMin(Method):
         if self.training:
             self.keys.enqueue(keys)
         return values
-
-    def after_step(self, progress: float) -> None:
-        self.keys.update(self.backbone, self.student_head)
 
     def _jigsaw(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `[B, 3, H, W]` to L2-normalised queries `[B, head_dim]` from shuffled patches."""

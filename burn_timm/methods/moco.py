@@ -80,7 +80,6 @@ class MoCo(Method):
         head_norm: A BatchNorm in the head, which the published one has not.
     """
 
-    options = ("student_dim", "head_dim", "temperature", "queue_size", "target_momentum", "head_norm")
     n_views = 2
     default_view = "moco"
 
@@ -98,9 +97,6 @@ class MoCo(Method):
         self.student_head = projection_head(student_dim, student_dim, head_dim, head_norm)
         self.keys = MomentumKeys(backbone, self.student_head, head_dim, queue_size, target_momentum)
         self.temperature = temperature
-
-    def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head}
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         views = batch["views"]

@@ -28,10 +28,6 @@ class S2BNN(Method):
         head_norm: A BatchNorm in the head, which the published one has not.
     """
 
-    options = (
-        "teacher", "student_dim", "teacher_dim", "temperature", "contrastive_weight", "queue_size", "target_momentum",
-        "head_norm",
-    )
     teacher_output = "features"
     default_view = "moco"
 
@@ -55,9 +51,6 @@ class S2BNN(Method):
         if contrastive_weight:
             self.n_views = 2
             self.keys = MomentumKeys(backbone, self.student_head, teacher_dim, queue_size, target_momentum)
-
-    def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head}
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         images = batch["views"][:, 0]

@@ -6,7 +6,6 @@ In BURN's setting it makes the floating-point teacher where no pretrained one ca
 """
 
 import torch
-import torch.nn as nn
 
 from ..heads import deep_projection_head, projection_head
 from ..losses import nt_xent
@@ -23,7 +22,6 @@ class SimCLR(Method):
         temperature: Of NT-Xent.
     """
 
-    options = ("student_dim", "head_dim", "head_layers", "temperature")
     n_views = 2
     default_view = "simclr"
 
@@ -34,9 +32,6 @@ class SimCLR(Method):
         head = deep_projection_head if head_layers == 3 else projection_head
         self.student_head = head(student_dim, student_dim, head_dim)
         self.temperature = temperature
-
-    def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head}
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         z1, z2 = self.student_head(self.backbone(stack_views(batch["views"]))).chunk(2)

@@ -11,7 +11,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..losses import soft_cross_entropy
+from ..distributed import most_exact
+from ..losses import at_least_float32, soft_cross_entropy
 from ..nn import Backbone, Frozen
 from .base import Method
 
@@ -24,7 +25,6 @@ class Supervised(Method):
         label_smoothing: In [0, 1].
     """
 
-    options = ("student_dim", "num_classes", "label_smoothing")
     needs_labels = True
     default_view = "supervised"
 
@@ -36,14 +36,10 @@ class Supervised(Method):
     def classifier(self) -> nn.Linear:
         return self.student_head
 
-    def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head}
-
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         logits = self.student_head(self.backbone(batch["views"][:, 0]))
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        loss = F.cross_entropy(logits, batch["target"], label_smoothing=self.label_smoothing)
-        return {"loss": loss, "top1": (logits.argmax(-1) == batch["target"]).double().mean()}
+        loss = F.cross_entropy(at_least_float32(logits), batch["target"], label_smoothing=self.label_smoothing)
+        return {"loss": loss, "top1": agreement(logits.argmax(-1), batch["target"])}
 
 
 class SupervisedKL(Method):
@@ -54,7 +50,6 @@ class SupervisedKL(Method):
         temperature: Of both softmaxes.
     """
 
-    options = ("teacher", "student_dim", "teacher_dim", "temperature")
     teacher_output = "logits"
     default_view = "supervised"
 
@@ -68,12 +63,16 @@ class SupervisedKL(Method):
     def classifier(self) -> nn.Linear:
         return self.student_head
 
-    def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head}
-
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         images = batch["views"][:, 0]
         target = self.teacher(images)
         logits = self.student_head(self.backbone(images))
-        agreement = (logits.argmax(-1) == target.argmax(-1)).double().mean()
-        return {"loss": soft_cross_entropy(target, logits, self.temperature), "agreement": agreement}
+        return {
+            "loss": soft_cross_entropy(target, logits, self.temperature),
+            "agreement": agreement(logits.argmax(-1), target.argmax(-1)),
+        }
+
+
+def agreement(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Share of equal entries."""
+    return (one == other).to(most_exact(one.device)).mean()

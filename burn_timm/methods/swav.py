@@ -35,10 +35,6 @@ class SwAV(Method):
         small_views: Number of small views (multi-crop).
     """
 
-    options = (
-        "student_dim", "epochs", "hidden_dim", "head_dim", "prototypes", "temperature", "sinkhorn_epsilon",
-        "sinkhorn_iterations", "queue_size", "queue_start_epoch", "freeze_prototypes_epochs", "small_views",
-    )
     n_views = 2
     default_view = "swav"
 
@@ -75,7 +71,7 @@ class SwAV(Method):
         self.prototypes.weight.register_hook(lambda grad: torch.zeros_like(grad) if self._frozen else grad)
 
     def gradient_groups(self) -> dict[str, nn.Module]:
-        return {"student": self.backbone, "student_head": self.student_head, "prototypes": self.prototypes}
+        return {**super().gradient_groups(), "prototypes": self.prototypes}
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         self._frozen = progress < self.freeze_until

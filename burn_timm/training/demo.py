@@ -1,6 +1,5 @@
 """The argument-free run: a small teacher on scanned digits, both BURN stages on ReActNet-A, export, reload, table."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,24 +10,24 @@ from ..data.datasets import open_dataset
 from ..data.loader import eval_loader
 from ..evals.features import eval_transform, extract_features
 from ..evals.knn import knn_accuracy
-from .options import parse_options
+from .options import Options, parse_options
 
 # Scanned digits are 8 x 8 pixels; at 32 px ReActNet-A ends in 1 x 1 feature maps and an epoch takes seconds.
 COMMON = ["--dataset", "digits", "--img-size", "32", "--hflip", "0", "--view", "light", "--workers", "1",
           "--channels-last", "--resume", "auto"]
 
 
-def run_demo(args: argparse.Namespace, output: Path, train: Callable[[argparse.Namespace], dict]) -> dict:
+def run_demo(options: Options, output: Path, train: Callable[[Options], dict]) -> dict:
     """Returns {"teacher": summary, "burn": summary, "knn_reloaded": fraction}."""
     teacher = [
         *COMMON, "--method", "simclr", "--model", "resnet10t", "--stages", "fp", "--model-kwargs",
-        "channels=(32, 64, 128, 256)", "stem_width=16", "--batch-size", "128", "--lr", "2e-3", "--warmup-epochs", "1",
-        "--output", f"{output}/teacher", *_length(args, 20),
+        "channels=(32, 64, 128, 256)", "stem_width=16", "--batch-size", "128", "--lr", "2e-3",
+        "--output", f"{output}/teacher", "--warmup-epochs", "0" if options.max_steps else "1", *_length(options, 20),
     ]
     burn = [
         *COMMON, "--model", "reactnet_a", "--teacher", f"local-dir:{output}/teacher/export",
         "--stages", "w32a1", "w1a1", "--batch-size", "48", "--lr", "1e-3",
-        "--output", f"{output}/burn", *_length(args, 3),
+        "--output", f"{output}/burn", *_length(options, 3),
     ]
     result = {"teacher": train(parse_options(teacher)), "burn": train(parse_options(burn))}
     if result["burn"]:  # main process
@@ -37,10 +36,10 @@ def run_demo(args: argparse.Namespace, output: Path, train: Callable[[argparse.N
     return result
 
 
-def _length(args: argparse.Namespace, epochs: int) -> list[str]:
+def _length(options: Options, epochs: int) -> list[str]:
     # --epochs of the short form caps both runs.
-    length = ["--epochs", str(min(args.epochs, epochs))]
-    return length + (["--max-steps", str(args.max_steps)] if args.max_steps else [])
+    length = ["--epochs", str(min(options.epochs, epochs))]
+    return length + (["--max-steps", str(options.max_steps)] if options.max_steps else [])
 
 
 def _reload(folder: Path) -> float:

@@ -1,7 +1,6 @@
 """What a run leaves behind for people and for programs: log.jsonl, tracker, progress bar, curves.png."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,38 +8,36 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..files import atomic_write, read_lines
+from .. import runs
+from ..files import read_lines
+from .monitor import collapsed
+from .options import Options, defining_options
 
-PANELS = (
-    ("loss", ("loss", "loss_kl", "loss_fs", "loss_swapped")),
-    ("gradient norm", ("grad_norm_student", "grad_norm_student_head", "grad_norm_target_head")),
-    ("target, nats", ("entropy_of_mean", "mean_entropy", "target_information")),
-    ("accuracy", ("knn", "linear")),
-    ("schedule", ("lr", "lambda")),
-)
+GRADIENT_NORMS = ["grad_norm_student", "grad_norm_student_head", "grad_norm_target_head"]
+TARGET = {
+    "entropy_of_mean": "entropy of the mean target: classes in use",
+    "mean_entropy": "mean entropy of a target: doubt about one image",
+    "target_information": "information, their difference; 0: collapsed",
+}
 
 
 class RunLog:
     """Main process only: elsewhere every call does nothing."""
 
-    def __init__(self, accelerator: Accelerator, output: Path, total_steps: int, first_step: int, track: bool):
+    def __init__(
+        self, accelerator: Accelerator, output: Path, total_steps: int, first_step: int, options: Options,
+    ):
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
-        self.path = output / "log.jsonl"
-        self.track = track
+        self.track = options.log_with != "none"
         self.restart_clock()
-        if not self.main:
-            return
-        self._drop_lines_after(first_step)
-        self.file = open(self.path, "a", buffering=1)
-        self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
-
-    def _drop_lines_after(self, step: int) -> None:
-        # Steps behind the checkpoint are done again; the log of a resumed run has each step once.
-        if self.path.exists():
-            lines = [line for line in read_lines(self.path) if line["step"] <= step]
-            with atomic_write(self.path) as beside:
-                beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if self.track:
+            settings = defining_options(options).items()
+            plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings}
+            accelerator.init_trackers("burn_timm", config=plain)
+        if self.main:
+            self.file = runs.LineLog(output / "log.jsonl", first_step)
+            self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def step(self, images: int) -> None:
         self.images += images
@@ -69,7 +66,7 @@ class RunLog:
         self.restart_clock()
         if not self.main:
             return
-        self.file.write(json.dumps(line) + "\n")
+        self.file.write(line)
         speed = f"{line['images_per_s']:.0f} img/s, data wait {line['data_wait']:.0%}"
         self.bar.set_postfix_str(f"{line['stage']} loss {line['loss']:.4f} {speed}")
         if self.track:
@@ -87,27 +84,12 @@ class RunLog:
 
 def draw_curves(log: Path, picture: Path) -> None:
     """Losses, gradient norms (BURN, Fig. 3), the target's entropies, accuracies and the schedules over steps."""
-    from matplotlib.figure import Figure  # here, because it takes a second to import
-
     lines = read_lines(log)
-    if not lines:
-        return
-    logged = {name for line in lines for name in line}
-    panels = [(title, [name for name in names if name in logged]) for title, names in PANELS]
-    panels = [(title, names) for title, names in panels if names]
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
-    boundaries = [b["step"] for a, b in zip(lines, lines[1:], strict=False) if a["stage"] != b["stage"]]
-    for axis, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for name in names:
-            steps, values = zip(*((line["step"], line[name]) for line in lines if name in line), strict=True)
-            scale = max(map(abs, values)) or 1 if name == "lr" else 1  # beside lambda, lr would be flat
-            label = f"lr / {scale:.3g}" if name == "lr" else name
-            axis.plot(steps, [value / scale for value in values], label=label)
-        for boundary in boundaries:
-            axis.axvline(boundary, color="0.7", linewidth=1)
-        if title == "gradient norm":
-            axis.set_yscale("log")
-        axis.set(title=title, xlabel="step")
-        axis.legend(fontsize="small")
-    with atomic_write(picture) as beside:
-        figure.savefig(beside, format="png", dpi=110)
+    state = " (COLLAPSED)" if lines and collapsed(lines[-1]) else ""
+    runs.draw_curves(log, picture, [
+        ("loss", ["loss", "loss_kl", "loss_fs"]),
+        ("gradient norm (log)", GRADIENT_NORMS),
+        (f"what the target tells, nats{state}", TARGET),
+        ("accuracy", ["knn", "linear"]),
+        ("schedule", ["lr", "lambda"]),
+    ])

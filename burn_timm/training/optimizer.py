@@ -1,42 +1,49 @@
 """The optimiser of a run: timm's, in one fused pass over the weights where torch has it."""
 
-import argparse
-
 import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
+from .options import Options
+
 _FUSED = {"adam", "adamw", "sgd", "momentum"}  # timm's names of those of torch's that have a fused form
 
 
-def make_optimizer(args: argparse.Namespace, method: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    """timm's optimiser `args.opt` for the trained parameters of `method`, which are on their device already."""
-    fused = {"fused": True} if args.opt.lower() in _FUSED else {}
+def make_optimizer(options: Options, method: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    """timm's optimiser `options.opt` for the trained parameters of `method`, which are on their device already.
+
+    Its `zero_grad` does not reach all parameters: call the method's.
+    """
+    fused = {"fused": True} if options.opt.lower() in _FUSED else {}
     optimizer = create_optimizer_v2(
-        method, opt=args.opt, lr=args.lr, weight_decay=weight_decay, momentum=args.momentum, **fused,
+        method, opt=options.opt, lr=options.lr, weight_decay=weight_decay, momentum=options.momentum, **fused,
     )
     if fused and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-        _on_dense_memory(optimizer)
+        _see_contiguous_arrays(optimizer)
     return optimizer
 
 
-def _on_dense_memory(optimizer: torch.optim.Optimizer) -> None:
-    """Show the fused kernels weights in channels_last as the contiguous arrays that they are.
+def _see_contiguous_arrays(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimiser weights in channels_last as the contiguous arrays that they are: views `[O, kH, kW, I]`.
 
-    torch's CPU kernels copy anything else to and fro, which takes three times as long and the memory of a weight. (SGD
-    stores what it is shown, so it must see the weights as they are.)
+    torch's fused CPU kernels copy anything else to and fro, which takes three times as long and the memory of a weight.
     """
-    collect = optimizer._init_group
+    views = []  # (parameter, its view)
+    for group in optimizer.param_groups:
+        for number, parameter in enumerate(group["params"]):
+            last = parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+            if parameter.device.type == "cpu" and last and not parameter.is_contiguous():
+                view = parameter.detach().permute(0, 2, 3, 1)
+                group["params"][number] = view
+                views.append((parameter, view))
 
-    def collect_dense(group, *lists, **named):
-        result = collect(group, *lists, **named)
-        lists = [tensors for tensors in (*lists, *named.values()) if isinstance(tensors, list) and tensors]
-        for number, parameter in enumerate(lists[0] if lists else ()):
-            mine = [tensors for tensors in lists if tensors[number].shape == parameter.shape]  # but for step numbers
-            same = all(tensors[number].stride() == parameter.stride() for tensors in mine)
-            if parameter.ndim == 4 and not parameter.is_contiguous() and same:
-                for tensors in mine:
-                    tensors[number] = tensors[number].permute(0, 2, 3, 1)
-        return result
+    def lend_gradients(*_) -> None:
+        for parameter, view in views:
+            view.grad = None if parameter.grad is None else parameter.grad.permute(0, 2, 3, 1)
 
-    optimizer._init_group = collect_dense
+    def take_back(*_) -> None:
+        for _, view in views:
+            view.grad = None
+
+    optimizer.register_step_pre_hook(lend_gradients)
+    optimizer.register_step_post_hook(take_back)

@@ -1,6 +1,5 @@
 """The processes and cores of a run, settled before anything is broadcast."""
 
-import argparse
 import datetime
 import gc
 import os
@@ -10,9 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list
 
+from ..compat import use_cpu_is_set
 from ..errors import BurnError
+from .options import Options
 
 
 def join_processes() -> None:
@@ -25,7 +26,7 @@ def join_processes() -> None:
     if several and not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"  # without it accelerate takes each for the only one
     # Long, because the other processes wait while the main one measures.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=datetime.timedelta(hours=12))
+    state = PartialState(cpu=use_cpu_is_set(), timeout=datetime.timedelta(hours=12))
     if several and state.num_processes == 1:
         raise BurnError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but accelerate ({state.distributed_type.value}) would start as "
@@ -44,12 +45,12 @@ def leave_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def choose_output(args: argparse.Namespace) -> Path:
+def choose_output(options: Options) -> Path:
     """--output, or a folder named by time and model, the same in every process."""
     join_processes()
-    dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{args.model.replace('/', '_')}"
-    demo = "output/demo" if args.epochs == 200 and not args.max_steps else "output/demo-short"
-    return Path(broadcast_object_list([args.output or (demo if args.demo else dated)])[0])
+    dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{options.model.replace('/', '_')}"
+    demo = "output/demo" if options.epochs == 200 and not options.max_steps else "output/demo-short"
+    return Path(broadcast_object_list([options.output or (demo if options.demo else dated)])[0])
 
 
 def on_main_process(call: Callable[[], Any]) -> Any:

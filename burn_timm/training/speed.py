@@ -1,22 +1,25 @@
 """How a run uses its hardware: --compile, --channels-last, --count-bits and --grad-checkpointing."""
 
-import argparse
+import importlib.util
 import logging
+import os
+import shutil
 
 import torch
 from torch import nn
 
 from ..errors import BurnError, one_line
 from ..nn import count_bits, sign_conv
-from .guards import check_compiler
-
-COMPILE_FROM = 1000  # steps of a stage that make up for a minute of compiling
+from .options import Options
+from .parser import COMPILE_FROM
 
 _logger = logging.getLogger(__name__)
 
 
-def choose(args: argparse.Namespace, device: torch.device, mixed_precision: str, steps: int, tell: bool) -> None:
-    """Put what is in force where `args` leave it open (None): compile, channels_last, count_bits.
+def choose(
+    options: Options, device: torch.device, mixed_precision: str, steps: int, tell: bool,
+) -> dict[str, bool]:
+    """What is in force of `compile`, `channels_last` and `count_bits`: chosen where `options` leave it open (None).
 
     Args:
         steps: Of a stage. All is a function of the run's options and the machine, so a resumed run chooses the same.
@@ -26,26 +29,36 @@ def choose(args: argparse.Namespace, device: torch.device, mixed_precision: str,
         BurnError: --compile or --count-bits is asked for and cannot be.
     """
     reason = sign_conv.why_not(device)
-    if args.count_bits and reason:
+    if options.count_bits and reason:
         raise BurnError(f"--count-bits: {reason}")
-    if args.count_bits is None:
-        args.count_bits = reason is None
-    if args.channels_last is None:
-        args.channels_last = mixed_precision != "no" or args.count_bits
-    if args.compile:
+    count_bits = reason is None if options.count_bits is None else options.count_bits
+    channels_last = options.channels_last
+    if channels_last is None:
+        channels_last = mixed_precision != "no" or count_bits
+    compiled = options.compile
+    if compiled:
         check_compiler(device)
-    elif args.compile is None:
-        args.compile = steps >= COMPILE_FROM
-        if args.compile and (failure := why_not_compile(device)):
-            args.compile = False
-            if tell:
-                _logger.warning(f"--compile does not work here, so the run is slower: {failure}")
-        elif args.compile and tell:
+    elif compiled is None:
+        failure = why_not_compile(device) if steps >= COMPILE_FROM else None
+        compiled = steps >= COMPILE_FROM and failure is None
+        if tell and failure:
+            _logger.warning(f"--compile does not work here, so the run is slower: {failure}")
+        elif tell and compiled:
             _logger.info(f"compiling, as a stage has at least {COMPILE_FROM} steps (--no-compile: do not)")
+    return {"compile": compiled, "channels_last": channels_last, "count_bits": count_bits}
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise BurnError if torch.compile lacks what it needs here: a C++ compiler for a CPU, Triton for a GPU."""
+    if device.type == "cpu":
+        if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl")):
+            raise BurnError("--compile needs a C++ compiler on a CPU; install g++ or leave --compile out")
+    elif importlib.util.find_spec("triton") is None:
+        raise BurnError("--compile needs Triton on a GPU; pip install triton, or leave --compile out")
 
 
 def why_not_compile(device: torch.device) -> str | None:
-    """What keeps torch.compile from working here, found by trying something tiny; or None."""
+    """The reason why torch.compile does not work here, found by trying something tiny; or None."""
     def tiny(x: torch.Tensor) -> torch.Tensor:
         return (x * 2).relu().sum()
 
@@ -57,19 +70,19 @@ def why_not_compile(device: torch.device) -> str | None:
     return None
 
 
-def apply(method: nn.Module, args: argparse.Namespace) -> nn.Module:
-    """`method`, not yet wrapped by accelerate, as `choose` has decided; parameter names stay the same."""
-    if args.count_bits:
+def apply(method: nn.Module, options: Options) -> nn.Module:
+    """`method`, not yet wrapped by accelerate, with the options in force; parameter names stay the same."""
+    if options.count_bits:
         count_bits(method)
-    if args.channels_last:
+    if options.channels_last:
         method = method.to(memory_format=torch.channels_last)
-    if args.grad_checkpointing:
+    if options.grad_checkpointing:
         model = method.backbone.model
         try:
             model.set_grad_checkpointing()
         except (AttributeError, AssertionError) as error:  # how timm's models say that they have none
             raise BurnError(f"--grad-checkpointing: {type(model).__name__} has none") from error
-    if args.compile:
+    if options.compile:
         method.backbone.compile(dynamic=False)
         teacher = getattr(method, "teacher", None)
         if teacher is not None:

@@ -10,10 +10,8 @@ STATS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SIDE = 32
 OPTIONS = {
     "burn": {"head_dim": 12},
-    "burn_swapped": {"head_dim": 12, "target_head": "swapped", "fs_loss": "contrast"},
     "burn_information": {
-        "head_dim": 12, "target_head": "information", "information_weight": 0.5, "center_momentum": 0.9,
-        "target_temperature": 0.5, "fs_center": True, "fs_loss": "relations",
+        "head_dim": 12, "target_head": "information", "information_weight": 0.5, "fs_loss": "relations",
     },
     "s2bnn": {},
     "s2bnn_contrastive": {"contrastive_weight": 0.7, "queue_size": 20, "target_momentum": 0.9},
@@ -29,9 +27,7 @@ OPTIONS = {
     "supervised": {"num_classes": 10, "label_smoothing": 0.1},
     "supervised_kl": {"temperature": 2.0},
 }
-NAMES = {
-    "burn_swapped": "burn", "burn_information": "burn", "s2bnn_contrastive": "s2bnn", "simclr_v2": "simclr",
-}
+NAMES = {"burn_information": "burn", "s2bnn_contrastive": "s2bnn", "simclr_v2": "simclr"}
 
 
 def make(case: str, **kwargs) -> Method:

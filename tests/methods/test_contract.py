@@ -5,8 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn as nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from burn_timm.methods import METHODS
+from burn_timm import losses
+from burn_timm.distributed import most_exact
+from burn_timm.methods import METHODS, supervised
 
 from .cases import NAMES, OPTIONS, batch_of, make
 
@@ -32,9 +35,18 @@ def test_every_method_has_a_case():
     assert {NAMES.get(case, case) for case in OPTIONS} == set(METHODS)
 
 
-@pytest.mark.parametrize("case", OPTIONS)
-def test_one_step_moves_what_is_trained_and_leaves_the_teacher_bit_identical(case, digits):
-    method = make(case).train()
+OF_BURN = [
+    {"fs_loss": "l1"}, {"fs_loss": "l2"}, {"fs_loss": "assignment"}, {"fs_on": "projection"}, {"views": "cross"},
+    {"head_type": "linear"}, {"kl_direction": "target-student"}, {"adapter": "mlp"}, {"target_head": "frozen"},
+    {"information_weight": 0.5},
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "options"), [*((case, {}) for case in OPTIONS), *(("burn", options) for options in OF_BURN)],
+)
+def test_one_step_moves_what_is_trained_and_leaves_the_teacher_bit_identical(case, options, digits):
+    method = make(case, **options).train()
     everything = copy.deepcopy(nn.Module.state_dict(method))
     teacher = copy.deepcopy(method.teacher.state_dict()) if method.teacher is not None else {}
     before = {name: tensor.detach().clone() for name, tensor in method.named_parameters()}
@@ -54,7 +66,7 @@ def test_one_step_moves_what_is_trained_and_leaves_the_teacher_bit_identical(cas
         assert not any(name.startswith("teacher.") for name in method.state_dict())
     method.after_step(0.25)
     for name, tensor in method.named_parameters():  # a momentum target moves now, and only now
-        if not tensor.requires_grad and not name.startswith("teacher."):
+        if not tensor.requires_grad and not name.startswith("teacher.") and "frozen" not in options.values():
             assert name.startswith(MOMENTUM) and not torch.equal(tensor, everything[name]), name
 
 
@@ -74,6 +86,24 @@ def test_a_state_dict_is_enough_to_go_on_bit_for_bit(case, digits):
     assert train(second, digits, 3, first=3) == losses[3:]
     for name, tensor in unbroken.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_on_mps_nothing_is_float64(case, digits, monkeypatch):
+    """MPS has no float64. (A loss that was widened for a CPU raises there.)"""
+    assert most_exact(torch.device("mps")) == torch.float32 and most_exact(torch.device("cpu")) == torch.float64
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+            result = call(*args, **(kwargs or {}))
+            assert getattr(result, "dtype", None) != torch.float64, call
+            return result
+
+    for module in (losses, supervised):
+        monkeypatch.setattr(module, "most_exact", lambda device: torch.float32)
+    method = make(case).train()
+    with Watch():
+        method(batch_of(method, digits), 0.25)["loss"].backward()
 
 
 @pytest.mark.parametrize("case", OPTIONS)

@@ -1,4 +1,4 @@
-"""Datasets through train_burn.py: corrupt images, streams, and what a killed save left behind."""
+"""Datasets through train_burn.py: corrupt images, streams, caches, and what a killed run left behind."""
 
 import io
 import json
@@ -11,43 +11,35 @@ import pytest
 import torch
 from data.pictures import png, write
 
-import train_burn
+from burn_timm.training import stage
 
-from .runs import SHORT
+from .runs import SHORT, checkpoint, failure, here, log
 
-
-@pytest.fixture(autouse=True)
-def _on_the_cpu(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+RUN = [*SHORT, "--stages", "w1a1", "--batch-size", "25", "--epochs", "1", "--val-split", "none"]
 
 
 def run(tmp_path, *options: str) -> dict:
-    return train_burn.main([
-        *SHORT, "--workers", "0", "--stages", "w1a1", "--batch-size", "25", "--epochs", "1", "--val-split", "none",
-        "--output", str(tmp_path / "run"), *options,
-    ])
+    return here(*RUN, "--output", str(tmp_path / "run"), *options)
 
 
-def folder(root, count: int, broken: int) -> str:
+def folder(root, count: int, broken: int) -> list[str]:
+    """Options for a folder of images, the first of them broken."""
     for number in range(count):
         write(root / f"class{number % 2}" / f"{number:03d}.png", number, 8, cut=60 if number < broken else 0)
-    return str(root)
+    return ["--dataset", "", "--data-dir", str(root)]
 
 
 def test_a_corrupt_image_is_skipped_with_one_warning_and_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        summary = run(tmp_path, "--dataset", "", "--data-dir", folder(tmp_path / "photos", 100, 1), "--epochs", "2")
-    warnings = [record.message for record in caplog.records if "cannot be read" in record.message]
-    assert len(warnings) == 1 and "class0/000.png" in warnings[0] and "truncated" in warnings[0]
-    assert summary["corrupt_images"] == 1
-    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["corrupt"]["indices"] == [0]
+        summary = run(tmp_path, *folder(tmp_path / "photos", 100, 1), "--epochs", "2")
+    warnings = [message for message in caplog.messages if "cannot be read" in message]
+    assert len(warnings) == 1 and "class0/000.png" in warnings[0]
+    assert summary["corrupt_images"] == 1 and checkpoint(tmp_path / "run")["corrupt"]["indices"] == [0]
 
 
 def test_more_than_one_percent_of_corrupt_images_is_an_error(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        run(tmp_path, "--dataset", "", "--data-dir", folder(tmp_path / "photos", 100, 2))
-    error = "train_burn.py: error: at least 2 of 100 images cannot be read, more than 1%: "
-    assert error in capsys.readouterr().err
+    line = failure(capsys, *RUN, "--output", str(tmp_path / "run"), *folder(tmp_path / "photos", 100, 2))
+    assert "error: at least 2 of 100 images cannot be read, more than 1%: " in line
     assert not (tmp_path / "run" / "export").exists()
 
 
@@ -60,12 +52,10 @@ def test_a_partly_labelled_split_trains_without_its_labels_only(tmp_path, capsys
     table = datasets.Dataset.from_dict({"image": images, "label": labels}, features)
     table.to_parquet(tmp_path / "set" / "train.parquet")
     common = ["--dataset", f"hfds/{tmp_path / 'set'}", "--data-dir", str(tmp_path / "cache"), "--max-steps", "1"]
-    with pytest.raises(SystemExit):
-        train_burn.main([
-            *common, "--method", "supervised", "--model", "resnet20_cifar", "--stages", "fp", "--img-size", "32",
-            "--batch-size", "25", "--output", str(tmp_path / "labels"),
-        ])
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    error = failure(
+        capsys, *common, "--method", "supervised", "--model", "resnet20_cifar", "--stages", "fp", "--img-size", "32",
+        "--batch-size", "25", "--output", str(tmp_path / "labels"),
+    )
     assert "needs labels" in error and "2 images without a label" in error
     assert run(tmp_path, *common)["dataset"].endswith("2 classes, 2 images without a label")
 
@@ -81,24 +71,21 @@ def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path
     split = dict(name="train", filenames=["digits-0000.tar"], shard_lengths=[100], num_samples=100)
     (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
     with caplog.at_level(logging.WARNING):
-        summary = run(tmp_path, "--dataset", "wds/digits", "--data-dir", str(tmp_path), "--log-interval", "1")
-    assert [line["step"] for line in map(json.loads, open(tmp_path / "run" / "log.jsonl"))] == [1, 2, 3, 4]
-    assert summary["bytes_exported"] > 0
-    warnings = [record.message for record in caplog.records if "resumed run" in record.message]
+        run(tmp_path, "--dataset", "wds/digits", "--data-dir", str(tmp_path), "--log-interval", "1")
+    assert log(tmp_path / "run", "step") == [1, 2, 3, 4] and (tmp_path / "run" / "export").is_dir()
+    warnings = [message for message in caplog.messages if "resumed run" in message]
     assert len(warnings) == 1 and "wds" in warnings[0] and "not the same" in warnings[0]
 
 
 def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatch, capsys):
-    make = train_burn.make_train_loader
-
-    def slow(*args, **kwargs):
+    def slow(*args, make=stage.make_train_loader, **kwargs):
         for batch in make(*args, **kwargs):
             time.sleep(0.3)
             yield batch
 
-    monkeypatch.setattr(train_burn, "make_train_loader", slow)
+    monkeypatch.setattr(stage, "make_train_loader", slow)
     run(tmp_path, "--max-steps", "6", "--log-interval", "2", "--grad-accum-steps", "2")
-    lines = [json.loads(line) for line in open(tmp_path / "run" / "log.jsonl")]
+    lines = log(tmp_path / "run")
     assert len(lines) == 3
     for line in lines[1:]:  # the first has the loader's start in it
         waited = line["data_wait"] * 2 * line["total_batch_size"] / line["images_per_s"]
@@ -107,9 +94,9 @@ def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatc
 
 
 def losses_of(tmp_path, name: str, *options: str, steps: int = 50) -> list[float]:
-    length = ["--epochs", "9", "--max-steps", str(steps), "--log-interval", "1"]
+    length = ["--epochs", "25", "--max-steps", str(steps), "--log-interval", "1"]
     run(tmp_path / name, "--view", "burn", *length, *options)
-    return [json.loads(line)["loss"] for line in open(tmp_path / name / "run" / "log.jsonl")]
+    return log(tmp_path / name / "run", "loss")
 
 
 @pytest.mark.slow
@@ -128,38 +115,34 @@ def test_losses_with_views_made_on_the_device(tmp_path):
 ])
 def test_losses_do_not_depend_on_the_cache(tmp_path, views_on, steps):
     """A cold and a warm cache, in memory and in a file, filled by workers or not: the same bits."""
-    losses = partial(losses_of, steps=steps)
-    files = folder(tmp_path / "photos", 60, 0)
-    common = ["--dataset", "", "--data-dir", files, "--views-on", views_on, "--epochs", "25"]
+    common = [*folder(tmp_path / "photos", 60, 0), "--views-on", views_on]
+    losses = partial(losses_of, tmp_path, steps=steps)
     kept = ["--cache", "disk", "--cache-dir", str(tmp_path / "cache")]
-    one = losses(tmp_path, "off", *common, "--cache", "off")
+    one = losses("off", *common, "--cache", "off")
     assert len(one) == steps
-    assert losses(tmp_path, "auto", *common) == losses(tmp_path, "memory", *common, "--cache", "memory") == one
-    assert losses(tmp_path, "cold", *common, *kept, "--workers", "2") == losses(tmp_path, "warm", *common, *kept) == one
+    assert losses("auto", *common) == losses("memory", *common, "--cache", "memory") == one
+    assert losses("cold", *common, *kept, "--workers", "2") == losses("warm", *common, *kept) == one
 
 
 def test_cache_size_is_part_of_a_run_and_the_cache_is_not(tmp_path, capsys):
-    files = folder(tmp_path / "photos", 60, 0)
-    common = ["--dataset", "", "--data-dir", files, "--img-size", "4", "--max-steps", "2", "--resume", "auto"]
-    run(tmp_path, *common, "--cache", "memory", "--cache-size", "6", "--stages", "w32a1")
-    with pytest.raises(SystemExit):
-        run(tmp_path, *common, "--stages", "w32a1")
-    assert "--cache-size 6 there, None here" in capsys.readouterr().err
+    common = [*folder(tmp_path / "photos", 60, 0), "--img-size", "4", "--max-steps", "2", "--resume", "auto"]
+    run(tmp_path, *common, "--cache", "memory", "--cache-size", "6")
+    assert "cache-size 6 there, None here" in failure(capsys, *RUN, "--output", str(tmp_path / "run"), *common)
     disk = ["--cache", "disk", "--cache-dir", str(tmp_path), "--cache-size", "6"]
-    assert run(tmp_path, *common, *disk, "--stages", "w32a1")["settings"]["cache_size"] == 6
+    assert run(tmp_path, *common, *disk)["settings"]["cache_size"] == 6
 
 
-def test_a_killed_save_is_cleared_away_at_the_next_start(tmp_path):
+def test_what_a_kill_left_behind_is_cleared_away_at_the_next_start(tmp_path, capsys):
     output = tmp_path / "run"
-    output.mkdir()
-    for name in (".checkpoint.pt.abc.tmp", ".checkpoint.pt.def.tmp", "notes.tmp"):
+    left = [".checkpoint.pt.abc.tmp", ".curves.png.x.tmp", ".export.x.tmp/config.json"]
+    for name in (*left, "notes.tmp", ".export.y.old/model.safetensors"):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_bytes(b"half")
     run(tmp_path, "--max-steps", "1")
-    assert not list(output.glob(".checkpoint.pt.*")) and (output / "notes.tmp").exists()
-    (output / ".checkpoint.pt.ghi.tmp").write_bytes(b"of a run that goes on")
-    with pytest.raises(SystemExit):
-        run(tmp_path, "--max-steps", "1")  # refused: the folder holds a run
-    assert (output / ".checkpoint.pt.ghi.tmp").exists()
+    assert not [name for name in output.iterdir() if name.name.startswith(".")] and (output / "notes.tmp").exists()
+    (output / left[0]).write_bytes(b"of a run that goes on")
+    assert "holds a run already" in failure(capsys, *RUN, "--output", str(output), "--max-steps", "1")
+    assert (output / left[0]).exists()
 
 
 def test_reset_target_head_starts_the_second_stage_with_a_fresh_one(tmp_path):
@@ -167,7 +150,7 @@ def test_reset_target_head_starts_the_second_stage_with_a_fresh_one(tmp_path):
     states = []
     for name, options in (("carried", []), ("reset", ["--reset-target-head"])):
         run(tmp_path / name, "--stages", "w32a1", "w1a1", "--lr", "0", "--max-steps", "1", *options)
-        states.append(torch.load(tmp_path / name / "run" / "checkpoint.pt", weights_only=True)["method"])
+        states.append(checkpoint(tmp_path / name / "run")["method"])
     carried, reset = states
     weights = [name for name in carried if name.endswith("weight") and carried[name].ndim > 1]
     differing = {name.partition(".")[0] for name in weights if not torch.equal(carried[name], reset[name])}

@@ -8,11 +8,10 @@ import pytest
 import torch
 from accelerate import DistributedType
 
-import train_burn
 from burn_timm.errors import BurnError
 from burn_timm.training import processes
 
-from .runs import SHORT
+from .runs import SHORT, here
 
 
 def test_processes_that_would_not_train_together_are_refused(monkeypatch):
@@ -27,7 +26,6 @@ def test_processes_that_would_not_train_together_are_refused(monkeypatch):
 
 
 def test_threads_are_the_cores_divided_by_local_processes(monkeypatch, tmp_path):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert processes.default_threads() == 6
@@ -36,10 +34,10 @@ def test_threads_are_the_cores_divided_by_local_processes(monkeypatch, tmp_path)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     options = list(SHORT)
     del options[options.index("--threads") : options.index("--threads") + 2]
-    options += ["--workers", "0", "--stages", "w1a1", "--max-steps", "1", "--val-split", "none"]
-    summary = train_burn.main([*options, "--output", str(tmp_path / "default")])
+    options += ["--stages", "w1a1", "--max-steps", "1", "--val-split", "none"]
+    summary = here(*options, "--output", str(tmp_path / "default"))
     assert torch.get_num_threads() == summary["hardware"]["threads"] == 3
-    summary = train_burn.main([*options, "--threads", "2", "--output", str(tmp_path / "given")])
+    summary = here(*options, "--threads", "2", "--output", str(tmp_path / "given"))
     assert torch.get_num_threads() == summary["hardware"]["threads"] == 2
 
 
@@ -49,12 +47,11 @@ def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
         processes.make_accelerator("wandb", tmp_path)
 
 
-def test_tensorboard_gets_the_losses(tmp_path, monkeypatch):
+def test_tensorboard_gets_the_losses(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    options = [*SHORT, "--log-with", "tensorboard", "--log-interval", "1", "--workers", "0", "--val-split", "none"]
-    train_burn.main([*options, "--stages", "w1a1", "--max-steps", "3", "--output", str(tmp_path / "run")])
+    options = [*SHORT, "--log-with", "tensorboard", "--log-interval", "1", "--val-split", "none"]
+    here(*options, "--stages", "w1a1", "--max-steps", "3", "--output", str(tmp_path / "run"))
     events = [path for path in (tmp_path / "run").rglob("events.out.tfevents.*") if b"loss_kl" in path.read_bytes()]
     assert len(events) == 1
     recorded = EventAccumulator(str(events[0])).Reload()

@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import train_burn
+from burn_timm import runs
+from burn_timm.training.state import VERSION
 
-from .runs import SHORT, command, environment, train
+from .runs import DIGITS, SHORT, TEACHER, checkpoint, command, environment, failure, log, train
+from .runs import here as run_here
 
 LENGTH = [
     "--epochs", "2", "--max-steps", "30", "--checkpoint-steps", "4", "--log-interval", "1", "--drop", "0.1",
@@ -29,8 +32,7 @@ def unbroken(tmp_path_factory):
 
 
 def here(*options: str) -> None:
-    """Run in this process, whose start is the longest part of a short run."""
-    train_burn.main([*SHORT, "--workers", "0", *options])
+    run_here(*SHORT, *options)
 
 
 def kill_after(step: int, output, workers: int) -> None:
@@ -39,10 +41,10 @@ def kill_after(step: int, output, workers: int) -> None:
         command(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers), env=environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )
-    log = output / "log.jsonl"
+    path = output / "log.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        lines = [line for line in (log.read_text() if log.exists() else "").splitlines() if line.endswith("}")]
+        lines = [line for line in (path.read_text() if path.exists() else "").splitlines() if line.endswith("}")]
         if lines and json.loads(lines[-1])["step"] >= step:
             break
         assert process.poll() is None, "the run ended before it could be killed"
@@ -61,7 +63,7 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
     output = tmp_path / "run"
     for step in steps:
         kill_after(step, output, workers)
-    kept_before = torch.load(output / "checkpoint.pt", weights_only=True)["seconds"]
+    kept_before = checkpoint(output)["seconds"]
     done = train(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers)
     assert done.returncode == 0, done.stderr[-2000:]
     expected, found = load_file(unbroken / "latent.safetensors"), load_file(output / "latent.safetensors")
@@ -70,9 +72,8 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
         assert torch.equal(tensor, found[name]), name
     packed = "export/model.safetensors"
     assert (unbroken / packed).read_bytes() == (output / packed).read_bytes()
-    losses = [[json.loads(line)["loss"] for line in open(run / "log.jsonl")] for run in (unbroken, output)]
-    assert losses[0] == losses[1] and len(losses[0]) == 60
-    kept = torch.load(output / "checkpoint.pt", weights_only=True)["seconds"]
+    assert log(unbroken, "loss") == log(output, "loss") and len(log(output)) == 60
+    kept = checkpoint(output)["seconds"]
     summary = json.loads((output / "summary.json").read_text())
     for name in ("train_seconds", "cpu_seconds"):
         assert 0 < kept_before[name] < kept[name] <= summary[name]
@@ -89,21 +90,20 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
         "--cache", "memory",
     ]),
     ("burn", [
-        "--teacher", "test_resnet", "--target-head", "swapped", "--center-momentum", "0.9", "--fs-center",
-        "--grad-accum-steps", "2", "--cache", "disk", "--cache-size", "32",
+        *TEACHER, "--views", "cross", "--channels-last", "--grad-accum-steps", "2", "--cache", "disk", "--cache-size",
+        "32",
     ]),
 ])
 def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across_stages(
     method, options, tmp_path, monkeypatch,
 ):
     """Broken off in step 3, in step 5, the first of stage 2, and in step 7; each time the last two steps are kept."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     argv = [
-        *SHORT, "--method", method, "--teacher", "", "--workers", "0",
+        *DIGITS, "--method", method,
         "--cache-dir", str(tmp_path / "cache"), *options, "--batch-size", "32", "--max-steps",
         "4", "--lr", "1e-2", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none",
     ]
-    train_burn.main([*argv, "--output", str(tmp_path / "unbroken")])
+    run_here(*argv, "--output", str(tmp_path / "unbroken"))
 
     step, broken = train_burn.RunLog.step, []
 
@@ -118,38 +118,21 @@ def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across
         patched.setattr(train_burn.RunLog, "step", break_off)
         for steps, kept in ((3, (0, 2)), (3, (1, 0)), (3, (1, 2))):
             broken[:] = [steps]
-            with pytest.raises(KeyboardInterrupt):
-                train_burn.main([*argv, "--output", str(output), "--resume", "auto"])
-            saved = torch.load(output / "checkpoint.pt", weights_only=True)
+            with pytest.raises(SystemExit, match="130"):  # Ctrl-C
+                run_here(*argv, "--output", str(output), "--resume", "auto")
+            saved = checkpoint(output)
             assert (saved["stage"], saved["step"]) == kept
-    train_burn.main([*argv, "--output", str(output), "--resume", "auto"])
-    ends = [torch.load(run / "checkpoint.pt", weights_only=True)["method"] for run in (tmp_path / "unbroken", output)]
-    assert any(name.endswith(("queue", "center")) for name in ends[0]) and ends[0].keys() == ends[1].keys()
+    run_here(*argv, "--output", str(output), "--resume", "auto")
+    ends = [checkpoint(run)["method"] for run in (tmp_path / "unbroken", output)]
+    assert ends[0].keys() == ends[1].keys()
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
-    losses = [[json.loads(line)["loss"] for line in open(run / "log.jsonl")] for run in (tmp_path / "unbroken", output)]
-    assert losses[0] == losses[1] and len(losses[0]) == 8
+    assert log(tmp_path / "unbroken", "loss") == log(output, "loss") and len(log(output)) == 8
     packed = "export/model.safetensors"
     assert (tmp_path / "unbroken" / packed).read_bytes() == (output / packed).read_bytes()
 
 
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """Run with further options and return the one line of the error."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-
-    def line(*options: str) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            here(*LENGTH, *options)
-        (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("train_burn.py: error"))
-        assert stopped.value.code == 2
-        return error
-
-    return line
-
-
-def test_a_finished_run_resumes_to_its_own_export(unbroken, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+def test_a_finished_run_resumes_to_its_own_export(unbroken):
     before = (unbroken / "export/model.safetensors").read_bytes()
     (unbroken / "export/model.safetensors").unlink()
     here(*LENGTH, "--output", str(unbroken), "--resume", "auto")
@@ -158,32 +141,37 @@ def test_a_finished_run_resumes_to_its_own_export(unbroken, monkeypatch):
 
 @pytest.mark.parametrize("options, message", [
     ([], "holds a run already"),
-    (["--resume", "auto", "--lr", "1e-2"], "--lr 0.0003 there, 0.01 here"),
-    (["--resume", "auto", "--teacher-kwargs", "drop_rate=0.1", "--teacher", "test_efficientnet"], "--teacher-kwargs"),
-    (["--resume", "auto", "--teacher", "test_efficientnet"], "another teacher"),
+    (["--resume", "auto", "--lr", "1e-2"], "belongs to another run: lr 0.0003 there, 0.01 here"),
+    (["--resume", "auto", "--teacher-kwargs", "drop_rate=0.1"], "drop-rate None there, 0.1 here"),
+    (["--resume", "auto", "--teacher", "test_efficientnet"], "name 'test_resnet' there, 'test_efficientnet' here; sha"),
     (["--resume", "missing.pt"], "no such file"),
 ])
-def test_a_resume_that_does_not_fit_is_one_line(unbroken, refused, options, message):
-    assert message in refused("--output", str(unbroken), *options)
+def test_a_resume_that_does_not_fit_is_one_line(unbroken, capsys, options, message):
+    assert message in failure(capsys, *SHORT, *LENGTH, "--output", str(unbroken), *options)
 
 
-def test_a_default_that_has_changed_is_a_mismatch(unbroken, refused, tmp_path):
+@pytest.mark.parametrize(("where", "there", "message"), [
+    (("options", "temperature"), 0.2, "temperature 0.2 there, 1.0 here"),  # as of the commit whose default that was
+    (("mixed_precision",), "bf16", "mixed-precision 'bf16' there, 'no' here"),
+    ((), None, "damaged (its checksum is wrong)"),
+])
+def test_a_run_that_has_changed_is_refused(unbroken, capsys, tmp_path, where, there, message):
     settings = json.loads((unbroken / "summary.json").read_text())["settings"]
     assert (settings["temperature"], settings["view"], settings["teacher_img_size"]) == (1.0, "light", 32)
-    kept = torch.load(unbroken / "checkpoint.pt", weights_only=True)
-    kept["identity"]["options"]["temperature"] = 0.2  # as of the commit whose default that was
-    torch.save(kept, tmp_path / "older.pt")
-    error = refused("--output", str(tmp_path / "new"), "--resume", str(tmp_path / "older.pt"))
-    assert "--temperature 0.2 there, 1.0 here" in error
-
-
-def test_a_resume_in_another_precision_is_refused(unbroken, refused, tmp_path):
-    kept = torch.load(unbroken / "checkpoint.pt", weights_only=True)
-    assert kept["identity"]["mixed_precision"] == "no"
-    kept["identity"]["mixed_precision"] = "bf16"
-    torch.save(kept, tmp_path / "other.pt")
-    error = refused("--output", str(tmp_path / "new"), "--resume", str(tmp_path / "other.pt"))
-    assert "a run with mixed precision bf16, here it is no" in error
+    other = tmp_path / "other.pt"
+    if where:
+        identity, content = runs.load_checkpoint(unbroken / "checkpoint.pt", VERSION)
+        holder = identity
+        for name in where[:-1]:
+            holder = holder[name]
+        holder[where[-1]] = there
+        runs.save_checkpoint(other, VERSION, identity, content)
+    else:
+        other.write_bytes((unbroken / "checkpoint.pt").read_bytes().replace(b"student_head", b"Student_head"))
+    options = ["--output", str(tmp_path / "new"), "--resume", str(other)]
+    assert f"other.pt: {'' if there is None else 'belongs to another run: '}{message}" in failure(
+        capsys, *SHORT, *LENGTH, *options,
+    )
 
 
 @pytest.mark.slow  # the compiler takes a minute for each of two stages, then it has kept what it made
@@ -197,8 +185,8 @@ def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(ho
                 command(*length, *options, "--output", str(tmp_path / name)), env=environment(),
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )
-            log = tmp_path / name / "log.jsonl"
-            while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 3):
+            lines = tmp_path / name / "log.jsonl"
+            while process.poll() is None and not (lines.exists() and lines.read_text().count("\n") >= 3):
                 time.sleep(0.05)
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -206,15 +194,7 @@ def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(ho
         assert done.returncode == 0, done.stderr[-2000:]
     packed = "export/model.safetensors"
     assert (tmp_path / "unbroken" / packed).read_bytes() == (tmp_path / "resumed" / packed).read_bytes()
-    eager, compiled = (
-        [json.loads(line)["loss"] for line in open(tmp_path / name / "log.jsonl")] for name in ("eager", "unbroken")
-    )
+    eager, compiled = (log(tmp_path / name, "loss") for name in ("eager", "unbroken"))
     assert compiled[0] == pytest.approx(eager[0], rel=1e-4)
     assert compiled == pytest.approx(eager, rel=0.1)  # one rounding flips a sign, and that more of them
 
-
-def test_a_damaged_checkpoint_is_one_line_and_names_the_file(unbroken, refused, tmp_path):
-    damaged = tmp_path / "damaged.pt"
-    damaged.write_bytes((unbroken / "checkpoint.pt").read_bytes()[:5000])
-    error = refused("--output", str(tmp_path / "new"), "--resume", str(damaged))
-    assert "damaged.pt: not a readable checkpoint" in error

@@ -1,9 +1,10 @@
 """What a run chooses for its hardware, and that none of it changes what is learnt beyond rounding."""
 
-import argparse
+import copy
 import json
 import logging
 import statistics
+from dataclasses import replace
 
 import pytest
 import timm
@@ -12,26 +13,29 @@ import torch
 from burn_timm.errors import BurnError
 from burn_timm.models.reactnet import ReActNet
 from burn_timm.training import speed
-from burn_timm.training.arrivals import Arrivals
-from train_burn import main
+from burn_timm.training.optimizer import make_optimizer
+from burn_timm.training.options import parse_options
+from burn_timm.training.parser import COMPILE_FROM
+from burn_timm.training.scalars import AsyncScalars
+
+from .runs import failure, here, log
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-OPEN = {"compile": None, "channels_last": None, "count_bits": None}
+OPTIONS = parse_options(["--model", "test_reactnet", "--teacher", "test_resnet"])
 
 
 def choose(device=CPU, precision="no", steps=10, **given):
-    args = argparse.Namespace(**{**OPEN, **given})
-    speed.choose(args, device, precision, steps, tell=True)
-    return args
+    options = replace(OPTIONS, **given)
+    return replace(options, **speed.choose(options, device, precision, steps, tell=True))
 
 
 def test_short_runs_are_not_compiled_and_long_ones_are(monkeypatch, caplog):
     monkeypatch.setattr(speed, "why_not_compile", lambda device: None)
     caplog.set_level(logging.INFO, "burn_timm")
-    assert choose(steps=speed.COMPILE_FROM - 1).compile is False and not caplog.messages
-    assert choose(steps=speed.COMPILE_FROM).compile is True
+    assert choose(steps=COMPILE_FROM - 1).compile is False and not caplog.messages
+    assert choose(steps=COMPILE_FROM).compile is True
     assert len(caplog.messages) == 1 and "--no-compile" in caplog.text
-    assert choose(steps=speed.COMPILE_FROM, compile=False).compile is False
+    assert choose(steps=COMPILE_FROM, compile=False).compile is False
 
 
 def test_where_compiling_fails_one_line_says_so_and_the_run_is_eager(monkeypatch, caplog):
@@ -63,15 +67,51 @@ def test_memory_layout(device, precision, expected):
     assert choose(device, precision, channels_last=not expected).channels_last is not expected
 
 
-def test_arrivals_keep_their_order_and_their_lag():
+def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BurnError, match=r"--compile needs a C\+\+ compiler"):
+        choose(compile=True)
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    assert choose(compile=True).compile is True
+
+
+@pytest.mark.parametrize("opt", ["adam", "adamw"])
+def test_adam_on_weights_in_channels_last_is_adam(opt):
+    """It sees them as contiguous arrays; steps, state after a resume and gradients are those of other memory."""
+    torch.manual_seed(0)
+    models = [torch.nn.Sequential(torch.nn.Conv2d(5, 6, 3), torch.nn.Conv2d(6, 4, 3)) for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+        model.to(memory_format=torch.channels_last)
+    options = replace(OPTIONS, opt=opt, lr=0.01)
+    optimizers = [make_optimizer(options, model, 0.1) for model in models]
+    for step in range(4):
+        images = torch.randn(2, 5, 8, 8)
+        if step == 2:  # the third is resumed from the second
+            models[2].load_state_dict(models[1].state_dict())
+            optimizers[2].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+        for model, optimizer in zip(models, optimizers, strict=True):
+            model(images).pow(2).mean().backward()
+            optimizer.step()
+            model.zero_grad()
+    assert models[1][0].weight.stride() != models[0][0].weight.stride()
+    for weights in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(weights[1], weights[0], atol=1e-4, rtol=1e-3)
+        assert torch.equal(weights[2], weights[1])
+
+
+def test_scalars_keep_their_order_and_their_lag():
     used = []
-    arrivals = Arrivals(lag=2)
+    scalars = AsyncScalars(lag=2)
     for number in range(4):
-        arrivals.add(torch.tensor([number, 0.5]), used.append)
+        scalars.add(torch.tensor([number, 0.5]), used.append)
     assert used == [[0.0, 0.5], [1.0, 0.5]]
-    arrivals.flush()
+    scalars.flush()
     assert [numbers[0] for numbers in used] == [0, 1, 2, 3]
-    at_once = Arrivals(lag=0)
+    at_once = AsyncScalars(lag=0)
     with pytest.raises(BurnError, match="not finite"):
         at_once.add(torch.tensor(float("nan")), lambda number: (_ for _ in ()).throw(BurnError("not finite")))
 
@@ -82,8 +122,8 @@ RUN = ["--model", "reactnet_a_025", "--teacher", "test_resnet", "--no-teacher-pr
 
 
 def losses(output, *options, stages=("w1a1",), steps=50):
-    main([*RUN, "--stages", *stages, "--max-steps", str(steps), "--output", str(output), *options])
-    return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
+    here(*RUN, "--stages", *stages, "--max-steps", str(steps), "--output", str(output), *options)
+    return log(output, "loss")
 
 
 @pytest.mark.slow  # three runs
@@ -141,7 +181,5 @@ def test_checkpointing_updates_statistics_once():
 
 
 def test_a_network_without_checkpointing_says_so(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["--method", "simclr", "--model", "resnet20_cifar", "--stages", "fp", "--max-steps", "1", "--dataset",
-              "digits", "--img-size", "32", "--output", str(tmp_path), "--grad-checkpointing"])
-    assert "--grad-checkpointing: " in capsys.readouterr().err
+    options = ["--method", "simclr", "--model", "resnet20_cifar", "--img-size", "32", "--output", str(tmp_path)]
+    assert "--grad-checkpointing: " in failure(capsys, *options, "--max-steps", "1", "--grad-checkpointing")

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from burn_timm.data.loader import epoch_order, seed_for
 
-from .runs import ROOT, SHORT, environment
+from .runs import ROOT, SHORT, checkpoint, environment, log
 from .two_process_worker import encoder
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
@@ -100,10 +100,8 @@ def whole(tmp_path_factory):
 
 
 def test_train_burn_in_two_processes_is_one_run(whole):
-    lines = [json.loads(line) for line in open(whole / "log.jsonl")]
-    assert [line["step"] for line in lines] == list(range(1, 9))
-    assert {line["total_batch_size"] for line in lines} == {64}
-    assert torch.load(whole / "checkpoint.pt", weights_only=True)["identity"]["processes"] == 2
+    assert log(whole, "step") == list(range(1, 9)) and set(log(whole, "total_batch_size")) == {64}
+    assert checkpoint(whole)["identity"]["processes"] == 2
 
 
 def test_no_thread_of_the_process_group_outlives_the_run(whole):
@@ -174,5 +172,5 @@ def test_corrupt_images_of_both_processes_count_together(tmp_path):
     done = run(2, str(ROOT / "train_burn.py"), *options, "--epochs", "2", "--output", str(tmp_path / "run"))
     assert done.returncode != 0
     assert "error: at least 4 of 300 images cannot be read, more than 1%" in done.stderr
-    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    kept = checkpoint(tmp_path / "run")
     assert (kept["stage"], kept["step"]) == (0, 4) and kept["corrupt"]["indices"] == sorted(broken[:2])

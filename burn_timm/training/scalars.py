@@ -1,13 +1,17 @@
-"""Numbers that a GPU is still computing: asked for at once, used when they have arrived, so that no step waits."""
+"""Numbers of a step without waiting for the device: scalars, gradient norms, and when they are used."""
 
 from collections import deque
 from collections.abc import Callable
 
 import torch
 
+from ..distributed import most_exact
 
-class Arrivals:
-    """Runs each use of numbers in the order of `add`, with those of the last `lag` calls still on their way.
+
+class AsyncScalars:
+    """Scalars that a GPU is still computing: copied at once, used when they are there, so that no step waits.
+
+    Each use of numbers runs in the order of `add`; those of the last `lag` calls may still be on their way.
 
     Args:
         lag: 0 uses numbers at once, as on a CPU they are there. On a GPU 1 leaves it a step to compute them.
@@ -38,3 +42,21 @@ class Arrivals:
             if event is not None:
                 event.synchronize()
             use(numbers.tolist())
+
+
+def scalar(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    """A number without gradient on the device, in float64 where that has it."""
+    dtype = most_exact(device)
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device, dtype)
+    return torch.full((), value, dtype=dtype, device=device)  # not copied there, which could wait
+
+
+def grad_norm(module: torch.nn.Module, device: torch.device) -> torch.Tensor:
+    grads = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return scalar(torch.nn.utils.get_total_norm(grads) if grads else 0.0, device)
+
+
+def stacked(outputs: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Scalars to `[batches, names]`."""
+    return torch.stack([torch.stack(list(values.values())) for values in outputs])

@@ -1,8 +1,11 @@
-"""Backbones that take the loader's uint8 images, each in its own normalisation and input size."""
+"""What training puts around networks: normalisation and input size, a freeze, a moving average."""
+
+import copy
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Backbone(nn.Module):
@@ -44,3 +47,29 @@ class Frozen(nn.Module):
         with torch.inference_mode():
             x = self.module(x)
         return x.clone()  # a loss may keep it for the backward pass, which it may not keep of inference mode's tensors
+
+
+class MomentumCopy(nn.Module):
+    """A copy of `module` that is not trained, but moved: target = m * target + (1 - m) * online (MoCo, BYOL).
+
+    Its BatchNorms normalise by the batch in training mode and keep statistics of their own, as in the published
+    methods; only parameters are averaged (latent ones of binary convolutions too: BURN, Eq. 5, on what that does).
+
+    Args:
+        module: What is copied; parameters of the copy have requires_grad False.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = copy.deepcopy(module).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, online: nn.Module, momentum: float) -> None:
+        """One step towards `online`, a module with the same parameters; `momentum` in [0, 1], 1 stays."""
+        mine = list(self.module.parameters())
+        theirs = [parameter.detach() for parameter in online.parameters()]
+        get_ema_multi_avg_fn(momentum)(mine, theirs, None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.module(x)

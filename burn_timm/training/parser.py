@@ -1,0 +1,223 @@
+"""The options of train_burn.py: timm's spelling where timm has the flag. Ranges are in the types."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from ..arguments import KeyValues, Parser, above_zero, fraction, natural, not_negative, positive, whole
+from ..data.cache import CACHES
+from ..data.loader import VIEWS_ON
+from ..data.views import INTERPOLATIONS, VIEWS
+from ..heads import HEAD_TYPES
+from ..losses import FS_LOSSES, KL_DIRECTIONS
+from ..methods import METHODS
+from ..methods.burn import TARGET_HEADS
+from ..schedules import LAMBDA_SCHEDULES, LR_SCHEDULES
+
+COMPILE_FROM = 1000  # steps of a stage that make up for a minute of compiling
+# Stages in the order in which a run may go through them; `fp` is any floating-point timm model as it is.
+STAGES = ("w32a32", "w32a1", "w1a1", "fp")
+
+_REMOVED = "was removed, as it helped in no experiment (EXPERIMENTS.md); commit 54ce517 still has it"
+_REMOVED_VALUES = ("swapped", "contrast", "cosine+relations", "assignment+relations")
+
+
+def build_parser(prog: str = "train_burn.py") -> Parser:
+    parser = Parser(
+        prog=prog,
+        description="Train a binary network without labels under a frozen floating-point teacher (BURN), or by another "
+        "method, or a teacher itself. Without arguments: a demonstration on scanned digits, no download.",
+    )
+    _add_model(parser.add_argument_group("what to train").add_argument)
+    _add_teacher(parser.add_argument_group("teacher (h_zeta), for the methods that have one").add_argument)
+    _add_data(parser.add_argument_group("data").add_argument)
+    _add_views(parser.add_argument_group("views").add_argument)
+    _add_optimisation(parser.add_argument_group("optimisation").add_argument)
+    _add_hardware(parser.add_argument_group("hardware").add_argument)
+    _add_heads(_of_methods(parser.add_argument_group("heads and losses, with their defaults").add_argument))
+    add = parser.add_argument_group("BURN").add_argument
+    _add_burn(_of_methods(add))
+    add("--reset-target-head", action="store_true", help="start every stage with a fresh g_theta (the paper's control)")
+    _add_run(parser.add_argument_group("run").add_argument)
+    for flag in ("--fs-center", "--center-momentum", "--target-temperature"):
+        parser.add_argument(flag, action=_Removed, nargs="*", dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def option_actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The parser's options by the names that their values have."""
+    return {action.dest: action for action in parser._actions if action.dest not in ("help", argparse.SUPPRESS)}
+
+
+def _add_model(add: Callable) -> None:
+    add("--recipe", help="name in burn_timm/recipes or a YAML file: defaults for all options below")
+    add("--demo", action="store_true", help="the run without arguments; takes --epochs, --max-steps and --output only")
+    add("--method", default="burn", choices=METHODS, help="how the network is trained")
+    add("--model", default="reactnet_a", help="timm name of the network to train and export")
+    add("--model-kwargs", nargs="*", default={}, action=KeyValues, metavar="KEY=VALUE", help="arguments of the model")
+    add("--stages", nargs="+", choices=STAGES, help="bits of weights and activations, one stage after the other; "
+        "default: w32a1 w1a1 for binary networks, fp for others")
+    add("--act-grad", default="approx", choices=("approx", "clip"), help="gradient of the activations' sign")
+    add("--initial-checkpoint", default="", metavar="FILE", help="weights that the network starts from")
+
+
+def _add_teacher(add: Callable) -> None:
+    add("--teacher", help="any timm name, CNN or ViT, hf-hub:... or local-dir:...")
+    add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="KEY=VALUE", help="arguments of it")
+    add("--teacher-checkpoint", default="", metavar="FILE", help="file with the teacher's weights")
+    add("--teacher-pretrained", default=True, action=argparse.BooleanOptionalAction, help="load pretrained weights")
+    taught = ", ".join(f"{name} {method.teacher_output}" for name, method in METHODS.items() if method.teacher_output)
+    add("--teacher-output", choices=("features", "logits"), help=f"what is taken from it; default: {taught}")
+    add("--teacher-img-size", type=positive, metavar="PIXELS", help="side of its input; default: its own configuration")
+
+
+def _add_data(add: Callable) -> None:
+    add("--dataset", help="digits, or timm's schemes: a folder, torch/..., hfds/..., wds/...; default: the folder "
+        "--data-dir, digits without it")
+    add("--data-dir", help="root folder of the dataset")
+    add("--train-split", default="train", help="split to train on")
+    add("--val-split", help="labelled split for kNN figures in summary.json; default: the usual names, none: skip")
+    add("--input-key", help="image column (hfds, wds)")
+    add("--target-key", help="label column (hfds, wds)")
+    add("--dataset-download", action="store_true", help="let torchvision or datasets download")
+    add("--workers", type=natural, default=2, metavar="N", help="loader processes per training process")
+    add("--cache", default="auto", choices=CACHES, help="keep decoded images: in memory, or in a file in --cache-dir "
+        "that later runs use too; auto: in memory where they are of one size and take 512 MB at most")
+    add("--cache-size", type=positive, metavar="PIXELS", help="keep images reduced to a shorter side of so many "
+        "pixels; views are then made from these smaller images. Default: as decoded, which takes images of one size")
+    add("--cache-dir", help="folder of --cache disk; default: ~/.cache/burn_timm")
+
+
+def _add_views(add: Callable) -> None:
+    add("--img-size", type=positive, default=224, metavar="PIXELS", help="side of the views")
+    add("--export-img-size", type=positive, metavar="PIXELS", help="side of the exported input size and of the kNN "
+        "figures, where the network is better at another size than it was trained at (not for networks of a fixed "
+        "size); default: --img-size, also where that is given beside a recipe")
+    add("--small-img-size", type=positive, metavar="PIXELS", help="side of the small views (swav); default: 3/7 of "
+        "--img-size, as 96 is of 224, also where that is given beside a recipe")
+    own = ", ".join(f"{name} {_shown(method.default_view)}" for name, method in METHODS.items())
+    add("--view", choices=VIEWS, help=f"augmentation; default: {own}")
+    add("--train-interpolation", choices=INTERPOLATIONS,
+        help="of the views' crops; default: each view's own, which is bicubic but for moco_original")
+    add("--hflip", type=fraction, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
+    add("--views-on", default="workers", choices=VIEWS_ON, help="where views are made: one by one in the workers, or "
+        "batched on the training device; workers then decode only (and crop, where images are large or differ in size)")
+
+
+def _add_optimisation(add: Callable) -> None:
+    add("--epochs", type=positive, default=200, help="per stage")
+    add("--max-steps", type=positive, metavar="N", help="optimiser steps per stage; the shorter of this and --epochs "
+        "holds")
+    add("--batch-size", type=whole(2), default=256, help="images per process and forward pass")
+    add("--grad-accum-steps", type=positive, default=1, metavar="N", help="batches per process and optimiser step")
+    add("--opt", default="adam", help="any timm optimiser")
+    add("--lr", type=not_negative, default=3e-4, help="peak learning rate")
+    add("--weight-decay", type=not_negative, nargs="+", default=[0.0], help="one for all stages, or one for each")
+    add("--momentum", type=not_negative, default=0.9, help="of optimisers that have one")
+    add("--sched", default="cosine", choices=LR_SCHEDULES, help="decay of the learning rate after the warm-up")
+    add("--warmup-epochs", type=not_negative, default=0.0, help="of each stage, in which the learning rate rises")
+    add("--clip-grad", type=not_negative, help="largest gradient norm; default: no limit")
+    add("--drop", type=not_negative, default=0.0, help="dropout rate of the trained network")
+    add("--seed", type=int, default=42, help="of weights, order of images and views; resuming needs the same")
+
+
+def _add_hardware(add: Callable) -> None:
+    add("--channels-last", action=argparse.BooleanOptionalAction,
+        help="memory layout of the networks; default: with mixed precision, and where bits are counted")
+    add("--compile", action=argparse.BooleanOptionalAction,
+        help="torch.compile for student and teacher; needs a C++ compiler on a CPU. Default: where it works, if a "
+        f"stage has {COMPILE_FROM} steps or more")
+    add("--count-bits", action=argparse.BooleanOptionalAction,
+        help="binary convolutions count bits in the forward pass, exactly, and keep bits for the backward one; on "
+        "CPUs, with numba. Default: where it works")
+    add("--grad-checkpointing", action="store_true", help="less memory: compute the student's stages again, backward")
+    add("--sync-bn", default=False, action=argparse.BooleanOptionalAction,
+        help="BatchNorm statistics over all processes (GPUs only)")
+    add("--threads", type=positive, metavar="N", help="CPU threads per process; default: cores divided by local "
+        "processes")
+
+
+def _add_heads(add: Callable) -> None:
+    add("--head-dim", "outputs of the heads", type=positive)
+    add("--hidden-dim", "width of the heads' hidden layers", type=positive)
+    add("--head-layers", "layers of the projection head; version 2 of SimCLR has 3", type=int, choices=(2, 3))
+    add("--head-norm", "BatchNorm in the projection head, which the published heads have not",
+        action=argparse.BooleanOptionalAction)
+    add("--temperature", "of the softmaxes, or of the contrastive loss", type=above_zero)
+    add("--queue-size", "images in the queue, over all processes", type=positive)
+    add("--target-momentum", "of the momentum target (byol: at the start)", type=fraction)
+    add("--prototypes", "number of prototypes", type=whole(2))
+    add("--sinkhorn-epsilon", "entropy regularisation of the assignment", type=above_zero)
+    add("--sinkhorn-iterations", "normalisations of the assignment", type=positive)
+    add("--queue-start-epoch", "epoch of the stage from which the queue is used", type=not_negative)
+    add("--freeze-prototypes-epochs", "epochs of the stage in which the prototypes do not move", type=not_negative)
+    add("--contrastive-weight", "of the contrastive loss beside distillation; 0: none", type=not_negative)
+    add("--jigsaw-weight", "of the jigsaw branch; 0: none", type=not_negative)
+    add("--label-smoothing", "share of the target that all classes get alike", type=fraction)
+    add("--small-views", "small views of each image (multi-crop)", type=natural)
+
+
+def _add_burn(add: Callable) -> None:
+    add("--head-type", "form of g_theta and l_phi", choices=HEAD_TYPES)
+    add("--lambda-0", "first weight of the feature similarity loss", type=fraction)
+    add("--lambda-T", "last weight of it", type=fraction)
+    add("--lambda-schedule", "how the weight goes from first to last; step: 1 in the first half, then 0",
+        choices=LAMBDA_SCHEDULES)
+    add("--fs-loss", "feature similarity; the first three are the paper's", choices=FS_LOSSES, type=_still_there)
+    add("--fs-temperature", "of --fs-loss assignment and relations", type=above_zero)
+    add("--adapter", "from the student's features to the teacher's, in it; linear: none where their sizes agree",
+        choices=HEAD_TYPES)
+    add("--fs-on", "what it compares: features, or the heads' outputs (released code)",
+        choices=("feature", "projection"))
+    add("--views", "same: both networks see one view; cross: each sees the other of two (released code)",
+        choices=("same", "cross"))
+    add("--kl-direction", "student-target is D(student || target), the paper's; target-student the released code's",
+        choices=KL_DIRECTIONS)
+    add("--target-head", "how g_theta learns: by BURN's loss (paper), not at all (released code), or by the "
+        "information term alone", choices=TARGET_HEADS, type=_still_there)
+    add("--information-weight", "w of the target's information term; 0 is the paper", type=not_negative)
+
+
+def _add_run(add: Callable) -> None:
+    add("--output", help="folder of the run; default: output/<date>-<model>")
+    add("--resume", help="`auto`: go on from OUTPUT's checkpoint if there is one; or the path of a checkpoint")
+    add("--checkpoint-steps", type=natural, default=0, metavar="N",
+        help="also save every N optimiser steps, not only after each epoch; 0: only after each epoch")
+    add("--log-interval", type=positive, default=10, metavar="N", help="optimiser steps between logged lines")
+    add("--knn-steps", type=natural, default=0, metavar="N", help="log the student's kNN accuracy every N optimiser "
+        "steps, on 10,000 and 2,000 images at most of --train-split and --val-split; 0: only at the end")
+    add("--linear-steps", type=natural, default=0, metavar="N", help="the same for linear evaluation; 0: never")
+    add("--log-with", default="tensorboard", help="any accelerate tracker, or none")
+    add("--push-to-hub", metavar="REPO", help="upload the export folder to this Hub repository; it must be empty, "
+        "or as this run (its --output) left it")
+
+
+def _of_methods(add: Callable) -> Callable:
+    """`add` for options that some methods take: help shows which, with the default of each from its signature."""
+
+    def of_methods(flag: str, text: str, **kwargs: Any) -> None:
+        name = flag.lstrip("-").replace("-", "_")
+        taken = {method: cls.options()[name] for method, cls in METHODS.items() if name in cls.options()}
+        defaults = ", ".join(f"{method} {_shown(value)}" for method, value in taken.items())
+        add(flag, dest=name, help=f"{text}; default: {defaults}", **kwargs)
+
+    return of_methods
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return "+".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _Removed(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        raise argparse.ArgumentError(self, _REMOVED)
+
+
+def _still_there(text: str) -> str:
+    if text in _REMOVED_VALUES:
+        raise argparse.ArgumentTypeError(f"{text} {_REMOVED}")
+    return text

@@ -1,0 +1,84 @@
+"""What all stages of a run share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..data.corrupt import CorruptLog
+from ..nn import Backbone
+from ..provenance import git_commit, hardware, peak_memory, redact_tree, versions
+from .clock import Clock
+from .data import Data, Steps
+from .logs import RunLog
+from .monitor import CollapseMonitor
+from .options import Options, defining_options
+from .scalars import AsyncScalars
+from .state import Checkpoint
+
+
+@dataclass
+class Run:
+    """What all stages of a run share. `options` are those in force; `last_good` names a checkpoint for messages."""
+
+    options: Options
+    output: Path
+    accelerator: Accelerator
+    data: Data
+    teacher: Backbone | None
+    steps: Steps
+    identity: dict[str, Any]
+    clock: Clock
+    corrupt: CorruptLog
+    log: RunLog
+    monitor: CollapseMonitor
+    scalars: AsyncScalars
+    last_good: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def total_batch(self) -> int:
+        """Images of an optimiser step, over all processes."""
+        return self.options.batch_size * self.accelerator.num_processes * self.options.grad_accum_steps
+
+    def save(self, stage: int, step: int, method: dict, optimizer: dict | None) -> Checkpoint:
+        """Write the checkpoint on the main process; all processes must call this."""
+        self.scalars.flush()  # what is not finite must not become the last good checkpoint
+        self.corrupt.merge(gather_object(self.corrupt.indices), self.data.train)  # what every process found
+        scaler = self.accelerator.scaler
+        state = Checkpoint(
+            stage, step, method, optimizer, scaler.state_dict() if scaler else None, self.corrupt.state_dict(),
+            self.clock.read(),
+        )
+        path = self.output / "checkpoint.pt"
+        if self.accelerator.is_main_process:
+            state.save(path, self.identity)
+        self.last_good = f"{path} (step {stage * self.steps.total + step})"
+        return state
+
+    def summary(self) -> dict[str, Any]:
+        """What was trained, how, with what and for how long, without paths of this machine."""
+        options, data = self.options, self.data
+        shown = (
+            "model", "stages", "method", "teacher", "teacher_checkpoint", "teacher_pretrained", "img_size",
+            "export_img_size", "epochs", "max_steps", "batch_size", "seed", "command",
+        )
+        return redact_tree({
+            **{name: getattr(options, name) for name in shown},
+            "total_batch_size": self.total_batch,
+            "dataset": data.train.description,
+            "val_dataset": data.val.description if data.val is not None else None,
+            "processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+            "corrupt_images": len(self.corrupt),
+            "settings": defining_options(options),
+            "commit": git_commit(), "hardware": hardware(), "versions": versions(),
+            **self.clock.read(),
+            "peak_memory_bytes": peak_memory(self.device),
+        })

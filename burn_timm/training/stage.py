@@ -1,0 +1,73 @@
+"""What a stage trains, fresh or from a checkpoint, and its batches from any step on."""
+
+from collections.abc import Iterator
+
+import torch
+from timm.layers import convert_sync_batchnorm
+
+from ..data.device_views import DeviceViews
+from ..data.loader import make_train_loader, seed_for
+from ..data.views import make_view, make_views
+from ..methods.base import Method
+from . import speed
+from .build import build_method, view_size
+from .optimizer import make_optimizer
+from .run import Run
+from .state import Checkpoint
+
+
+def make_method(run: Run, index: int) -> Method:
+    """The method of stage number `index` with fresh weights, on the run's device."""
+    options, data = run.options, run.data
+    method = build_method(options, options.stages[index], index, run.teacher, data.train.num_classes, run.steps.epochs)
+    return method.to(run.device)
+
+
+def start_stage(
+    run: Run, index: int, state: Checkpoint | None,
+) -> tuple[Method, torch.nn.Module, torch.optim.Optimizer]:
+    """Method, the same as accelerate wraps it, and optimiser, from `state` or fresh."""
+    options = run.options
+    method = make_method(run, index)
+    if state is not None and state.step:
+        method.load_state_dict(state.method)
+    elif state is not None:
+        method.hand_over(state.method, options.reset_target_head)
+    method = speed.apply(method, options)
+    if options.sync_bn and run.accelerator.num_processes > 1:
+        for name, child in method.named_children():
+            if name != "teacher":  # frozen: its statistics are constants
+                setattr(method, name, convert_sync_batchnorm(child))
+    method.train()
+    decay = options.weight_decay[index if len(options.weight_decay) > 1 else 0]
+    wrapped, optimizer = run.accelerator.prepare(method, make_optimizer(options, method, decay))
+    if state is not None and state.step:
+        optimizer.load_state_dict(state.optimizer)
+    return method, wrapped, optimizer
+
+
+def load_batches(run: Run, method: Method, index: int, first_step: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches of a stage from `first_step` on, on the device."""
+    options, steps = run.options, run.steps
+    view = make_views(options.view, view_size(options, run.teacher), options.hflip, options.train_interpolation)
+    small_view = make_view(
+        method.small_view, options.small_img_size, options.hflip, options.train_interpolation,
+    )
+    accumulated = options.grad_accum_steps
+    loader = iter(make_train_loader(
+        run.data.reduced, view, n_views=method.n_views, small_view=small_view, n_small_views=method.n_small_views,
+        batch_size=options.batch_size, seed=seed_for(options.seed, index), rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes, start_micro_step=first_step * accumulated,
+        micro_steps_per_epoch=steps.per_epoch * accumulated, total_micro_steps=steps.total * accumulated,
+        workers=options.workers, pin_memory=run.device.type == "cuda", views_on=options.views_on,
+    ))
+    device_views = None
+    if options.views_on == "device":
+        device_views = DeviceViews(view, method.n_views, small_view, method.n_small_views)
+    for _ in range((steps.total - first_step) * accumulated):
+        with run.log.waiting():
+            batch = next(loader)
+        run.corrupt.add(batch.pop("corrupt"), run.data.train)
+        if device_views is not None:
+            batch = device_views(batch, run.device)
+        yield {name: tensor.to(run.device, non_blocking=True) for name, tensor in batch.items()}
