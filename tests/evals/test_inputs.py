@@ -12,12 +12,11 @@ from burn_timm.errors import BurnError
 from burn_timm.evals.inputs import open_splits
 
 
-def splits(dataset, data_dir, train_split="train", val_split=None, task="linear"):
-    keys = {"input_key": None, "target_key": None}
-    args = argparse.Namespace(dataset=dataset, data_dir=data_dir and str(data_dir), train_split=train_split,
-                              val_split=val_split, task=task, **keys)
-    train, test, name = open_splits(args)
-    return len(train), len(test), name
+def splits(dataset, data_dir, train_split="train", val_split=None, multi_label=False):
+    args = argparse.Namespace(dataset=dataset, data_dir=data_dir and str(data_dir), train_split=train_split, seed=0,
+                              val_split=val_split, input_key=None, target_key=None, limit_train=None, limit_test=None)
+    train, test = open_splits(args, multi_label)
+    return len(train.source), len(test.used), test.name
 
 
 def refused(match, *args, **options):
@@ -45,11 +44,11 @@ def voc(tmp_path):
 
 
 def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc):
-    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", "voc07", voc, "trainval", task="svm")
+    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", "voc07", voc, "trainval", multi_label=True)
     refused("--val-split val: 1 of its 1 images are among those of --train-split trainval", "voc07", voc, "trainval",
-            "val", task="svm")
-    refused("--val-split trainval: 1 of its 3 images are among", "voc07", voc, "val", "trainval", task="svm")
-    assert splits("voc07", voc, "train", "val", task="svm") == (2, 1, "val")
+            "val", multi_label=True)
+    refused("--val-split trainval: 1 of its 3 images are among", "voc07", voc, "val", "trainval", multi_label=True)
+    assert splits("voc07", voc, "train", "val", multi_label=True) == (2, 1, "val")
 
 
 def test_a_partial_set_names_its_missing_file(tmp_path):

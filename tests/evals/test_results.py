@@ -9,7 +9,7 @@ import torch
 import burn_timm
 from burn_timm import provenance
 from burn_timm.errors import BurnError
-from burn_timm.evals.inputs import training_of
+from burn_timm.evals.network import training_of
 from burn_timm.evals.results import write_result
 from burn_timm.provenance import git_commit, hardware, redact, redact_command
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import eval_downstream
 from burn_timm.errors import BurnError
-from burn_timm.evals import EVALS, figures, finetune, published, tables, transfer
+from burn_timm.evals import figures, finetune, knn, linear, published, svm, tables, transfer
 from burn_timm.evals.detection import options as detection
 from burn_timm.evals.paper import TABLES, row_name
 
@@ -35,12 +35,12 @@ def as_published(task, dataset=""):
         detection.add_options(parser)
         stated = detection.protocol(argparse.Namespace(seed=0, **vars(parser.parse_args([]))))
     elif task == "linear":
-        stated = EVALS["linear"].protocol(augment=True, standardize=False)
+        stated = linear.Settings(augment=True, standardize=False).protocol()
     elif task == "transfer":
         settings = transfer.preset(dataset)
-        stated = EVALS["transfer"].protocol(**settings, standardize=not settings.get("augment", False))
+        stated = linear.Settings(**settings, standardize=not settings.get("augment", False)).protocol()
     else:
-        stated = EVALS[task].protocol()
+        stated = {"knn": knn, "svm": svm}[task].Settings().protocol()
     size = {"squash_to": [224, 224]} if task == "svm" else {"input_size": [3, 224, 224]}
     return stated if task == "detection" else {**stated, "transform": size}
 
@@ -164,8 +164,8 @@ def test_the_comparison_is_ordered_and_says_what_training_cost():
 
 
 def test_probes_of_one_network_are_no_seeds_of_each_other():
-    several = [result("linear", 0.5), result("linear", 0.55, protocol=EVALS["linear"].protocol(probe="mlp")),
-               {**result("linear", 0.6), "protocol": {**EVALS["linear"].protocol(classifier="lbfgs"), "seed": 0}}]
+    several = [result("linear", 0.5), result("linear", 0.55, protocol=linear.Settings(probe="mlp").protocol()),
+               {**result("linear", 0.6), "protocol": {**linear.Settings(classifier="lbfgs").protocol(), "seed": 0}}]
     for found in (rows(tables.paper_table(2, several)), rows(tables.comparison_table(several))):
         column = 1 if found[""][0] == "kNN" else 0
         assert [found[BURN + head][column] for head in ("", ", MLP probe", ", L-BFGS")] == ["50.00", "55.00", "60.00"]
@@ -195,8 +195,8 @@ def test_one_row_holds_one_protocol(changes, names):
 
 
 def test_what_older_results_leave_unsaid_or_spell_otherwise_makes_no_row():
-    new = result("linear", 0.5, protocol=EVALS["linear"].protocol())
-    old = copy.deepcopy(result("linear", 0.6, seed=1, protocol=EVALS["linear"].protocol()))
+    new = result("linear", 0.5, protocol=linear.Settings().protocol())
+    old = copy.deepcopy(result("linear", 0.6, seed=1, protocol=linear.Settings().protocol()))
     old["protocol"]["lr_schedule"] = "x0.1 at 60 % and 80 % of the epochs"
     del old["protocol"]["views"], old["protocol"]["probe"]
     assert rows(tables.paper_table(2, [new, old]))[BURN][0] == "55.00 ± 7.07"
@@ -237,7 +237,7 @@ IMAGENET = {"dataset": "folder imagenet", "of": (1_281_167, 50_000)}
 
 
 @pytest.mark.parametrize(("number", "task", "data", "unlike"), [
-    (2, "linear", IMAGENET, EVALS["linear"].protocol(augment=True, standardize=False, probe="mlp")),
+    (2, "linear", IMAGENET, linear.Settings(augment=True, standardize=False, probe="mlp").protocol()),
     (2, "linear", IMAGENET, {"epochs": 90}),
     (2, "linear", IMAGENET, {"lr_schedule": "constant"}),
     (2, "linear", IMAGENET, {"transform": {"input_size": [3, 64, 64]}}),
@@ -246,7 +246,7 @@ IMAGENET = {"dataset": "folder imagenet", "of": (1_281_167, 50_000)}
     (3, "svm", {"dataset": "voc07", "of": (5_011, 4_952)}, {"transform": {"input_size": [3, 224, 224]}}),
     (3, "svm", {"dataset": "voc07", "of": (5_011, 4_952)}, {"costs": [1.0]}),
     (4, "transfer", {"dataset": "torch/cifar10"}, {"method": "L-BFGS", "optimizer": None, "probe": None}),
-    (4, "transfer", {"dataset": "torch/cifar10"}, EVALS["transfer"].protocol(probe="mlp")),
+    (4, "transfer", {"dataset": "torch/cifar10"}, linear.Settings(probe="mlp").protocol()),
     (4, "transfer", PLACES, {"views": "centre crop"}),
     (4, "transfer", PLACES, {"lrs": [0.1]}),
     (4, "transfer", {"dataset": "birdsnap", "of": (40_000, 2_000)}, None),
@@ -268,7 +268,7 @@ def test_what_is_not_the_published_protocol_does_not_stand_beside_it(number, tas
 def test_a_column_of_other_measurements_has_no_figures_of_the_paper():
     found = rows(tables.paper_table(4, [
         result("transfer", 0.8, dataset="torch/cifar10"),
-        result("transfer", 0.7, dataset="torch/cifar100", protocol=EVALS["transfer"].protocol(probe="mlp"))]))
+        result("transfer", 0.7, dataset="torch/cifar100", protocol=linear.Settings(probe="mlp").protocol())]))
     assert found["BURN, the paper's figures"] == ["84.60", "", "49.62", "34.48", "47.22"]
 
 
