@@ -99,18 +99,14 @@ def pixel_features(loader: Batches, progress: Callable[[int], object] | None = N
 
 @torch.no_grad()
 def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Re-estimate running mean and variance of every BatchNorm as the plain average over the given batches.
+    """Re-estimate the statistics of every BatchNorm as `averaged_statistics` does; returns the number of layers.
 
-    Every batch counts the same: running_mean is the mean of the batch means, running_var the mean of the unbiased batch
-    variances, each batch normalised by its own statistics on its way through. All other modules are in eval mode.
-    Momentum and modes are what they were afterwards. Weights do not change.
+    Each batch is normalised by its own statistics on its way through; all other modules are in eval mode. Modes,
+    momenta and weights are afterwards what they were.
 
     Args:
         model: on the device on which it is to run.
-        batches: input batches [B, C, H, W], B >= 2, on any device.
-
-    Returns:
-        The number of BatchNorm layers (0: nothing was done).
+        batches: images [B, C, H, W], B >= 2, on any device.
 
     Raises:
         BurnError: no batch (the statistics are then untouched), or a batch of a single image.

@@ -100,7 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="features to mean 0 and deviation 1 (default: yes, but not with --augment)")
     add("--epochs", type=positive, help="default: 100, places205: 14")
     add("--sgd-batch-size", type=positive, metavar="N", help="images per SGD step (default: 256)")
-    add("--lrs", type=above_zero, nargs="+", metavar="LR", help="learning rates to choose from (default: decades)")
+    add("--lrs", type=above_zero, nargs="+", metavar="LR", help="rates to choose from (default: 1e-4, 1e-3, ... 1)")
     add("--milestones", type=number(above=0, most=1), nargs="*", metavar="SHARE",
         help="shares of the epochs after which the rate falls to a tenth (default: 0.6 0.8)")
     add("--weight-decay", type=not_negative, help="default: 0, places205: 5e-4")
