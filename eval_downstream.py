@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from burn_timm import arguments
 from burn_timm.arguments import Parser, natural, positive
-from burn_timm.data import eval_loader
+from burn_timm.data import eval_loader, mirror_probability
 from burn_timm.deploy.backbone import engine_backbone
 from burn_timm.errors import BurnError
 from burn_timm.evals import detection, finetune, inputs, knn, linear, network, svm, transfer
@@ -162,7 +162,7 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
     if augment:
         outcome = augmented_probe(
             model, train.used, test_features, settings, features_of=features_of, img_size=side, device=device,
-            workers=args.workers, hflip=inputs.mirror_probability(args.dataset),
+            workers=args.workers, hflip=mirror_probability(args.dataset),
         )
     else:
         where = device if device.type == "cuda" else "cpu"  # other accelerators lack float64

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data import CorruptLog, ImageSource, make_train_loader, make_view, micro_steps_per_epoch, seed_for
-from ..data.sources import Subset
 from ..errors import BurnError
 from ..nn import Backbone
 from . import linear
@@ -103,7 +102,4 @@ def hold_out(source: ImageSource, seed: int) -> tuple[ImageSource, ImageSource]:
     count = max(1, round(linear.HOLD_OUT * len(source)))
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
     others = sorted(set(range(len(source))).difference(chosen))
-    return tuple(
-        ImageSource(Subset(source, part), f"{len(part)} of {source.description}", cache=False)
-        for part in (chosen, others)
-    )
+    return source.subset(chosen), source.subset(others)

@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from ..arguments import above_zero, fraction, not_negative, number, positive, whole
 from ..checkpoints import load_model, read_state_dict
-from ..data import VIEWS, ImageSource, eval_loader, make_view, seed_for
-from ..data.sources import Subset
+from ..data import VIEWS, ImageSource, eval_loader, make_view, mirror_probability, seed_for
 from ..errors import BurnError
 from ..files import read_json, write_json
 from ..nn import Backbone
@@ -32,7 +31,6 @@ from ..packing import is_packed
 from .augmented import epochs_of_views
 from .features import eval_transform
 from .heads import topk_accuracy
-from .inputs import mirror_probability
 
 DESCRIPTION = "the whole network with few labels (1 %, 10 %), learning rates x head factors: top-1 and top-5"
 
@@ -152,7 +150,7 @@ def labelled_subset(source: ImageSource, args: argparse.Namespace) -> tuple[Imag
             chosen += rng.choice(members, count, replace=False).tolist()
         chosen.sort()
         words = f"{len(chosen)} images, {args.fraction:.3%} of each class, seed {args.seed}"
-    return ImageSource(Subset(source, chosen), f"{len(chosen)} of {source.description}", cache=False), words
+    return source.subset(chosen), words
 
 
 def read_list(path: str) -> list[str]:

@@ -4,7 +4,15 @@ import argparse
 from dataclasses import dataclass
 
 from ..arguments import number, positive
-from ..data import PUBLISHED_IMAGES, PUBLISHED_TEST_SPLITS, ImageSource, StreamSource, open_dataset, random_subset
+from ..data import (
+    PUBLISHED_IMAGES,
+    PUBLISHED_TEST_SPLITS,
+    ImageSource,
+    StreamSource,
+    align,
+    open_dataset,
+    random_subset,
+)
 from ..errors import BurnError, NoSplitError
 
 TEST_SPLITS = ("validation", "test", "val")
@@ -73,6 +81,7 @@ def open_splits(args: argparse.Namespace, multi_label: bool = False) -> tuple[Sp
     """
     train = _open(args, args.train_split)
     name, test = _open_test(args)
+    test = align(test, train)
     shared = len(test) if name == args.train_split else 0 if train.streaming else train.shared(test)
     if shared:
         raise BurnError(
@@ -104,11 +113,6 @@ def describe(args: argparse.Namespace, train: Split, test: Split, train_images: 
         "name": args.dataset, "data_dir": args.data_dir, "description": train.source.description,
         "classes": train.source.num_classes, "train": train.counts(train_images), "test": test.counts(test_images),
     }
-
-
-def mirror_probability(dataset: str) -> float:
-    """Probability of the mirror image in augmented views: a mirrored digit is none."""
-    return 0.0 if dataset.lower() == "digits" else 0.5
 
 
 def _open(args: argparse.Namespace, split: str) -> Source:

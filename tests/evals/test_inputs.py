@@ -68,6 +68,15 @@ def test_the_usual_names_are_tried_in_turn_but_never_the_training_split(tmp_path
     refused(r"no test split: .*no split 'dev'; available: train, test \(name one", "folder", tmp_path, "train", "dev")
 
 
+def test_classes_are_joined_by_name(tmp_path):
+    for name in ("train/a", "train/b", "train/c", "val/a", "val/c"):
+        photo(tmp_path / name / "0.png")
+    args = argparse.Namespace(dataset="folder", data_dir=str(tmp_path), train_split="train", val_split=None, seed=0,
+                              input_key=None, target_key=None, limit_train=None, limit_test=None)
+    _, test = open_splits(args)
+    assert test.used.labels().tolist() == [0, 2]  # the second folder of val is c, the third one of train
+
+
 def test_a_damaged_split_is_not_passed_over(tmp_path):
     for split in ("train", "test"):
         for kind in ("a", "b"):
