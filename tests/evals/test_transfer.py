@@ -121,7 +121,7 @@ def test_held_out_images_are_read_only_where_a_rate_is_chosen(tmp_path, monkeypa
     monkeypatch.setattr(ImageSource, "load", counted)
     eval_downstream.main([
         "linear", "--model", "test_resnet", "--dataset", "digits", "--img-size", "32", "--workers", "0",
-        "--limit-test", "50", "--augment", "--epochs", "1", "--lrs", *lrs, "--sgd-batch-size", "1437",
+        "--limit-test", "50", "--augment", "--epochs", "1", "--lrs", *lrs, "--sgd-batch-size", "1437", "--probe", "mlp",
         "--output", str(tmp_path / "r.json")])
     assert len(held) == 144 and len(rest) == 1437 - 144 and set(range(1437)) == set(read)
     assert {read.count(index) for index in held} == ({1} if len(lrs) == 1 else {2})
@@ -139,19 +139,3 @@ def test_an_unreadable_held_out_image_is_left_out(tmp_path):
         "linear", "--model", "test_resnet", "--dataset", "folder", "--data-dir", str(tmp_path), "--img-size", "32",
         "--workers", "0", "--augment", "--epochs", "1", "--lrs", "0.01", "0.1", "--output", str(tmp_path / "r.json")])
     assert len(json.loads((tmp_path / "r.json").read_text())["extra"]["sweep"]) == 2
-
-
-def test_augmented_linear_evaluation_from_the_command_line(tmp_path):
-    path = tmp_path / "r.json"
-    argv = ["linear", "--model", "test_resnet", "--dataset", "digits", "--img-size", "32", "--workers", "0",
-            "--limit-train", "300", "--limit-test", "100", "--augment", "--epochs", "2", "--lrs", "0.01", "0.1",
-            "--sgd-batch-size", "64", "--probe", "mlp", "--output", str(path)]
-    eval_downstream.main(argv)
-    first = json.loads(path.read_text())
-    protocol = first["protocol"]
-    assert "augmented views" in protocol["method"] and protocol["features"] == "as they are"
-    assert "bicubic" in protocol["views"]
-    assert "hidden layer" in protocol["probe"] and len(first["extra"]["sweep"]) == 2
-    assert first["dataset"]["train"]["images"] == 300
-    eval_downstream.main(argv)
-    assert json.loads(path.read_text())["value"] == first["value"]
