@@ -23,9 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from burn_timm import arguments
-from burn_timm.arguments import Parser, natural, positive
+from burn_timm.arguments import Parser, natural, positive, renamed
 from burn_timm.data import eval_loader, mirror_probability
-from burn_timm.deploy.backbone import engine_backbone
+from burn_timm.deploy.export import pooled_features
 from burn_timm.errors import BurnError
 from burn_timm.evals import detection, finetune, inputs, knn, linear, network, svm, transfer
 from burn_timm.evals.augmented import augmented_probe
@@ -33,8 +33,7 @@ from burn_timm.evals.features import calibrate_batchnorm, eval_transform, extrac
 from burn_timm.evals.figures import draw_all
 from burn_timm.evals.inputs import Source, Split, open_splits, subset
 from burn_timm.evals.paper import TABLES
-from burn_timm.evals.results import write_result
-from burn_timm.evals.summary import summary
+from burn_timm.evals.results import summary, write_result
 from burn_timm.evals.tables import all_tables, read_results
 from burn_timm.files import write_text
 from burn_timm.provenance import redact, redact_tree
@@ -79,19 +78,19 @@ def _parser() -> Parser:
         if name != "detection":
             inputs.add_options(command)
         if name in ON_FEATURES:
-            add("--engine", choices=("torch", "openvino", "numba"), default="torch",
-                help="what computes the features; openvino, numba: real 1-bit kernels")
+            add("--engine", type=renamed(numba="c"), choices=("torch", "c", "openvino"), default="torch",
+                help="what computes the features; c, openvino: real 1-bit kernels")
             add("--calibrate-bn", type=positive, metavar="N", help="first re-estimate BatchNorm on N training images")
         task.add_options(command)
-    table = commands.add_parser("table", help="the paper's tables, in Markdown, from result files")
-    table.add_argument("results", nargs="+", metavar="RESULT.json")
+    table = commands.add_parser("table", help="the paper's tables, in Markdown, from results")
+    table.add_argument("results", nargs="+", metavar="RESULTS", help="by this script: .json, or .jsonl with one a line")
     table.add_argument("--number", type=int, nargs="+", choices=TABLES, metavar="N", help="1 to 7 (default: all)")
     table.add_argument("--paper", action="store_true", help="the paper's rows even where none of ours is comparable")
     table.add_argument("--output", metavar="TABLE.md", help="default: print it")
     figures = commands.add_parser("figures", help="the paper's figures 3 to 6, and targets over training")
     figures.add_argument("--runs", nargs="+", default=[], metavar="FOLDER",
                          help="of train_burn.py: gradient norms, targets")
-    figures.add_argument("--results", nargs="+", default=[], metavar="RESULT.json", help="training time, accuracy")
+    figures.add_argument("--results", nargs="+", default=[], metavar="RESULTS", help="training time, accuracy")
     figures.add_argument("--output", required=True, metavar="FOLDER", help="of the pictures")
     return parser
 
@@ -145,7 +144,7 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
         protocol["calibrated_batchnorm"] = _calibrate(args, model, train.source, transform)
     if args.engine != "torch":
         batch = min(args.batch_size, ENGINE_BATCH)
-        model, protocol["engine"] = engine_backbone(model, side, batch, args.threads, args.engine)
+        model, protocol["engine"] = pooled_features(model, side, batch, args.threads, args.engine)
     features_of = functools.partial(_features, args, device, model, transform)
 
     images, classes = len(train.used), train.source.num_classes

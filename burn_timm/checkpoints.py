@@ -17,7 +17,7 @@ import torch
 from timm.models import PretrainedCfg, clean_state_dict, load_model_config_from_hf
 
 from .errors import BurnError, one_line
-from .models import MODEL_MODULES
+from .models import BINARY_MODULES
 from .nn import binary_weight_names
 from .packing import (
     MARK,
@@ -40,8 +40,8 @@ _PICKLE_REMEDY = (
 
 
 def burn_models() -> list[str]:
-    """Names of the timm models that this package registers."""
-    return [name for module in MODEL_MODULES for name in timm.list_models(module=module)]
+    """Names of the binary timm models that this package registers."""
+    return [name for module in BINARY_MODULES for name in timm.list_models(module=module)]
 
 
 def weights_file(path: str | os.PathLike) -> Path:

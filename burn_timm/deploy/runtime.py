@@ -1,0 +1,165 @@
+"""An exported network in memory, with the face of a timm model."""
+
+import hashlib
+import importlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import BurnError, one_line, require_package
+from ..files import read_json
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+# --format -> what config.json calls it, and the files beside it.
+ONE_BIT_FORMATS = {
+    "openvino": ("burn-timm-openvino", ("model.xml", "model.bin")),
+    "c": ("burn-timm-c", ("network.bin",)),
+}
+# The same of folders that are read, but not written any more.
+OLDER_FORMATS = {
+    "c": ("burn-timm-popcount", ("network.safetensors",)),  # `--format numba` until version 0.1
+}
+
+Array = TypeVar("Array", torch.Tensor, np.ndarray)
+
+
+class OneBitModel:
+    """A network that `load` has opened. Call it from as many threads as you like: images run one call at a time.
+
+    Attributes:
+        config: config.json of the folder.
+        architecture: timm's name of the network.
+        batch_size, input_size: The shape it was exported for; input_size is `(C, H, W)`.
+        num_classes: 0 where it has no classifier.
+        num_features: Channels of the feature map.
+        pretrained_cfg: mean, std, crop_pct, ... as in timm, for `timm.data.resolve_model_data_config(model)`.
+        label_names: Names of the classes, or None where the checkpoint had none.
+    """
+
+    def __init__(self, config: dict[str, Any], outputs: set[str], run: Callable[[np.ndarray, str], np.ndarray]):
+        self.config = config
+        self.architecture: str = config["architecture"]
+        self.pretrained_cfg: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config["pretrained_cfg"].items()
+        }
+        self.input_size: tuple[int, int, int] = self.pretrained_cfg["input_size"]
+        self.batch_size: int = config["batch_size"]
+        self.num_classes: int = config["num_classes"]
+        self.num_features: int = config["num_features"]
+        self.label_names: list[str] | None = config.get("label_names")
+        self._outputs, self._network = outputs, run
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Array) -> Array:
+        """Images `[B, C, H, W]`, floating point, normalised, to logits `[B, K]`.
+
+        Without a classifier: what `features` gives, or the feature map where there is no pooling either. Torch gives
+        torch (float32, on the device of `x`), numpy gives numpy.
+
+        Raises:
+            BurnError: Another shape than the one the network was exported for, or integers.
+        """
+        return self._run(x, next(name for name in ("logits", "features", "feature_map") if name in self._outputs))
+
+    def features(self, x: Array) -> Array:
+        """Pooled features `[B, D]`, the classifier's input; otherwise as `__call__`."""
+        if "features" not in self._outputs:
+            raise BurnError(f"this {self.architecture} was exported without pooling: use forward_features")
+        return self._run(x, "features")
+
+    def forward_features(self, x: Array) -> Array:
+        """The feature map `[B, D, H / 32, W / 32]` before pooling, as timm's method of that name."""
+        return self._run(x, "feature_map")
+
+    def _run(self, x: Array, output: str) -> Array:
+        expected = [self.batch_size, *self.input_size]
+        if not isinstance(x, (torch.Tensor, np.ndarray)):
+            raise BurnError(f"expected a torch tensor or numpy array {expected}, not {type(x).__name__}")
+        if list(x.shape) != expected:
+            raise BurnError(
+                f"images are {list(x.shape)}, but this {self.architecture} was exported for {expected}: "
+                "export it again with --img-size and --batch-size"
+            )
+        if not (x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)):
+            raise BurnError(f"images are {x.dtype}: expected floats, normalised with mean and std of pretrained_cfg")
+        array = x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        with self._lock:
+            result = self._network(array, output)
+        return torch.from_numpy(result).to(x.device) if isinstance(x, torch.Tensor) else result
+
+
+class PooledFeatures(nn.Module):
+    """Pooled features `[B, D]` of images `[B, C, H, W]` for any B: an incomplete batch is filled up with zeros."""
+
+    def __init__(self, model: OneBitModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = self.model.batch_size
+        parts = []
+        for part in x.split(size):
+            filled = F.pad(part, (0, 0, 0, 0, 0, 0, 0, size - len(part)))
+            parts.append(self.model.features(filled)[: len(part)])
+        return torch.cat(parts)
+
+
+def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
+    """Open a folder that `burn-timm export --format openvino` or `--format c` wrote.
+
+    Args:
+        folder: With config.json and the files it names.
+        threads: CPU threads at most; None: all cores.
+
+    Raises:
+        BurnError: No such folder, damaged files, the engine is missing, OpenVINO is outside the tested range, or has no
+            1-bit kernels for this CPU.
+    """
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise BurnError(f"threads must be a whole number of at least 1, not {threads}")
+    folder = Path(folder)
+    format, config = _read_config(folder)
+    shape = (config["batch_size"], *config["pretrained_cfg"]["input_size"])
+    return OneBitModel(config, *engine(format).open_network(folder, shape, threads))
+
+
+def engine(format: str) -> ModuleType:
+    """`openvino_engine` or `c_engine`, imported; BurnError where OpenVINO is missing or broken."""
+    if format != "c":
+        require_package(format, format, f"a 1-bit network of --format {format}")
+    try:
+        return importlib.import_module(f".{format}_engine", __package__)
+    except ImportError as error:
+        raise BurnError(f'{format} cannot be loaded ({one_line(error)}): pip install "burn-timm[{format}]"') from error
+
+
+def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    """--format and config.json of an exported folder, whose files are checked against the checksums in it."""
+    file = folder / CONFIG
+    config = read_json(file)
+    formats = [*ONE_BIT_FORMATS.items(), *OLDER_FORMATS.items()]
+    known = {name: (format, files) for format, (name, files) in formats}
+    format, files = known.get(config.get("format"), (None, ()))
+    if format is None:
+        raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} OUTDIR --format openvino")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise BurnError(f"{file}: format_version {config.get('format_version')}, but this burn_timm reads only "
+                        f"{FORMAT_VERSION}: update it, or export again")
+    for name in files:
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise BurnError(f"{folder / name}: cannot be read ({error.strerror}); export again") from error
+        if found != config["files"][name]:
+            raise BurnError(f"{folder / name}: truncated, damaged or from another export; copy or export it again")
+    return format, config
