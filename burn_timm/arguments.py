@@ -32,8 +32,8 @@ class _Help(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").replace("%", "%%") if "%(" not in (action.help or "") else action.help
-        silent = (None, "", False, argparse.SUPPRESS)
-        if not action.option_strings or action.default in silent or action.default == [] or action.default == {}:
+        none = action.default is False or action.default in (None, "", [], {}, argparse.SUPPRESS)  # 0 is a default
+        if not action.option_strings or none:
             return text
         if "default" in text:
             return text

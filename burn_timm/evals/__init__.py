@@ -1,33 +1,14 @@
-"""Downstream evaluations: one file per protocol. EVALS: a plain dict from task name to protocol on frozen features."""
+"""Downstream evaluations, one file per task; `eval_downstream.py` lists them.
 
-import argparse
-from collections.abc import Callable
-from typing import NamedTuple
+A task on frozen features (knn, linear, svm, transfer) is a module with
 
-from . import knn, linear, svm, transfer
+- `DESCRIPTION`: one line for the command's help;
+- `add_options(parser)`: the options that it has beyond those of all tasks;
+- `settings(args, train) -> Settings`: from the parsed options and the training images. `Settings` is a frozen
+  dataclass; its method `protocol()` gives the settings in words, for the result file. Raises BurnError for options that
+  contradict each other;
+- `run(train_features, train_labels, test_features, test_labels, settings) -> dict`: `value`, the headline figure (a
+  fraction), and whatever else the task reports.
 
-
-class Eval(NamedTuple):
-    """One protocol on frozen features.
-
-    run: (train_features [N, D], train_labels [N], test_features [M, D], test_labels [M], **options) -> dict with
-        `value` (the headline figure, a fraction) and whatever else the protocol reports.
-    check: (train_count, **options) -> None; raises BurnError for settings that cannot be followed.
-    protocol: (**options) -> dict, the resolved settings.
-    description: one line.
-    add_options: (parser) -> None, the flags that it has beyond the common ones.
-    options: (parsed flags) -> dict, the **options above.
-    """
-
-    run: Callable[..., dict]
-    check: Callable[..., None]
-    protocol: Callable[..., dict]
-    description: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    options: Callable[[argparse.Namespace], dict]
-
-
-EVALS: dict[str, Eval] = {
-    name: Eval(task.run, task.check, task.protocol, task.DESCRIPTION, task.add_options, task.options)
-    for name, task in {"knn": knn, "linear": linear, "svm": svm, "transfer": transfer}.items()
-}
+`finetune` and `detection` train the network itself: they have the first two, and `run` or `evaluate` of their own.
+"""

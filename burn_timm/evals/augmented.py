@@ -1,88 +1,105 @@
-"""Linear evaluation as published: the frozen backbone sees new crops and mirror images in every epoch."""
+"""Training on augmented views: linear evaluation as published, and the batches that fine-tuning uses too."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import ImageSource, make_train_loader, make_view, micro_steps_per_epoch, random_subset, seed_for
-from ..data.corrupt import CorruptLog
+from ..data import CorruptLog, ImageSource, make_train_loader, make_view, micro_steps_per_epoch, seed_for
 from ..errors import BurnError
 from ..nn import Backbone
 from . import linear
 from .features import check_features
-from .probes import Batches
 
 # Random resized crop and mirror image, as for ImageNet. DEVIATION: resized bicubically; BURN's and MoCo's linear
 # evaluation resize bilinearly.
 VIEW = "supervised"
 
 
+def epochs_of_views(
+    source: ImageSource, view: Callable, *, epochs: int, batch_size: int, seed: int, workers: int,
+    device: torch.device, title: str | None = None,
+) -> Iterable[Iterator[tuple[Tensor, Tensor]]]:
+    """For each epoch its batches on `device`: views uint8 [B, 3, H, W], labels int64 [B].
+
+    The last images of an epoch that fill no batch are left out; a set smaller than a batch is one batch. With `title`
+    a progress bar shows the steps.
+    """
+    batch_size = min(batch_size, len(source))
+    steps = micro_steps_per_epoch(len(source), batch_size, 1)
+    corrupt = CorruptLog(len(source))
+    loader = iter(make_train_loader(
+        source, view, n_views=1, batch_size=batch_size, seed=seed, rank=0, world_size=1, start_micro_step=0,
+        micro_steps_per_epoch=steps, total_micro_steps=epochs * steps, workers=workers,
+    ))
+
+    bar = tqdm(total=epochs * steps, desc=title, unit=" steps", disable=title is None)
+
+    def epoch() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in itertools.islice(loader, steps):
+            corrupt.add(batch["corrupt"], source)
+            yield batch["views"][:, 0].to(device), batch["target"].to(device)
+            bar.update()
+
+    return (epoch() for _ in range(epochs))
+
+
 def augmented_probe(
-    model: nn.Module, source: ImageSource, held: list[int], held_features: Tensor, held_labels: Tensor,
-    test_features: Tensor, test_labels: Tensor, *, img_size: int, device: torch.device, workers: int,
-    hflip: float = 0.5, **settings,
+    model: nn.Module, source: ImageSource, test: tuple[Tensor, Tensor], settings: linear.Settings, *,
+    features_of: Callable[[ImageSource, str], tuple[Tensor, Tensor]], img_size: int, device: torch.device, workers: int,
+    hflip: float = 0.5,
 ) -> dict:
     """`linear.linear_probe` on augmented views.
 
     Args:
         model: gives pooled features; on `device`.
-        source: the training images.
-        held: indices of the images of `source` on which the rate is chosen; none where there is one rate.
-        held_features, held_labels: float [H, D], int64 [H], of those of them that could be read.
-        test_features, test_labels: float [M, D], int64 [M].
+        source: the training images. A tenth of them is held out to choose the learning rate, if there are several.
+        test: features float [M, D] and labels int64 [M].
+        features_of: gives features and labels of images, those that can be read; the text is for a progress bar.
         img_size: side of the views in pixels.
-        settings: of `linear.Settings`.
 
     Raises:
-        BurnError: a setting that cannot be followed, or images that cannot be read.
+        BurnError: too few images, images that cannot be read, or other classes in the test set.
     """
-    settings = linear.Settings(**settings)
-    settings.check(len(source))
-    if len(held_features):
-        check_features(held_features, held_labels, test_features, test_labels)
-    excluded = set(held)
-    rest = [index for index in range(len(source)) if index not in excluded]
+    linear.require_images(len(source))
+    if source.num_classes is None or int(test[1].max()) >= source.num_classes:
+        raise BurnError("--augment: training and test images do not have the same classes")
+    held_out, rest = hold_out(source, settings.seed)
+    # With one learning rate there is nothing to choose: no image is held out, and `test` is not looked at.
+    held_out_features = features_of(held_out, "held-out") if len(settings.lrs) > 1 else test
+    check_features(*held_out_features, *test)
     view = make_view(VIEW, img_size, hflip)
     config = resolve_model_data_config(model)
     frozen = Backbone(model, config["mean"], config["std"]).to(device).eval()
-    epochs = settings.epochs
 
-    def part(which: list[int] | slice, *others: Tensor) -> tuple[Iterable[Batches], list[Tensor]]:
-        images = source if isinstance(which, slice) else source.subset(which)
-        size = min(settings.batch_size, len(images))
-        per_epoch = micro_steps_per_epoch(len(images), size, 1)
-        corrupt = CorruptLog(len(images))
-        loader = iter(make_train_loader(
-            images, view, n_views=1, batch_size=size, seed=seed_for(settings.seed, len(images)), rank=0, world_size=1,
-            start_micro_step=0, micro_steps_per_epoch=per_epoch, total_micro_steps=epochs * per_epoch, workers=workers,
-        ))
-        bar = tqdm(total=epochs * per_epoch, desc="linear probe", unit=" steps")
+    def train_on(part: ImageSource | slice):
+        images = source if isinstance(part, slice) else part
+        epochs = epochs_of_views(
+            images, view, epochs=settings.epochs, batch_size=settings.sgd_batch_size,
+            seed=seed_for(settings.seed, len(images)), workers=workers, device=device,
+            title="linear probe",
+        )
 
-        def batches() -> Batches:
-            for _ in range(per_epoch):
-                batch = next(loader)
-                corrupt.add(batch["corrupt"], images)
+        def features(batches):
+            for views, labels in batches:
                 with torch.no_grad():
-                    features = frozen(batch["views"][:, 0].to(device)).float()
-                yield features, batch["target"].to(device)
-                bar.update()
+                    x = frozen(views).float()
+                yield x, labels
 
-        return (batches() for _ in range(epochs)), list(others)
+        return (features(batches) for batches in epochs), lambda other: other
 
-    most = int(test_labels.max())
-    if source.num_classes is None or most >= source.num_classes:
-        raise BurnError("--augment: training and test images do not have the same classes")
     return linear.choose_and_test(
-        part, rest, (held_features.to(device), held_labels.to(device)),
-        (test_features.to(device), test_labels.to(device)), source.num_classes, settings,
+        train_on, rest, tuple(part.to(device) for part in held_out_features), tuple(part.to(device) for part in test),
+        source.num_classes, settings,
     )
 
 
-def held_out(source: ImageSource, seed: int) -> tuple[ImageSource, list[int]]:
-    """A seeded tenth of the training images, on which the learning rate is chosen, and their indices."""
+def hold_out(source: ImageSource, seed: int) -> tuple[ImageSource, ImageSource]:
+    """A seeded tenth of the training images, on which the learning rate is chosen, and the others."""
     count = max(1, round(linear.HOLD_OUT * len(source)))
-    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count]
-    return random_subset(source, count, seed), chosen.sort().values.tolist()
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
+    others = sorted(set(range(len(source))).difference(chosen))
+    return source.subset(chosen), source.subset(others)

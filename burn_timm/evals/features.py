@@ -30,7 +30,7 @@ def data_config(model_or_cfg: nn.Module | dict, img_size: int | None = None) -> 
     """The resolved timm data config behind `eval_transform`: input_size, interpolation, mean, std, crop_pct, crop_mode.
 
     Raises:
-        BurnError: the model does not take RGB images, or `img_size` is not positive.
+        BurnError: the model does not take RGB images.
     """
     if isinstance(model_or_cfg, nn.Module):
         config = resolve_model_data_config(model_or_cfg)
@@ -40,8 +40,6 @@ def data_config(model_or_cfg: nn.Module | dict, img_size: int | None = None) -> 
     if channels != 3:
         raise BurnError(f"the model takes {channels} input channels; the evaluations feed RGB images (3 channels)")
     if img_size is not None:
-        if img_size < 1:
-            raise BurnError(f"img_size must be a positive number of pixels, not {img_size}")
         config["input_size"] = (channels, img_size, img_size)
     return config
 
@@ -89,44 +87,26 @@ def extract_features(
             labels.append(torch.as_tensor(targets, dtype=torch.int64).cpu())
             if progress is not None:
                 progress(len(images))
-    return _join(features, labels)
-
-
-def pixel_features(loader: Batches, progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
-    """The loader's own normalised pixels, flattened: (float32 [N, C*H*W], int64 labels [N]), on the CPU.
-
-    Raises:
-        BurnError: the loader is empty.
-    """
-    features, labels = [], []
-    for images, targets in loader:
-        features.append(images.flatten(1).float().cpu())
-        labels.append(torch.as_tensor(targets, dtype=torch.int64).cpu())
-        if progress is not None:
-            progress(len(images))
-    return _join(features, labels)
-
-
-def _join(features: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor]:
     if not features:
         raise BurnError("no image to evaluate: the loader gave no batch; check the split and the limits")
     return torch.cat(features), torch.cat(labels)
 
 
+def pixel_features(loader: Batches, progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
+    """`extract_features` of the images themselves: the loader's normalised pixels, flattened, [N, C*H*W]."""
+    return extract_features(nn.Flatten(), loader, progress=progress)
+
+
 @torch.no_grad()
 def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Re-estimate running mean and variance of every BatchNorm as the plain average over the given batches.
+    """Re-estimate the statistics of every BatchNorm as `averaged_statistics` does; returns the number of layers.
 
-    Every batch counts the same: running_mean is the mean of the batch means, running_var the mean of the unbiased batch
-    variances, each batch normalised by its own statistics on its way through. All other modules are in eval mode.
-    Momentum and modes are what they were afterwards. Weights do not change.
+    Each batch is normalised by its own statistics on its way through; all other modules are in eval mode. Modes,
+    momenta and weights are afterwards what they were.
 
     Args:
         model: on the device on which it is to run.
-        batches: input batches [B, C, H, W], B >= 2, on any device.
-
-    Returns:
-        The number of BatchNorm layers (0: nothing was done).
+        batches: images [B, C, H, W], B >= 2, on any device.
 
     Raises:
         BurnError: no batch (the statistics are then untouched), or a batch of a single image.
@@ -152,31 +132,32 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
 def check_features(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, multi_label: bool = False,
 ) -> None:
-    """Refuse what no protocol can score: shapes that do not fit, unlabelled images, features that are not finite.
+    """Raise BurnError, naming the set, for what no task can score: shapes that do not fit each other, images without
+    label, features that are not finite.
 
     Args:
         multi_label: the labels are matrices [N, C] of 1, 0 ("difficult") and -1, not classes [N].
-
-    Raises:
-        BurnError: naming the set and what is wrong with it.
     """
-    expected = "[N, C]" if multi_label else "[N]"
-    for name, x, y in (("training", train_features, train_labels), ("test", test_features, test_labels)):
-        if x.ndim != 2 or y.ndim != 1 + multi_label or len(x) != len(y) or len(x) == 0:
-            raise BurnError(
-                f"{name} set: expected features [N, D] and labels {expected}, got {tuple(x.shape)} and {tuple(y.shape)}"
-            )
-        if multi_label:
-            if y.shape[1] != train_labels.shape[1]:
-                raise BurnError(f"labels differ in classes: {train_labels.shape[1]} (training), {y.shape[1]} (test)")
-            if not torch.isin(y, torch.tensor([1, 0, -1], dtype=y.dtype, device=y.device)).all():
-                raise BurnError(f"{name} set: a matrix of labels holds 1, 0 and -1 only; this one holds other values")
-        elif y.min() < 0:
-            unlabelled = int((y < 0).sum())
-            raise BurnError(f"{name} set: {unlabelled} of {len(y)} images have no label; choose a labelled split")
-        if not torch.isfinite(x).all():
-            bad = int((~torch.isfinite(x)).any(1).sum())
-            raise BurnError(f"{name} set: the features of {bad} of {len(x)} images are not finite; check the weights")
+    _check_set("training", train_features, train_labels, multi_label)
+    _check_set("test", test_features, test_labels, multi_label)
+    if multi_label and train_labels.shape[1] != test_labels.shape[1]:
+        classes = f"{train_labels.shape[1]} (training), {test_labels.shape[1]} (test)"
+        raise BurnError(f"labels differ in classes: {classes}")
     sizes = train_features.shape[1], test_features.shape[1]
     if sizes[0] != sizes[1]:
         raise BurnError(f"features differ in size: {sizes[0]} (training), {sizes[1]} (test); use one model for both")
+
+
+def _check_set(name: str, x: Tensor, y: Tensor, multi_label: bool) -> None:
+    if x.ndim != 2 or y.ndim != 1 + multi_label or len(x) != len(y) or len(x) == 0:
+        expected = f"features [N, D] and labels {'[N, C]' if multi_label else '[N]'}"
+        raise BurnError(f"{name} set: expected {expected}, got {tuple(x.shape)} and {tuple(y.shape)}")
+    if multi_label:
+        if not torch.isin(y, torch.tensor([1, 0, -1], dtype=y.dtype, device=y.device)).all():
+            raise BurnError(f"{name} set: a matrix of labels holds 1, 0 and -1 only; this one holds other values")
+    elif y.min() < 0:
+        unlabelled = int((y < 0).sum())
+        raise BurnError(f"{name} set: {unlabelled} of {len(y)} images have no label; choose a labelled split")
+    if not torch.isfinite(x).all():
+        bad = int((~torch.isfinite(x)).any(1).sum())
+        raise BurnError(f"{name} set: the features of {bad} of {len(x)} images are not finite; check the weights")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import BurnError
 from ..files import atomic_write, read_lines
-from .inputs import training_of
+from .network import training_of
 from .paper import row_name
 from .rows import rows_of
 

@@ -5,11 +5,14 @@ Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discriminat
 """
 
 import argparse
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import above_zero, positive
+from ..data import ImageSource
 from ..errors import BurnError
 from .features import check_features
 
@@ -19,35 +22,42 @@ DESCRIPTION = "weighted kNN on frozen pooled features (Wu et al. 2018): top-1 ac
 _SIMILARITIES = 2**25
 
 
-def protocol(k: int = 20, temperature: float = 0.07) -> dict:
-    """The resolved settings, for the result file."""
-    return {
-        "method": "weighted kNN (Wu et al. 2018, section 3.4)",
-        "k": k,
-        "temperature": temperature,
-        "features": "L2-normalised, not centred",
-        "similarity": "cosine",
-        "vote": "sum of exp(similarity / temperature) over the k nearest training images",
-        "ties": "lower training index, then lower class",
-        "metric": "top-1 accuracy, fraction",
-    }
+@dataclass(frozen=True)
+class Settings:
+    k: int = 20
+    temperature: float = 0.07
 
-
-def check(train_count: int, k: int = 20, temperature: float = 0.07) -> None:
-    """Refuse settings that cannot be followed with `train_count` training images. Raises BurnError."""
-    if not 1 <= k <= train_count:
-        raise BurnError(f"k must be between 1 and the number of training images, {train_count}, not {k}")
-    if not 0 < temperature < float("inf"):
-        raise BurnError(f"temperature must be positive, not {temperature}")
+    def protocol(self) -> dict:
+        """In words, for the result file."""
+        return {
+            "method": "weighted kNN (Wu et al. 2018, section 3.4)",
+            "k": self.k,
+            "temperature": self.temperature,
+            "features": "L2-normalised, not centred",
+            "similarity": "cosine",
+            "vote": "sum of exp(similarity / temperature) over the k nearest training images",
+            "ties": "lower training index, then lower class",
+            "metric": "top-1 accuracy, fraction",
+        }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--k", type=int, default=20, help="neighbours (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the vote (default: %(default)s)")
+    parser.add_argument("--k", type=positive, default=20, help="neighbours")
+    parser.add_argument("--temperature", type=above_zero, default=0.07, help="of the vote")
 
 
-def options(args: argparse.Namespace) -> dict:
-    return {"k": args.k, "temperature": args.temperature}
+def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
+    _check_k(args.k, len(train))
+    return Settings(args.k, args.temperature)
+
+
+def run(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor,
+    settings: Settings = Settings(),
+) -> dict:
+    """`knn_accuracy` in the signature of all tasks: dict(value=...)."""
+    features = train_features, train_labels, test_features, test_labels
+    return {"value": knn_accuracy(*features, settings.k, settings.temperature)}
 
 
 @torch.no_grad()
@@ -66,35 +76,42 @@ def knn_accuracy(
     whose label is c. Of equally near images the one with the lower index is taken, of equal votes the lower class.
 
     Args:
-        train_features: the bank, float [N, D]; need not be normalised.
+        train_features: float [N, D]; need not be normalised.
         train_labels: int64 [N], >= 0.
         test_features: float [M, D].
         test_labels: int64 [M], >= 0.
-        chunk: test images compared with the bank at a time; by default as many as 128 MiB of similarities hold.
+        temperature: above 0.
+        chunk: test images compared with all training images at a time; by default as many as 128 MiB of similarities
+            hold.
 
     Raises:
-        BurnError: k is not in [1, N], temperature is not positive, or the features cannot be scored.
+        BurnError: k is not in [1, N], or the features cannot be scored.
     """
     check_features(train_features, train_labels, test_features, test_labels)
-    check(len(train_features), k, temperature)
+    _check_k(k, len(train_features))
     device = train_features.device
-    bank = F.normalize(train_features.float(), dim=1)
-    queries = F.normalize(test_features.to(device).float(), dim=1)
+    train_features = F.normalize(train_features.float(), dim=1)
+    test_features = F.normalize(test_features.to(device).float(), dim=1)
     train_labels, test_labels = train_labels.to(device), test_labels.to(device)
     classes = int(torch.maximum(train_labels.max(), test_labels.max())) + 1
-    chunk = chunk or max(1, _SIMILARITIES // len(bank))
+    chunk = chunk or max(1, _SIMILARITIES // len(train_features))
 
     correct = 0
-    for query, label in zip(queries.split(chunk), test_labels.split(chunk), strict=True):
-        similarity, index = _nearest(query @ bank.T, k)
+    for queries, labels in zip(test_features.split(chunk), test_labels.split(chunk), strict=True):
+        similarity, index = _nearest(queries @ train_features.T, k)
         # Relative to the nearest image: exp cannot overflow and the order of the votes is the same.
         weight = torch.exp((similarity - similarity[:, :1]).double() / temperature)
-        votes = weight.new_zeros(len(query), classes)
+        votes = weight.new_zeros(len(queries), classes)
         # One neighbour at a time, from near to far: votes equal on paper are equal here, on a GPU too.
-        for vote, label_of in zip(weight.split(1, dim=1), train_labels[index].split(1, dim=1), strict=True):
-            votes.scatter_add_(1, label_of, vote)
-        correct += int((votes.argmax(1) == label).sum())
+        for vote, label in zip(weight.split(1, dim=1), train_labels[index].split(1, dim=1), strict=True):
+            votes.scatter_add_(1, label, vote)
+        correct += int((votes.argmax(1) == labels).sum())
     return correct / len(test_labels)
+
+
+def _check_k(k: int, images: int) -> None:
+    if not 1 <= k <= images:
+        raise BurnError(f"--k must be between 1 and the number of training images, {images}, not {k}")
 
 
 def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -107,16 +124,3 @@ def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
         index[tied] = similarity[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
         values[tied] = similarity[tied].gather(1, index[tied])
     return values, index
-
-
-def run(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
-    *,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> dict:
-    """`knn_accuracy` in the signature common to EVALS: dict(value=...)."""
-    return {"value": knn_accuracy(train_features, train_labels, test_features, test_labels, k, temperature)}

@@ -2,20 +2,24 @@
 
 Kornblith et al. (CVPR 2019, https://arxiv.org/abs/1805.08974) and SimCLR: 45 penalties between 1e-6 and 1e5, evenly
 spaced in the logarithm, chosen on held-out training images, then a fit on all of them. scikit-learn's solver.
+
+The loop over penalties is our own because LogisticRegressionCV cannot standardise each part with its own statistics,
+and a grid search over a pipeline cannot start a fit from the last one's weights, which is faster and ends elsewhere.
 """
 
 import logging
 import warnings
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import top_k_accuracy_score
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import BurnError
+from .heads import topk_accuracy
 
 _logger = logging.getLogger(__name__)
 
@@ -24,7 +28,7 @@ ITERATIONS = 1000
 
 
 def protocol(penalties: tuple[float, ...], hold_out: float) -> dict:
-    """The resolved settings, for the result file."""
+    """The settings in words, for the result file."""
     return {
         "method": "multinomial logistic regression by L-BFGS on cached frozen features, no augmentation",
         "objective": "sum of the cross-entropies + penalty / 2 * squared norm of the weights",
@@ -52,37 +56,30 @@ def logistic_regression(
     """
     x, y, z, t = (part.cpu().numpy() for part in (train_features, train_labels, test_features, test_labels))
     order = np.random.default_rng(seed).permutation(len(x))
-    held, rest = order[: round(hold_out * len(x))], order[round(hold_out * len(x)) :]
+    held_out, rest = order[: round(hold_out * len(x))], order[round(hold_out * len(x)) :]
     if len(np.unique(y[rest])) < 2:
         raise BurnError("logistic regression needs training images of at least two classes")
-
-    def scaled(part: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-        if not standardize:
-            return [part, *others]
-        scaler = StandardScaler().fit(part)
-        return [scaler.transform(one) for one in (part, *others)]
-
-    fitted, tested = scaled(x[rest], x[held])
-    sweep = []
-    # From strong to weak penalty, each fit from the last one's weights.
-    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
+    new_scaler = StandardScaler if standardize else FunctionTransformer  # the latter changes nothing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        scaler = new_scaler().fit(x[rest])
+        fitted, scored = scaler.transform(x[rest]), scaler.transform(x[held_out])
+        sweep = []
+        model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
         for penalty in tqdm(sorted(penalties, reverse=True), desc="penalties", disable=None):
             model.set_params(C=1 / penalty).fit(fitted, y[rest])
-            sweep.append({"penalty": penalty, "accuracy": float(model.score(tested, y[held]))})
+            sweep.append({"penalty": penalty, "accuracy": float(model.score(scored, y[held_out]))})
         best = max(sweep, key=lambda row: (row["accuracy"], row["penalty"]))["penalty"]
         if len(penalties) > 1 and best in (min(penalties), max(penalties)):
             _logger.warning("the logistic regression chose the penalty at the end of its grid, %g", best)
-        fitted, tested = scaled(x, z)
-        model = LogisticRegression(max_iter=ITERATIONS, C=1 / best).fit(fitted, y)
+        scaler = new_scaler().fit(x)
+        model = LogisticRegression(max_iter=ITERATIONS, C=1 / best).fit(scaler.transform(x), y)
     scores = np.full((len(t), int(max(y.max(), t.max())) + 1), -np.inf)
-    scores[:, model.classes_] = model.predict_log_proba(tested)
-    classes = scores.shape[1]
+    scores[:, model.classes_] = model.predict_log_proba(scaler.transform(z))
+    scores, labels = torch.from_numpy(scores), torch.from_numpy(t)
     return {
-        "value": float((scores.argmax(1) == t).mean()),
-        "top5": float(top_k_accuracy_score(t, scores, k=min(5, classes), labels=np.arange(classes)))
-        if classes > 2 else 1.0,
+        "value": topk_accuracy(scores, labels, 1),
+        "top5": topk_accuracy(scores, labels, min(5, scores.shape[1])),
         "penalty": best,
         "sweep": sweep,
     }

@@ -32,7 +32,7 @@ def write_result(
         dataset: names and counts.
         checkpoint: the file the weights came from, or None.
         command: the argument vector; sys.argv by default.
-        training: how the checkpoint was trained (`inputs.training_of`).
+        training: how the checkpoint was trained (`network.training_of`).
 
     Raises:
         BurnError: the checkpoint cannot be read, or `path` cannot be written.

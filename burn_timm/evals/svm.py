@@ -13,16 +13,20 @@ all images, is drawn neither as positive nor as negative, and is left out when t
 import argparse
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
+from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
+from ..arguments import above_zero, positive
+from ..data import ImageSource
 from ..errors import BurnError
 from .features import check_features
 
@@ -34,59 +38,60 @@ NEGATIVES = 19  # for each positive image
 FOLDS = 3
 
 
-def protocol(
-    shots: tuple[int, ...] = SHOTS, draws: int = 5, costs: tuple[float, ...] = COSTS, full: bool = True, seed: int = 0,
-    multi_label: bool = False,
-) -> dict:
-    """The resolved settings, for the result file."""
-    difficult = {
-        "labels": "several classes an image; classes without a positive image in either set are left out",
-        "difficult": "negative when trained on all images; never drawn in low-shot; left out of the test of that class",
-    }
-    return {
-        "method": "LinearSVC (liblinear), one against rest, squared hinge, L2, at most 2,000 iterations",
-        "class_weight": {"positive": 2, "negative": 1},
-        "features": "L2-normalised",
-        **(difficult if multi_label else {}),
-        "costs": sorted(costs),
-        "full": f"cost of each class by {FOLDS}-fold cross-validation (average precision)" if full else "left out",
-        "shots": sorted(shots),
-        "low_shot": f"{draws} seeded draws of k positive and {NEGATIVES} k negative training images a class; the cost "
-        "with the best mean over the draws, as published: chosen on the test images",
-        "metric": "mean over classes of the average precision (area under the monotone envelope), fraction",
-        "seed": seed,
-    }
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one evaluation by SVMs; the defaults are the published ones."""
 
+    shots: tuple[int, ...] = SHOTS
+    draws: int = 5
+    costs: tuple[float, ...] = COSTS
+    full: bool = True
+    seed: int = 0
+    multi_label: bool = False  # labels are matrices, [N, C]
+    squash: bool = False  # images go through `voc07_transform`
 
-def check(
-    train_count: int, shots: tuple[int, ...] = SHOTS, draws: int = 5, costs: tuple[float, ...] = COSTS,
-    full: bool = True, seed: int = 0, multi_label: bool = False,
-) -> None:
-    """Refuse settings that cannot be followed. Raises BurnError."""
-    if not full and not shots:
-        raise BurnError("--no-full and no --shots leave nothing to do")
-    if any(k < 1 for k in shots) or draws < 1:
-        raise BurnError(f"--shots and --draws must be positive, not {list(shots)} and {draws}")
-    if not costs or not all(0 < cost < float("inf") for cost in costs):
-        raise BurnError(f"--costs must be one or more positive numbers, not {list(costs)}")
+    def __post_init__(self):
+        if not self.full and not self.shots:
+            raise BurnError("--no-full and no --shots leave nothing to do")
+
+    def protocol(self) -> dict:
+        """In words, for the result file."""
+        several = {
+            "labels": "several classes an image; classes without a positive image in either set are left out",
+            "difficult": "negative when trained on all images; never drawn in low-shot; left out of the test of that "
+            "class",
+        }
+        return {
+            "method": "LinearSVC (liblinear), one against rest, squared hinge, L2, at most 2,000 iterations",
+            "class_weight": {"positive": 2, "negative": 1},
+            "features": "L2-normalised",
+            **(several if self.multi_label else {}),
+            "costs": sorted(self.costs),
+            "full": f"cost of each class by {FOLDS}-fold cross-validation (average precision)" if self.full
+            else "left out",
+            "shots": sorted(self.shots),
+            "low_shot": f"{self.draws} seeded draws of k positive and {NEGATIVES} k negative training images a class; "
+            "the cost with the best mean over the draws, as published: chosen on the test images",
+            "metric": "mean over classes of the average precision (area under the monotone envelope), fraction",
+            "seed": self.seed,
+        }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shots", type=int, nargs="*", default=SHOTS, metavar="K", help="low-shot sizes")
-    parser.add_argument("--draws", type=int, default=5, help="of each size (default: %(default)s)")
-    parser.add_argument("--costs", type=float, nargs="+", default=COSTS, metavar="C", help="(default: 19)")
-    parser.add_argument("--no-full", action="store_true", help="leave out the SVMs on all images")
-    parser.add_argument(
-        "--squash", action=argparse.BooleanOptionalAction, default=None,
-        help="the published transform: the whole image squashed into the square (default: for voc07 only)",
+    add = parser.add_argument
+    add("--shots", type=positive, nargs="*", default=SHOTS, metavar="K", help="images a class of low-shot")
+    add("--draws", type=positive, default=5, help="random training sets of each size")
+    add("--costs", type=above_zero, nargs="+", default=COSTS, metavar="C", help="to choose from (default: 19)")
+    add("--no-full", action="store_true", help="leave out the SVMs on all images")
+    add("--squash", action=argparse.BooleanOptionalAction, default=None,
+        help="the published transform: the whole image squashed into the square (default: for voc07 only)")
+
+
+def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
+    return Settings(
+        tuple(args.shots), args.draws, tuple(args.costs), not args.no_full, args.seed, train.multi_label,
+        train.multi_label if args.squash is None else args.squash,
     )
-
-
-def options(args: argparse.Namespace) -> dict:
-    return {
-        "shots": tuple(args.shots), "draws": args.draws, "costs": tuple(args.costs), "full": not args.no_full,
-        "seed": args.seed,
-    }
 
 
 def voc07_transform(config: dict) -> Callable:
@@ -145,17 +150,8 @@ def draw(labels: np.ndarray, target: int, k: int, rng: np.random.Generator) -> n
 
 
 def run(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
-    *,
-    shots: tuple[int, ...] = SHOTS,
-    draws: int = 5,
-    costs: tuple[float, ...] = COSTS,
-    full: bool = True,
-    seed: int = 0,
-    multi_label: bool = False,
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor,
+    settings: Settings = Settings(),
 ) -> dict:
     """Mean average precision over the classes of the training set that the test set has.
 
@@ -173,30 +169,37 @@ def run(
     Raises:
         BurnError: the sets do not fit each other, or no figure can be computed.
     """
-    check_features(train_features, train_labels, test_features, test_labels, multi_label)
-    x, z = (np.ascontiguousarray(_normalise(part.double().cpu().numpy())) for part in (train_features, test_features))
+    check_features(train_features, train_labels, test_features, test_labels, settings.multi_label)
+    x, z = (normalize(part.double().cpu().numpy()) for part in (train_features, test_features))
     y, t = train_labels.cpu().numpy(), test_labels.cpu().numpy()
-    known = range(y.shape[1]) if multi_label else np.unique(y).tolist()
+    known = range(y.shape[1]) if settings.multi_label else np.unique(y).tolist()
     classes = [c for c in known if all((_marks(labels, c) == 1).any() for labels in (y, t))]
     if len(classes) < 2:
         raise BurnError("the SVMs need at least two classes that training and test images share")
-    costs, shots = sorted(costs), sorted(shots)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the published limit of iterations is low
-        low_shot = {str(k): _low_shot(x, y, z, t, classes, k, draws, costs, seed) for k in shots}
-        lacks = _lacking(y, classes) if full else None
-        whole = "n/a" if lacks else _full(x, y, z, t, classes, costs, seed) if full else None
-    figures = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
-    if isinstance(whole, float):
-        value = whole
-    elif figures:
-        value = figures[-1]
-    else:
-        few = [f"all images: {lacks}"] if lacks else []
-        few += [f"--shots {k}: not every class has {k} positive and {NEGATIVES * k} negative ones" for k in shots[:1]]
-        raise BurnError(f"too few training images; {'; '.join(few)}")
-    outcome = {"value": value, "full": whole, "low_shot": low_shot, **({"full_lacks": lacks} if lacks else {})}
-    return {**outcome, "classes": classes} if multi_label else outcome
+        low_shot = {str(k): _low_shot(x, y, z, t, classes, k, settings) for k in sorted(settings.shots)}
+        lacks = _lacking(y, classes) if settings.full else None
+        full = "n/a" if lacks else _full(x, y, z, t, classes, settings) if settings.full else None
+    outcome = {"full": full, "low_shot": low_shot}
+    if lacks:
+        outcome["full_lacks"] = lacks
+    if settings.multi_label:
+        outcome["classes"] = classes
+    return {"value": _headline(full, low_shot, lacks), **outcome}
+
+
+def _headline(full: float | str | None, low_shot: dict, lacks: str | None) -> float:
+    """The full figure, else that of the largest k. Raises BurnError where the set can supply neither."""
+    if isinstance(full, float):
+        return full
+    means = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
+    if means:
+        return means[-1]
+    few = [f"all images: {lacks}"] if lacks else []
+    few += [f"--shots {k}: not every class has {k} positive and {NEGATIVES * int(k)} negative ones"
+            for k in list(low_shot)[:1]]
+    raise BurnError(f"too few training images; {'; '.join(few)}")
 
 
 def _marks(labels: np.ndarray, c: int) -> np.ndarray:
@@ -214,30 +217,32 @@ def _lacking(y: np.ndarray, classes: list[int]) -> str | None:
     return None
 
 
-def _full(x, y, z, t, classes, costs, seed) -> float:
-    figures = []
+def _full(x, y, z, t, classes: list[int], settings: Settings) -> float:
+    """Mean over the classes of the average precision of an SVM on all images, at the cost that cross-validates best."""
+    figures, costs = [], sorted(settings.costs)
     for c in tqdm(classes, desc="SVM, all images", unit=" classes", disable=None):
-        positive = _marks(y, c) == 1
+        positives = _marks(y, c) == 1
         scores = [
-            cross_val_score(_svm(cost, seed), x, positive, cv=FOLDS, scoring="average_precision").mean()
+            cross_val_score(_svm(cost, settings.seed), x, positives, cv=FOLDS, scoring="average_precision").mean()
             for cost in costs
         ]
-        best = costs[int(np.argmax(scores))] if len(costs) > 1 else costs[0]
-        figures.append(_tested(_svm(best, seed).fit(x, positive), z, _marks(t, c)))
+        best = costs[int(np.argmax(scores))]
+        figures.append(_tested(_svm(best, settings.seed).fit(x, positives), z, _marks(t, c)))
     return float(np.mean(figures))
 
 
-def _low_shot(x, y, z, t, classes, k, draws, costs, seed) -> dict | str:
+def _low_shot(x, y, z, t, classes: list[int], k: int, settings: Settings) -> dict | str:
     """Mean average precision of each draw at the cost whose mean over the draws is best."""
+    draws, costs = settings.draws, sorted(settings.costs)
     table = np.zeros((draws, len(costs)))
     for number in tqdm(range(draws), desc=f"SVM, k = {k}", unit=" draws", leave=False, disable=None):
-        rng = np.random.default_rng([seed, k, number])
+        rng = np.random.default_rng([settings.seed, k, number])
         for c in classes:
             chosen = draw(y, c, k, rng)
             if chosen is None:
                 return "n/a"
             for column, cost in enumerate(costs):
-                fitted = _svm(cost, seed).fit(x[chosen], _marks(y[chosen], c) == 1)
+                fitted = _svm(cost, settings.seed).fit(x[chosen], _marks(y[chosen], c) == 1)
                 table[number, column] += _tested(fitted, z, _marks(t, c)) / len(classes)
     best = int(np.argmax(table.mean(0)))
     values = table[:, best]
@@ -258,7 +263,3 @@ def _svm(cost: float, seed: int) -> LinearSVC:
         C=cost, class_weight={True: 2, False: 1}, penalty="l2", loss="squared_hinge", dual=True, tol=1e-4,
         max_iter=2000, random_state=seed,
     )
-
-
-def _normalise(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -9,11 +9,12 @@ logistic regression with 45 penalties. Images of any size are brought to the mod
 import argparse
 import re
 
+from ..data import ImageSource
 from . import linear
 
 DESCRIPTION = "a classifier on frozen features of another set (cub, birdsnap, places205, torch/cifar10, ...): top-1"
 
-run, check, protocol, add_options = linear.run, linear.check, linear.protocol, linear.add_options
+add_options, run = linear.add_options, linear.run
 
 PRESETS: dict[str, dict] = {
     "places205": {
@@ -27,5 +28,6 @@ def preset(dataset: str) -> dict:
     return PRESETS.get(re.sub(r"[^a-z0-9]", "", dataset.rsplit("/", 1)[-1].lower()), {})
 
 
-def options(args: argparse.Namespace) -> dict:
-    return linear.options(args, **preset(args.dataset))
+def settings(args: argparse.Namespace, train: ImageSource) -> linear.Settings:
+    """The published settings of the dataset, where it has some, and the options that were given instead of them."""
+    return linear.settings(args, train, **preset(args.dataset))

@@ -45,18 +45,7 @@ def test_features_are_the_eval_mode_forward_in_order(model):
     model.eval()
     for i, image in enumerate(torch.cat([x for x, _ in loader])):
         torch.testing.assert_close(features[i], model(image[None])[0], rtol=1e-4, atol=1e-5)
-
-
-def test_features_of_a_float64_model_are_float32(model):
-    features, _ = extract_features(model.double(), batches(2))
-    assert features.dtype == torch.float32 and features.shape == (2, model.num_features)
-
-
-def test_modes_come_back_when_the_model_fails(model):
-    model.train()
-    with pytest.raises(RuntimeError):
-        extract_features(model, [(torch.zeros(2, 5, 32, 32), torch.zeros(2))])
-    assert all(m.training for m in model.modules())
+    assert extract_features(model.double(), loader)[0].dtype == torch.float32
 
 
 def test_unpooled_output_and_empty_loader_are_errors(model):
@@ -96,13 +85,8 @@ def test_img_size_replaces_only_the_size(model):
     assert eval_transform(model, 24)(image).shape == (3, 24, 24)
     cfg = {"mean": (0.0, 0.0, 0.0), "std": (0.5, 0.5, 0.5), "crop_pct": 1.0}
     assert eval_transform(cfg, 8)(image)[:, 0, 0].tolist() == [2.0, 0.0, 0.0]
-
-
-def test_models_that_do_not_take_rgb_are_refused():
     with pytest.raises(BurnError, match="1 input channels"):
         data_config({"input_size": (1, 28, 28)})
-    with pytest.raises(BurnError, match="positive"):
-        data_config({}, 0)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])  # BatchNorm2d, timm's BatchNormAct2d
@@ -136,18 +120,6 @@ def test_calibration_is_the_average_of_the_batch_statistics(name):
     assert [m.momentum for m in norms.values()] == momenta
     assert all(m.training for m in model.modules())
     assert all(torch.equal(v, weights[k]) for k, v in model.named_parameters())
-
-
-def test_calibration_of_the_first_layer_from_the_images_alone():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()).eval()
-    inputs = [x for x, _ in batches(2, 8, side=4)]
-    calibrate_batchnorm(model, inputs)
-    for c in range(3):
-        per_batch = [x[:, c].numpy().astype(np.float64) for x in inputs]
-        assert model[0].running_mean[c].item() == pytest.approx(np.mean([x.mean() for x in per_batch]), abs=1e-6)
-        assert model[0].running_var[c].item() == pytest.approx(np.mean([x.var(ddof=1) for x in per_batch]), rel=1e-5)
-    assert not any(m.training for m in model.modules())
 
 
 def test_calibration_errors_and_no_op(model):

@@ -3,6 +3,9 @@
 import argparse
 import gzip
 import json
+import os
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import eval_downstream
 from burn_timm.checkpoints import save_latent
 from burn_timm.data import open_dataset
 from burn_timm.errors import BurnError
-from burn_timm.evals import finetune
+from burn_timm.evals import augmented, finetune
 from burn_timm.nn import binary_weight_names
 from burn_timm.packing import pack_state_dict, save_packed
 
@@ -41,6 +44,23 @@ def test_a_fraction_is_seeded_and_takes_each_class_alike():
     assert len(least) == 10  # one image of each class
 
 
+def test_images_without_a_label_are_never_drawn(tmp_path):
+    for number in range(12):
+        (tmp_path / "train" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "ab"[number % 2] / f"{number}.png")
+    source = open_dataset("folder", str(tmp_path), "train")
+    known = source.labels().copy()
+    known[:4] = -1
+    source.labels = lambda: known
+    for share in (1, 0.01):
+        chosen, _ = finetune.labelled_subset(source, options(fraction=share))
+        assert chosen.labels().min() == 0 and len(chosen) == (8 if share == 1 else 2)
+    file = tmp_path / "list.txt"
+    file.write_text(source.file_name(0))
+    with pytest.raises(BurnError, match="without a label there; the first is"):
+        finetune.labelled_subset(source, options(subset_list=str(file)))
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_list_of_file_names(tmp_path, zipped):
     for kind in ("n01", "n02"):
@@ -64,17 +84,6 @@ def test_simclrs_lists_of_imagenet(burn_data):
     names = finetune.read_list(f"{burn_data}/lists/imagenet_1percent.txt")
     assert len(set(names)) == len(names) == 12_811 and len({name.split("_")[0] for name in names}) == 1000
     assert len(finetune.read_list(f"{burn_data}/lists/imagenet_10percent.txt.gz")) == 128_116
-
-
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "cannot be read"), (b"", "no file names"), (b"\x1f\x8bbroken", "cannot be read"), (b"\xff\xfe", "cannot be"),
-])
-def test_a_bad_list_is_one_line(tmp_path, content, message):
-    path = tmp_path / "list"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(BurnError, match=message):
-        finetune.read_list(str(path))
 
 
 @pytest.fixture
@@ -112,46 +121,51 @@ def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
     protocol = result["protocol"]
     assert protocol["fraction"] == 0.1 and protocol["weight_decay"] == 1e-4 and protocol["epochs"] == 3
     assert protocol["view_interpolation"] == "bicubic"
-    assert not (tmp_path / "r.json.cells.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "run"]  # the grid's file is gone
     alone = tune(tmp_path / "a.json", "--model", f"local-dir:{run_folder}", "--latent", "none", *grid)
     assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"]
 
 
-def test_a_killed_grid_goes_on_where_it_was(tmp_path, monkeypatch):
-    argv = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "0.01", "--head-multipliers", "1"]
-    whole = tune(tmp_path / "whole.json", *argv)["extra"]["starts"]
-    one, trained = finetune._one, []
+@pytest.fixture
+def trained(monkeypatch):
+    """(learning rate, factor) of every network that was trained; the process is "killed" where `limit` are."""
+    original, points = finetune._trained, SimpleNamespace(done=[], limit=99)
 
-    def killed(args, *more):
-        if len(trained) == 1:
+    def counted(*args):
+        if len(points.done) == points.limit:
             raise KeyboardInterrupt
-        trained.append(more[-2])
-        return one(args, *more)
+        points.done.append(args[4:6])
+        return original(*args)
 
-    monkeypatch.setattr(finetune, "_one", killed)
-    with pytest.raises(KeyboardInterrupt):
-        tune(tmp_path / "r.json", *argv)
-    monkeypatch.setattr(finetune, "_one", lambda *more: trained.append(more[-2]) or one(*more))
-    assert tune(tmp_path / "r.json", *argv)["extra"]["starts"] == whole
-    assert len(trained) == 2  # none twice
+    monkeypatch.setattr(finetune, "_trained", counted)
+    return points
 
 
-def test_a_grid_of_other_settings_takes_nothing_over(tmp_path, monkeypatch):
-    argv = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "0.01", "--head-multipliers", "1"]
-    one, trained = finetune._one, []
+GRID = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "0.01", "--head-multipliers", "1"]
 
-    def killed(args, *more):
-        if len(trained) % 2:
-            trained.append(None)
-            raise KeyboardInterrupt
-        trained.append(more[-3])
-        return one(args, *more)
 
-    monkeypatch.setattr(finetune, "_one", killed)
+def test_a_killed_grid_goes_on_where_it_was_unless_the_settings_differ(tmp_path, trained):
+    whole = tune(tmp_path / "whole.json", *GRID)["extra"]["starts"]
     for more in ([], ["--crop-pct", "0.9"], ["--train-split", "validation", "--val-split", "train"]):
-        with pytest.raises(KeyboardInterrupt):
-            tune(tmp_path / "r.json", *argv, *more)
-    assert trained == [0.1, None] * 3  # each began anew
+        trained.limit = len(trained.done) + 1
+        with pytest.raises(SystemExit):
+            tune(tmp_path / "r.json", *GRID, *more)
+        assert trained.done[-1] == (0.1, 1)  # each began anew
+    trained.limit, trained.done = 99, []
+    tune(tmp_path / "r.json", *GRID, *more)
+    assert trained.done == [(0.01, 1)]  # the first one is kept
+    trained.done = []
+    assert tune(tmp_path / "r.json", *GRID)["extra"]["starts"] == whole and len(trained.done) == 2
+
+
+def test_a_result_that_cannot_be_written_costs_no_grid(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(eval_downstream, "write_result", Mock(side_effect=OSError("disk full")))
+    with pytest.raises(SystemExit):
+        tune(tmp_path / "r.json", *GRID)
+    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "_trained", None)  # nothing is trained again
+        assert len(tune(tmp_path / "r.json", *GRID)["extra"]["starts"]["random"]["grid"]) == 2
 
 
 def test_an_export_with_real_valued_weights_is_one_start(run_folder):
@@ -165,7 +179,7 @@ def test_an_export_with_real_valued_weights_is_one_start(run_folder):
 def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_path):
     """One run again with torch's own pieces on the same batches: weights, not only figures, are equal."""
     seen, models = [], []
-    loader = finetune.make_train_loader
+    loader = augmented.make_train_loader
 
     def recording(*args, **kwargs):
         for batch in loader(*args, **kwargs):
@@ -173,7 +187,7 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
             yield batch
 
     load = finetune.load_model
-    monkeypatch.setattr(finetune, "make_train_loader", recording)
+    monkeypatch.setattr(augmented, "make_train_loader", recording)
     monkeypatch.setattr(finetune, "load_model", lambda *a, **k: models.append(load(*a, **k)) or models[-1])
     tune(tmp_path / "r.json", "--model", "test_resnet", "--epochs", "5", "--lrs", "0.005", "--head-multipliers", "10",
          "--weight-decay", "0.01")
@@ -197,16 +211,21 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize(("argv", "message"), [
-    (["--fraction", "0"], "--fraction must lie in (0, 1]"),
-    (["--lrs", "-1"], "--lrs must be positive"),
-    (["--epochs", "0"], "--epochs must be at least 1"),
     (["--latent", "missing.safetensors"], "--latent missing.safetensors: no such file"),
     (["--latent", __file__], "--latent goes beside packed weights"),
     (["--subset-list", "missing.txt"], "--subset-list missing.txt: cannot be read"),
-    (["--calibrate-bn", "8"], "leave out --pixels and --calibrate-bn"),
+    (["--subset-list", os.devnull], "no file names"),
+    (["--calibrate-bn", "8"], "unrecognized arguments"),
 ])
 def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         tune(tmp_path / "r.json", "--model", "test_resnet", *argv)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8bbroken", b"\xff\xfe"])
+def test_a_damaged_list(tmp_path, content):
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(BurnError, match="cannot be read"):
+        finetune.read_list(str(tmp_path / "list"))

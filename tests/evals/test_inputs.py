@@ -12,12 +12,11 @@ from burn_timm.errors import BurnError
 from burn_timm.evals.inputs import open_splits
 
 
-def splits(dataset, data_dir, train_split="train", val_split=None, task="linear"):
-    keys = {"input_key": None, "target_key": None}
-    args = argparse.Namespace(dataset=dataset, data_dir=data_dir and str(data_dir), train_split=train_split,
-                              val_split=val_split, task=task, **keys)
-    train, test, name = open_splits(args)
-    return len(train), len(test), name
+def splits(dataset, data_dir, train_split="train", val_split=None, multi_label=False):
+    args = argparse.Namespace(dataset=dataset, data_dir=data_dir and str(data_dir), train_split=train_split, seed=0,
+                              val_split=val_split, input_key=None, target_key=None, limit_train=None, limit_test=None)
+    train, test = open_splits(args, multi_label)
+    return len(train.source), len(test.used), test.name
 
 
 def refused(match, *args, **options):
@@ -45,11 +44,11 @@ def voc(tmp_path):
 
 
 def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc):
-    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", "voc07", voc, "trainval", task="svm")
+    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", "voc07", voc, "trainval", multi_label=True)
     refused("--val-split val: 1 of its 1 images are among those of --train-split trainval", "voc07", voc, "trainval",
-            "val", task="svm")
-    refused("--val-split trainval: 1 of its 3 images are among", "voc07", voc, "val", "trainval", task="svm")
-    assert splits("voc07", voc, "train", "val", task="svm") == (2, 1, "val")
+            "val", multi_label=True)
+    refused("--val-split trainval: 1 of its 3 images are among", "voc07", voc, "val", "trainval", multi_label=True)
+    assert splits("voc07", voc, "train", "val", multi_label=True) == (2, 1, "val")
 
 
 def test_a_partial_set_names_its_missing_file(tmp_path):
@@ -67,6 +66,15 @@ def test_the_usual_names_are_tried_in_turn_but_never_the_training_split(tmp_path
     assert splits("folder", tmp_path) == (3, 2, "test")
     refused("--val-split train: 3 of its 3 images are among those of", "folder", tmp_path, "train", "train")
     refused(r"no test split: .*no split 'dev'; available: train, test \(name one", "folder", tmp_path, "train", "dev")
+
+
+def test_classes_are_joined_by_name(tmp_path):
+    for name in ("train/a", "train/b", "train/c", "val/a", "val/c"):
+        photo(tmp_path / name / "0.png")
+    args = argparse.Namespace(dataset="folder", data_dir=str(tmp_path), train_split="train", val_split=None, seed=0,
+                              input_key=None, target_key=None, limit_train=None, limit_test=None)
+    _, test = open_splits(args)
+    assert test.used.labels().tolist() == [0, 2]  # the second folder of val is c, the third one of train
 
 
 def test_a_damaged_split_is_not_passed_over(tmp_path):

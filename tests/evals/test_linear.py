@@ -6,9 +6,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from burn_timm.errors import BurnError
-from burn_timm.evals import EVALS
-from burn_timm.evals.linear import linear_probe
-from burn_timm.evals.probes import fit, make_bank, step_rates
+from burn_timm.evals.heads import LinearHeads, MLPHeads, fit, step_lrs
+from burn_timm.evals.linear import Settings, linear_probe
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +32,12 @@ def test_every_head_equals_torch_sgd(probe, weight_decay):
         for index in torch.randperm(len(x), generator=generator).split(batch_size):
             yield x[index], y[index]
 
-    bank = make_bank(probe, 6, 4, len(lrs), weight_decay=weight_decay, device=torch.device("cpu"), seed=7)
+    common = 6, 4, len(lrs), weight_decay, torch.device("cpu")
+    heads = LinearHeads(*common) if probe == "linear" else MLPHeads(*common, seed=7)
     generator = torch.Generator().manual_seed(5)
-    fit(bank, (batches(generator) for _ in range(epochs)), step_rates(lrs, epochs, (0.6, 0.8)))
+    fit(heads, (batches(generator) for _ in range(epochs)), step_lrs(lrs, epochs, (0.6, 0.8)))
     test, _ = noise(seed=9)
-    for logits, lr in zip(bank.logits(test), lrs, strict=True):
+    for logits, lr in zip(heads.logits(test), lrs, strict=True):
         generator = torch.Generator().manual_seed(5)
         torch.manual_seed(7)
         if probe == "mlp":
@@ -61,9 +61,12 @@ def test_every_head_equals_torch_sgd(probe, weight_decay):
 def test_a_hidden_layer_learns_what_no_linear_classifier_can():
     x, _ = noise(n=600, d=2)
     y = (x[:, 0] * x[:, 1] > 0).long()
-    settings = {"epochs": 30, "lrs": (0.3, 1.0), "seed": 1}
     wide = torch.cat([x, x, x, x], 1)
-    values = {probe: linear_probe(wide[:500], y[:500], wide[500:], y[500:], probe=probe, **settings)["value"]
+
+    def settings(probe):
+        return Settings(probe=probe, epochs=30, lrs=(0.3, 1.0), seed=1)
+
+    values = {probe: linear_probe(wide[:500], y[:500], wide[500:], y[500:], settings(probe))["value"]
               for probe in ("linear", "mlp")}
     assert values["linear"] < 0.7 < 0.9 < values["mlp"]
 
@@ -83,10 +86,10 @@ def test_digits_pixels_agree_with_logistic_regression(digits):
 
 def test_the_scale_and_shift_of_features_do_not_matter(digits):
     train_x, train_y, test_x, test_y = digits
-    settings = {"epochs": 20, "lrs": (0.01, 0.1)}
-    plain = linear_probe(*digits, **settings)
+    settings = Settings(epochs=20, lrs=(0.01, 0.1))
+    plain = linear_probe(*digits, settings)
     scale = torch.logspace(-3, 3, 64)
-    moved = linear_probe(train_x * scale + 7 * scale, train_y, test_x * scale + 7 * scale, test_y, **settings)
+    moved = linear_probe(train_x * scale + 7 * scale, train_y, test_x * scale + 7 * scale, test_y, settings)
     assert abs(plain["value"] - moved["value"]) < 0.01
 
 
@@ -95,71 +98,40 @@ def test_denormal_numbers_are_flushed_in_a_step_and_only_there():
         pytest.skip("this processor cannot flush denormal numbers")
     seen = []
 
-    class Bank:
-        def step(self, x, y, rates):
+    class Heads:
+        def step(self, x, y, lrs):
             seen.append(bool((x * 0.5).any()))
 
     tiny = torch.full((4, 4), 1e-39)
-    fit(Bank(), [[(tiny, None)]], [[0.1]])
+    fit(Heads(), [[(tiny, None)]], [[0.1]])
     assert seen == [False] and (tiny * 0.5).any()
 
 
 def test_the_test_set_chooses_nothing(digits):
     train_x, train_y, test_x, test_y = digits
-    settings = {"epochs": 5, "lrs": (0.001, 0.01, 0.1)}
-    first = linear_probe(*digits, **settings)
-    other = linear_probe(train_x, train_y, test_x.flip(1), test_y.roll(1), **settings)
+    settings = Settings(epochs=5, lrs=(0.001, 0.01, 0.1))
+    first = linear_probe(*digits, settings)
+    other = linear_probe(train_x, train_y, test_x.flip(1), test_y.roll(1), settings)
     assert (first["lr"], first["sweep"]) == (other["lr"], other["sweep"]) and first["value"] > other["value"] + 0.3
 
 
-def test_one_seed_one_result(digits):
-    settings = {"epochs": 3, "lrs": (0.01, 0.1)}
-    assert linear_probe(*digits, seed=1, **settings) == linear_probe(*digits, seed=1, **settings)
-    assert linear_probe(*digits, seed=1, **settings)["sweep"] != linear_probe(*digits, seed=2, **settings)["sweep"]
-
-
 def test_a_diverging_rate_is_passed_over(digits):
-    result = linear_probe(*digits, epochs=3, lrs=(1e38, 0.01))
+    result = linear_probe(*digits, Settings(epochs=3, lrs=(1e38, 0.01)))
     assert result["lr"] == 0.01 and result["sweep"][1] == {"lr": 1e38, "accuracy": 0.0, "loss": None}
     with pytest.raises(BurnError, match="diverged at every learning rate"):
-        linear_probe(*digits, epochs=3, lrs=(1e38,))
+        linear_probe(*digits, Settings(epochs=3, lrs=(1e38,)))
 
 
 def test_constant_features_are_harmless(digits):
     train_x, train_y, test_x, test_y = digits
     wide = [torch.cat([x, torch.full((len(x), 3), 0.1)], 1) for x in (train_x, test_x)]
-    settings = {"epochs": 20, "lrs": (0.01,)}
-    value = linear_probe(wide[0], train_y, wide[1], test_y, **settings)["value"]
-    assert value == pytest.approx(linear_probe(*digits, **settings)["value"], abs=0.005)
+    settings = Settings(epochs=20, lrs=(0.01,))
+    value = linear_probe(wide[0], train_y, wide[1], test_y, settings)["value"]
+    assert value == pytest.approx(linear_probe(*digits, settings)["value"], abs=0.005)
 
 
-def test_few_classes_have_no_errors_among_the_top_five():
+def test_few_images_and_few_classes():
     x, y = noise(classes=3)
-    assert linear_probe(x, y, x, y, epochs=2, lrs=(0.1,))["top5"] == 1.0
-
-
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"lrs": ()}, "lrs must be"),
-    ({"lrs": (0.1, -1.0)}, "lrs must be"),
-    ({"epochs": 0}, "epochs and batch_size must be positive"),
-    ({"weight_decay": -1.0}, "--weight-decay must be at least 0"),
-    ({"milestones": (1.5,)}, "shares of the epochs"),
-])
-def test_errors(settings, message):
-    x, y = noise()
-    with pytest.raises(BurnError, match=message):
-        linear_probe(x, y, x, y, **settings)
-
-
-def test_too_few_images_is_an_error():
-    x, y = noise(n=9)
+    assert linear_probe(x, y, x, y, Settings(epochs=2, lrs=(0.1,)))["top5"] == 1.0
     with pytest.raises(BurnError, match="at least 10 training images"):
-        linear_probe(x, y, x, y)
-
-
-def test_protocol_and_common_signature(digits):
-    protocol = EVALS["linear"].protocol(epochs=7, lrs=(0.1, 0.01), seed=3)
-    assert (protocol["epochs"], protocol["lrs"], protocol["seed"]) == (7, [0.01, 0.1], 3)
-    assert "standardised" in protocol["features"] and "training set" in protocol["lr_choice"]
-    result = EVALS["linear"].run(*digits, epochs=2, lrs=[0.01], seed=0)
-    assert result == linear_probe(*digits, epochs=2, lrs=(0.01,))
+        linear_probe(x[:9], y[:9], x, y)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -13,16 +12,15 @@ from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from burn_timm.data import eval_loader, open_dataset, random_subset
 from burn_timm.data.voc import read_lists
 from burn_timm.errors import BurnError
-from burn_timm.evals.features import data_config, eval_transform, extract_features, pixel_features
+from burn_timm.evals.features import data_config
 from burn_timm.evals.svm import (
     COSTS,
     SHOTS,
+    Settings,
     average_precision,
     draw,
-    protocol,
     run,
     voc07_transform,
     voc07_transform_protocol,
@@ -77,46 +75,12 @@ def test_average_precision_is_the_area_under_the_envelope(seed):
     assert average_precision(positive.astype(float), positive) == 1.0
 
 
-def test_the_published_costs_and_shots():
-    assert len(COSTS) == 19 and set(COSTS) == {1, 10, 100} | {0.5**n for n in range(4, 20)}
-    assert SHOTS == (1, 2, 4, 8, 16, 32, 64, 96)
-
-
 def test_a_draw_has_k_positive_and_19_k_negative_images():
     labels = np.repeat(np.arange(4), 60)
     chosen = draw(labels, 2, 3, np.random.default_rng(0))
     assert len(set(chosen.tolist())) == 60 and (labels[chosen] == 2).sum() == 3
     assert draw(labels, 2, 10, np.random.default_rng(0)) is None  # 190 others are too many for 180
     assert draw(labels[:100], 1, 41, np.random.default_rng(0)) is None
-
-
-def test_low_shot_equals_a_plain_scikit_learn_script(sets):
-    """Five draws on real images, with nothing of ours but the drawn indices."""
-    train_x, train_y, test_x, test_y = (part.numpy() for part in sets)
-    costs, k = (0.0625, 1.0, 10.0), 4
-    x, z = normalize(train_x.astype(np.float64)), normalize(test_x.astype(np.float64))
-    table = []
-    for number in range(5):
-        rng = np.random.default_rng([7, k, number])
-        chosen = [draw(train_y, c, k, rng) for c in range(10)]
-        row = []
-        for cost in costs:
-            figures = []
-            for c in range(10):
-                svm = LinearSVC(C=cost, class_weight={1: 2, -1: 1}, max_iter=2000, dual=True, random_state=7)
-                svm.fit(x[chosen[c]], np.where(train_y[chosen[c]] == c, 1, -1))
-                figures.append(slow_average_precision(svm.decision_function(z).tolist(), (test_y == c).tolist()))
-            row.append(np.mean(figures))
-        table.append(row)
-    table = np.array(table)
-    best = table.mean(0).argmax()
-    found = run(*sets, shots=(k,), draws=5, costs=costs, full=False, seed=7)
-    entry = found["low_shot"]["4"]
-    assert entry["cost"] == costs[best]
-    assert entry["draws"] == pytest.approx(table[:, best].tolist(), rel=1e-6)
-    assert entry["mean"] == pytest.approx(table[:, best].mean(), rel=1e-6)
-    assert entry["std"] == pytest.approx(table[:, best].std(ddof=1), rel=1e-6)
-    assert found["value"] == entry["mean"] and found["full"] is None
 
 
 def plain_svm(cost, seed):
@@ -158,29 +122,23 @@ def same_low_shot(entry, plain):
     assert entry["std"] == pytest.approx(np.std(plain["draws"], ddof=1), rel=1e-6)
 
 
-def test_low_shot_on_features_of_real_photos_equals_a_plain_scikit_learn_script(burn_data):
-    """All five draws, on pooled features of CIFAR-10 photos from a binary network."""
-    pytest.importorskip("datasets")
-    torch.manual_seed(0)
-    model = timm.create_model("test_reactnet", num_classes=0)
-    photos = random_subset(open_dataset(f"hfds/{burn_data}/cifar10", split="test"), 700, seed=0)
-    features, labels = extract_features(model, eval_loader(photos, eval_transform(model, 32), batch_size=100))
-    assert features.shape == (700, model.num_features) and sorted(set(labels.tolist())) == list(range(10))
-    parts = features[:500], labels[:500], features[500:], labels[500:]
+def test_the_defaults_are_published():
+    assert len(COSTS) == 19 and set(COSTS) == {1, 10, 100} | {0.5**n for n in range(4, 20)}
+    assert SHOTS == (1, 2, 4, 8, 16, 32, 64, 96)
+
+
+def test_low_shot_equals_a_plain_scikit_learn_script(sets):
     costs = (0.0625, 1.0, 10.0)
-    found = run(*parts, shots=(1, 4), draws=5, costs=costs, full=False, seed=3)
-    marks = [[[1 if y == c else -1 for y in part.tolist()] for c in range(10)] for part in (parts[1], parts[3])]
-    for k in (1, 4):
-        plain = plain_low_shot(parts[0], marks[0], parts[2], marks[1], k, costs, seed=3)
-        same_low_shot(found["low_shot"][str(k)], plain)
-    assert found["value"] == found["low_shot"]["4"]["mean"] > 0.12  # one in ten is chance
-    assert set(found) == {"value", "full", "low_shot"}
+    found = run(*sets, Settings(shots=(1, 4), draws=5, costs=costs, full=False, seed=3))
+    marks = [[[1 if y == c else -1 for y in labels.tolist()] for c in range(10)] for labels in (sets[1], sets[3])]
+    same_low_shot(found["low_shot"]["4"], plain_low_shot(sets[0], marks[0], sets[2], marks[1], 4, costs, seed=3))
+    assert found["value"] == found["low_shot"]["4"]["mean"] and found["full"] is None
 
 
 def test_several_labels_equal_a_plain_scikit_learn_script(several):
     train_x, train_y, test_x, test_y = (part.numpy() for part in several)
     costs, seed = [0.0625, 1.0, 10.0], 5
-    found = run(*several, shots=(2,), draws=5, costs=costs, seed=seed, multi_label=True)
+    found = run(*several, Settings(shots=(2,), draws=5, costs=costs, seed=seed, multi_label=True))
     assert found["classes"] == [0, 1, 2]  # no digit is greater than 9
     x, z = normalize(train_x.astype(np.float64)), normalize(test_x.astype(np.float64))
     figures, chosen = [], []
@@ -204,9 +162,9 @@ def test_several_labels_equal_a_plain_scikit_learn_script(several):
 
 def test_difficult_images_are_negative_in_training_not_drawn_and_not_tested(several):
     train_x, train_y, test_x, test_y = several
-    options = dict(shots=(2,), draws=2, costs=(1.0,), multi_label=True)
-    found = run(*several, **options)
-    negative = run(train_x, torch.where(train_y == 0, -1, train_y), test_x, test_y, **options)
+    options = Settings(shots=(2,), draws=2, costs=(1.0,), multi_label=True)
+    found = run(*several, options)
+    negative = run(train_x, torch.where(train_y == 0, -1, train_y), test_x, test_y, options)
     assert negative["full"] == found["full"] and negative["low_shot"] != found["low_shot"]
     for c in range(4):
         for number in range(20):
@@ -217,9 +175,9 @@ def test_difficult_images_are_negative_in_training_not_drawn_and_not_tested(seve
     changed = test_x.clone()
     changed[test_y[:, 2] == 0] = test_x[0]
     one = [part[:, [2, 2]] for part in (train_y, test_y)]
-    figures = [run(train_x, one[0], z, one[1], **options)["full"] for z in (test_x, changed)]
+    figures = [run(train_x, one[0], z, one[1], options)["full"] for z in (test_x, changed)]
     assert figures[0] == figures[1]
-    tested = run(train_x, one[0], test_x, torch.where(one[1] == 0, -1, one[1]), **options)
+    tested = run(train_x, one[0], test_x, torch.where(one[1] == 0, -1, one[1]), options)
     assert tested["full"] < figures[0]  # as wrong hits, they would cost some
 
 
@@ -237,30 +195,6 @@ def test_low_shot_of_the_real_voc_labels(burn_data, tmp_path):
     assert draw(labels, person, 154, np.random.default_rng(0)) is None  # 2,916 negatives: 87 difficult do not count
 
 
-def test_real_photos_with_several_labels(burn_data, tmp_path):
-    """97 photos as VOC2007: a k that they cannot supply is n/a, the others equal the plain script."""
-    with zipfile.ZipFile(Path(burn_data) / "detection/coco128_voc.zip") as archive:
-        archive.extractall(tmp_path)
-    transform = voc07_transform(data_config({"mean": (0.5,) * 3, "std": (0.5,) * 3}, 16))
-    parts = []
-    for split in ("trainval", "test"):
-        source = open_dataset("voc07", tmp_path, split)
-        pixels, rows = pixel_features(eval_loader(source, transform, batch_size=16))
-        parts += [pixels, torch.from_numpy(source.label_matrix)[rows]]
-    found = run(*parts, shots=(1, 2), draws=5, costs=(1.0,), full=False, multi_label=True)
-    assert found["low_shot"]["2"] == "n/a"  # 27 of 72 photos show no person, 38 are needed
-    train_y, test_y = parts[1].numpy(), parts[3].numpy()
-    classes = [c for c in range(20) if 1 in train_y[:, c] and 1 in test_y[:, c]]
-    assert found["classes"] == classes and 10 < len(classes) < 20
-    plain = plain_low_shot(parts[0], train_y.T[classes], parts[2], test_y.T[classes], 1, [1.0], seed=0)
-    same_low_shot(found["low_shot"]["1"], plain)
-    both = run(*parts, shots=(1,), draws=2, costs=(1.0,), multi_label=True)  # a class of one or two photos
-    assert both["full"] == "n/a" and both["value"] == both["low_shot"]["1"]["mean"]
-    assert both["full_lacks"].startswith("class 1 has ")
-    with pytest.raises(BurnError, match="all images: class 1 has [12] training images, 3 are needed$"):
-        run(*parts, shots=(), costs=(1.0,), multi_label=True)
-
-
 @pytest.mark.parametrize(("side", "shorter"), [(224, 256), (64, 73)])
 def test_the_published_transform_of_voc07(side, shorter):
     image = Image.fromarray((load_digits().images[7] * 15).astype(np.uint8)).convert("RGB").resize((90, 60))
@@ -276,13 +210,8 @@ def test_the_published_transform_of_voc07(side, shorter):
     assert told["interpolation"] == "bilinear" and told["mean"] == [0.1, 0.2, 0.3]
 
 
-def test_the_protocol_says_what_difficult_means():
-    assert "low-shot" in protocol(multi_label=True)["difficult"] and "labels" in protocol(multi_label=True)
-    assert not {"difficult", "labels"} & set(protocol())
-
-
 def test_full_chooses_a_cost_for_each_class_and_beats_few_shots(sets):
-    found = run(*sets, shots=(1, 96), draws=2, costs=(0.001, 1.0))
+    found = run(*sets, Settings(shots=(1, 96), draws=2, costs=(0.001, 1.0)))
     assert found["value"] == found["full"] > found["low_shot"]["1"]["mean"] + 0.1
     assert found["low_shot"]["96"] == "n/a"  # no digit comes 96 times among 800
 
@@ -291,36 +220,25 @@ def test_too_few_images_of_a_class_cost_the_full_figure_alone():
     torch.manual_seed(0)
     y = torch.tensor([0] * 30 + [1] * 30 + [2] * 2)
     x, z = torch.randn(62, 5) + y[:, None], torch.randn(62, 5) + y[:, None]
-    found = run(x, y, z, y, shots=(1, 40), draws=3, costs=(1.0,))
+    found = run(x, y, z, y, Settings(shots=(1, 40), draws=3, costs=(1.0,)))
     assert found["full"] == "n/a" and found["full_lacks"] == "class 2 has 2 training images, 3 are needed"
     assert found["value"] == found["low_shot"]["1"]["mean"] > 0.3 and found["low_shot"]["40"] == "n/a"
     with pytest.raises(BurnError, match="class 2 has 2 .* are needed; --shots 40: not every class has 40 positive"):
-        run(x, y, z, y, shots=(40,), costs=(1.0,))
-    enough = run(x[:60], y[:60], z[:60], y[:60], shots=(1,), draws=2, costs=(1.0,))
+        run(x, y, z, y, Settings(shots=(40,), costs=(1.0,)))
+    enough = run(x[:60], y[:60], z[:60], y[:60], Settings(shots=(1,), draws=2, costs=(1.0,)))
     assert enough["value"] == enough["full"] and "full_lacks" not in enough
 
 
-def test_bad_settings_are_refused(sets):
-    with pytest.raises(BurnError, match="too few training images; --shots 96: not every class has 96 positive"):
-        run(*sets, shots=(96,), full=False)
-    one = torch.zeros(20, dtype=torch.int64)
-    with pytest.raises(BurnError, match="at least two classes"):
-        run(torch.randn(20, 3), one, torch.randn(20, 3), one)
-
-
-def test_bad_matrices_are_refused(several):
-    x, y, z, t = several
-    with pytest.raises(BurnError, match=r"expected features \[N, D\] and labels \[N\], got"):
-        run(*several)
-    with pytest.raises(BurnError, match=r"labels \[N, C\]"):
-        run(x, y[:, 0], z, t[:, 0], multi_label=True)
-    with pytest.raises(BurnError, match=r"labels differ in classes: 4 \(training\), 3 \(test\)"):
-        run(x, y, z, t[:, :3], multi_label=True)
-    with pytest.raises(BurnError, match="test set: a matrix of labels holds 1, 0 and -1 only"):
-        run(x, y, z, t + 1, multi_label=True)
-    with pytest.raises(BurnError, match="at least two classes"):
-        run(x, y[:, 2:], z, t[:, 2:], multi_label=True)
-    crowd = torch.ones_like(y)
-    crowd[:2] = -1
-    with pytest.raises(BurnError, match="class 0 has 2 other training images, 3 are needed"):
-        run(x, crowd, z, t, shots=(), multi_label=True)
+@pytest.mark.parametrize(("changed", "settings", "message"), [
+    (lambda x, y, z, t: (x, y, z, t), {"multi_label": False}, r"expected features \[N, D\] and labels \[N\], got"),
+    (lambda x, y, z, t: (x, y[:, 0], z, t[:, 0]), {}, r"labels \[N, C\]"),
+    (lambda x, y, z, t: (x, y, z, t[:, :3]), {}, r"labels differ in classes: 4 \(training\), 3 \(test\)"),
+    (lambda x, y, z, t: (x, y, z, t + 1), {}, "test set: a matrix of labels holds 1, 0 and -1 only"),
+    (lambda x, y, z, t: (x, y[:, 2:], z, t[:, 2:]), {}, "at least two classes"),
+    (lambda x, y, z, t: (x, torch.cat([-torch.ones_like(y[:2]), torch.ones_like(y[2:])]), z, t), {"shots": ()},
+     "class 0 has 2 other training images, 3 are needed"),
+    (lambda x, y, z, t: (x, y, z, t), {"shots": (), "full": False}, "--no-full and no --shots leave nothing to do"),
+])
+def test_labels_and_settings_without_a_figure_are_refused(several, changed, settings, message):
+    with pytest.raises(BurnError, match=message):
+        run(*changed(*several), Settings(**{"multi_label": True, **settings}))

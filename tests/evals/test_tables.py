@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import eval_downstream
-from burn_timm.evals import EVALS, finetune, tables, transfer
-from burn_timm.evals.detection import options as detection
+from burn_timm.evals import finetune, knn, linear, svm, tables, transfer
+from burn_timm.evals.detection import task as detection
 from burn_timm.evals.paper import TABLES, row_name, same_protocol
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -21,7 +21,7 @@ IMAGENET = {"dataset": "folder imagenet", "of": (1_281_167, 50_000)}
 
 def protocol(task, **settings):
     """What a task on frozen features states with these settings."""
-    return EVALS[task].protocol(**settings)
+    return {"knn": knn, "linear": linear, "svm": svm, "transfer": linear}[task].Settings(**settings).protocol()
 
 
 def as_published(task, dataset=""):
@@ -34,7 +34,7 @@ def as_published(task, dataset=""):
     elif task == "detection":
         parser = argparse.ArgumentParser()
         detection.add_options(parser)
-        stated = detection.protocol(argparse.Namespace(seed=0, **vars(parser.parse_args([]))))
+        stated = detection._protocol(argparse.Namespace(seed=0, **vars(parser.parse_args([]))))
     elif task == "linear":
         stated = protocol("linear", augment=True, standardize=False)
     elif task == "transfer":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,34 +15,24 @@ from torch import nn
 
 import eval_downstream
 from burn_timm.data import ImageSource, epoch_order, make_view, open_dataset, seed_for
-from burn_timm.errors import BurnError
-from burn_timm.evals import EVALS, linear, transfer
-from burn_timm.evals.augmented import augmented_probe, held_out
+from burn_timm.evals import linear, transfer
+from burn_timm.evals.augmented import augmented_probe, hold_out
 from burn_timm.evals.logistic import PENALTIES, logistic_regression
 
 
-def options(dataset, *argv):
+@pytest.mark.parametrize(("dataset", "argv", "expected"), [
+    ("places205", [], {"epochs": 14, "lrs": (0.01,), "weight_decay": 5e-4, "augment": True, "standardize": False,
+                       "milestones": (4 / 14, 8 / 14, 12 / 14)}),
+    ("places205", ["--epochs", "3", "--lrs", "0.1", "1", "--no-augment", "--milestones"],
+     {"epochs": 3, "lrs": (0.1, 1.0), "weight_decay": 5e-4, "milestones": ()}),
+    ("torch/cifar10", [], {}),
+    ("torch/places365", ["--sgd-batch-size", "8"], {"sgd_batch_size": 8}),
+])
+def test_published_settings_of_a_dataset_and_options_win(dataset, argv, expected):
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int, default=0)
     transfer.add_options(parser)
-    args = parser.parse_args(argv)
-    args.dataset = dataset
-    return transfer.options(args)
-
-
-def test_places205_has_its_published_settings_and_flags_win():
-    published = linear.Settings(**options("places205"))
-    assert (published.epochs, published.lrs, published.weight_decay, published.augment, published.standardize) == (
-        14, (0.01,), 5e-4, True, False)
-    rates = [0.01 * 0.1 ** sum(epoch >= step for step in (4, 8, 12)) for epoch in range(14)]
-    from burn_timm.evals.probes import step_rates
-
-    assert [rate for (rate,) in step_rates(published.lrs, 14, published.milestones)] == pytest.approx(rates)
-    given = linear.Settings(**options("places205", "--epochs", "3", "--lrs", "0.1", "1", "--no-augment"))
-    assert (given.epochs, given.lrs, given.weight_decay, given.augment, given.standardize) == (
-        3, (0.1, 1.0), 5e-4, False, True)
-    assert linear.Settings(**options("torch/cifar10")) == linear.Settings()
-    assert linear.Settings(**options("torch/places365")) == linear.Settings()
+    args = parser.parse_args(argv, argparse.Namespace(dataset=dataset, seed=0))
+    assert transfer.settings(args, SimpleNamespace(streaming=False)) == linear.Settings(**expected)
 
 
 def test_logistic_regression_chooses_as_a_plain_script_does():
@@ -66,23 +57,8 @@ def test_logistic_regression_chooses_as_a_plain_script_does():
     assert {row["penalty"]: row["accuracy"] for row in result["sweep"]} == pytest.approx(scores, abs=0.04)
     assert result["value"] == pytest.approx(model.score(scaler.transform(test), truth), abs=0.011)
     assert result["top5"] == 1.0
-
-
-def test_the_published_penalties():
-    assert len(PENALTIES) == 45 and PENALTIES[0] == pytest.approx(1e-6) and PENALTIES[-1] == pytest.approx(1e5)
-    ratios = np.diff(np.log(PENALTIES))
-    assert ratios == pytest.approx(np.full(44, ratios[0]))
-
-
-def test_lbfgs_from_the_command_line(tmp_path):
-    path = tmp_path / "r.json"
-    eval_downstream.main([
-        "transfer", "--pixels", "--dataset", "digits", "--classifier", "lbfgs", "--limit-train", "300",
-        "--workers", "0", "--output", str(path),
-    ])
-    result = json.loads(path.read_text())
-    assert result["task"] == "transfer" and result["value"] > 0.85 and len(result["extra"]["sweep"]) == 45
-    assert len(result["protocol"]["penalties"]) == 45 and "L-BFGS" in result["protocol"]["method"]
+    assert len(PENALTIES) == 45 and np.diff(np.log10(PENALTIES)) == pytest.approx(11 / 44)  # as published
+    assert (PENALTIES[0], PENALTIES[-1]) == pytest.approx((1e-6, 1e5))
 
 
 def test_augmented_views_train_the_probe_and_leave_the_backbone():
@@ -90,16 +66,16 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone():
     model = timm.create_model("test_resnet", num_classes=0).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     source = open_dataset("digits", None, "train")
-    settings = {"epochs": 2, "lrs": (0.05,), "batch_size": 128, "augment": True, "standardize": False, "seed": 3,
-                "weight_decay": 1e-3}
+    settings = linear.Settings(epochs=2, lrs=(0.05,), sgd_batch_size=128, augment=True, standardize=False, seed=3,
+                               weight_decay=1e-3)
     test = open_dataset("digits", None, "validation")
     images = torch.stack([make_view("none", 32)(test.load(index)[0]) for index in range(100)])
     labels = torch.tensor([test.load(index)[1] for index in range(100)])
     with torch.no_grad():
         features = model((images / 255 - 0.5) / 0.5)
     result = augmented_probe(
-        model, source, [], features[:0], labels[:0], features, labels, img_size=32, device=torch.device("cpu"),
-        workers=0, hflip=0.0, **settings,
+        model, source, (features, labels), settings, features_of=None, img_size=32, device=torch.device("cpu"),
+        workers=0, hflip=0.0,
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -130,17 +106,12 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone():
     assert result["top5"] == pytest.approx(top5, abs=0.011) and result["sweep"] == []
 
 
-def test_the_rate_is_chosen_on_images_that_are_not_trained_on():
-    source = open_dataset("digits", None, "train")
-    held, indices = held_out(source, 1)
-    assert len(held) == len(indices) == round(0.1 * len(source)) == len(set(indices))
-    assert [held.load(number)[1] for number in range(5)] == [source.load(index)[1] for index in indices[:5]]
-
-
 @pytest.mark.parametrize("lrs", [["0.1"], ["0.01", "0.1"]])
 def test_held_out_images_are_read_only_where_a_rate_is_chosen(tmp_path, monkeypatch, lrs):
     """Once each for their features, which bring their labels, and once an epoch in the fit on all images."""
-    held, read, load = held_out(open_dataset("digits"), 0)[1], [], ImageSource.load
+    held_out, rest = hold_out(open_dataset("digits"), 0)
+    held, rest = ({part.file_name(index) for index in range(len(part))} for part in (held_out, rest))
+    held, read, load = [int(name.split()[-1]) for name in held], [], ImageSource.load
 
     def counted(source, index):
         if source.description.startswith("digits [train]"):  # not through a subset's own numbers
@@ -150,9 +121,9 @@ def test_held_out_images_are_read_only_where_a_rate_is_chosen(tmp_path, monkeypa
     monkeypatch.setattr(ImageSource, "load", counted)
     eval_downstream.main([
         "linear", "--model", "test_resnet", "--dataset", "digits", "--img-size", "32", "--workers", "0",
-        "--limit-test", "50", "--augment", "--epochs", "1", "--lrs", *lrs, "--sgd-batch-size", "1437",
+        "--limit-test", "50", "--augment", "--epochs", "1", "--lrs", *lrs, "--sgd-batch-size", "1437", "--probe", "mlp",
         "--output", str(tmp_path / "r.json")])
-    assert len(held) == 144 and set(range(1437)) == set(read)
+    assert len(held) == 144 and len(rest) == 1437 - 144 and set(range(1437)) == set(read)
     assert {read.count(index) for index in held} == ({1} if len(lrs) == 1 else {2})
 
 
@@ -162,34 +133,9 @@ def test_an_unreadable_held_out_image_is_left_out(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (255 * (number % 2), number % 256, 0)).save(path)
     source = open_dataset("folder", str(tmp_path))
-    _, held = held_out(source, 0)
-    (tmp_path / "train" / source.file_name(held[0])).write_bytes(b"no image")
+    held, _ = hold_out(source, 0)
+    (tmp_path / "train" / held.file_name(0)).write_bytes(b"no image")
     eval_downstream.main([
         "linear", "--model", "test_resnet", "--dataset", "folder", "--data-dir", str(tmp_path), "--img-size", "32",
         "--workers", "0", "--augment", "--epochs", "1", "--lrs", "0.01", "0.1", "--output", str(tmp_path / "r.json")])
     assert len(json.loads((tmp_path / "r.json").read_text())["extra"]["sweep"]) == 2
-
-
-def test_augmented_linear_evaluation_from_the_command_line(tmp_path):
-    path = tmp_path / "r.json"
-    argv = ["linear", "--model", "test_resnet", "--dataset", "digits", "--img-size", "32", "--workers", "0",
-            "--limit-train", "300", "--limit-test", "100", "--augment", "--epochs", "2", "--lrs", "0.01", "0.1",
-            "--sgd-batch-size", "64", "--probe", "mlp", "--output", str(path)]
-    eval_downstream.main(argv)
-    first = json.loads(path.read_text())
-    protocol = first["protocol"]
-    assert "augmented views" in protocol["method"] and protocol["features"] == "as they are"
-    assert "bicubic" in protocol["views"]
-    assert "hidden layer" in protocol["probe"] and len(first["extra"]["sweep"]) == 2
-    assert first["dataset"]["train"]["images"] == 300
-    eval_downstream.main(argv)
-    assert json.loads(path.read_text())["value"] == first["value"]
-
-
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"augment": True, "standardize": True}, "exclude each other"),
-    ({"classifier": "lbfgs", "probe": "mlp"}, "--classifier lbfgs fits a linear classifier"),
-])
-def test_settings_that_contradict_each_other(settings, message):
-    with pytest.raises(BurnError, match=message):
-        EVALS["transfer"].check(100, **settings)

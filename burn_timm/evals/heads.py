@@ -1,4 +1,4 @@
-"""Banks of classifiers on features: one head for each learning rate, all trained on the same batches by SGD.
+"""Classifiers on features, one for each learning rate, all trained by SGD on the same batches.
 
 Training them side by side costs one pass over the images, or over augmented views, instead of one a learning rate.
 """
@@ -16,7 +16,7 @@ MOMENTUM = 0.9
 Batches = Iterable[tuple[Tensor, Tensor]]  # features [B, D], labels [B]
 
 
-class LinearBank:
+class LinearHeads:
     """L softmax classifiers that start at zero.
 
     The gradient of the mean cross-entropy in the logits is (softmax - one_hot) / B, so autograd is not needed; the step
@@ -30,20 +30,20 @@ class LinearBank:
         self.weight_decay = weight_decay
 
     @torch.no_grad()
-    def step(self, x: Tensor, y: Tensor, rates: Sequence[float]) -> None:
-        """One step on features `[B, D]` and labels `[B]`, each head at its rate."""
-        rate = torch.tensor(rates, device=x.device)[:, None].expand_as(self.bias)
+    def step(self, x: Tensor, y: Tensor, lrs: Sequence[float]) -> None:
+        """One step on features `[B, D]` and labels `[B]`, each head at its learning rate."""
+        lr = torch.tensor(lrs, device=x.device)[:, None].expand_as(self.bias)
         gradient = self.logits(x).softmax(-1)
         gradient[:, torch.arange(len(x), device=x.device), y] -= 1
         gradient /= len(x)
-        of_weight, of_bias = self.velocity
-        of_weight.mul_(MOMENTUM).addmm_(x.T, gradient.transpose(0, 1).flatten(1))
-        of_bias.mul_(MOMENTUM).add_(gradient.sum(1))
+        weight_velocity, bias_velocity = self.velocity
+        weight_velocity.mul_(MOMENTUM).addmm_(x.T, gradient.transpose(0, 1).flatten(1))
+        bias_velocity.mul_(MOMENTUM).add_(gradient.sum(1))
         if self.weight_decay:
-            of_weight.add_(self.weight, alpha=self.weight_decay)
-            of_bias.add_(self.bias, alpha=self.weight_decay)
-        self.weight.sub_(of_weight * rate.flatten())
-        self.bias.sub_(of_bias * rate)
+            weight_velocity.add_(self.weight, alpha=self.weight_decay)
+            bias_velocity.add_(self.bias, alpha=self.weight_decay)
+        self.weight.sub_(weight_velocity * lr.flatten())
+        self.bias.sub_(bias_velocity * lr)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class LinearBank:
         return (x @ self.weight).unflatten(1, self.bias.shape).add_(self.bias).transpose(0, 1)
 
 
-class MLPBank:
+class MLPHeads:
     """L classifiers with a hidden layer as wide as the features and a ReLU; all start from the same seeded weights.
 
     DEVIATION: BURN's released code calls linear evaluation what trains the 1024-1024 layer that its backbone ends in
@@ -68,9 +68,10 @@ class MLPBank:
         groups = [{"params": head.parameters()} for head in self.heads]
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, weight_decay=weight_decay)
 
-    def step(self, x: Tensor, y: Tensor, rates: Sequence[float]) -> None:
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+    def step(self, x: Tensor, y: Tensor, lrs: Sequence[float]) -> None:
+        """One step on features `[B, D]` and labels `[B]`, each head at its learning rate."""
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
         with torch.enable_grad():
             sum(F.cross_entropy(head(x), y) for head in self.heads).backward()
         self.optimizer.step()
@@ -82,21 +83,15 @@ class MLPBank:
         return torch.stack([head(x) for head in self.heads])
 
 
-def make_bank(
-    probe: str, dim: int, classes: int, heads: int, *, weight_decay: float, device: torch.device, seed: int,
-) -> LinearBank | MLPBank:
-    """The bank of `--probe linear` or `mlp`."""
-    if probe == "mlp":
-        return MLPBank(dim, classes, heads, weight_decay, device, seed)
-    return LinearBank(dim, classes, heads, weight_decay, device)
+Heads = LinearHeads | MLPHeads
 
 
-def fit(bank: LinearBank | MLPBank, epochs: Iterable[Batches], rates: Sequence[Sequence[float]]) -> None:
+def fit(heads: Heads, epochs: Iterable[Batches], lrs: Sequence[Sequence[float]]) -> None:
     """Train on the batches of each epoch at that epoch's learning rates, one for each head."""
-    for batches, rate in zip(epochs, rates, strict=True):
+    for batches, lrs_of_epoch in zip(epochs, lrs, strict=True):
         for x, y in batches:
             with _no_denormals():
-                bank.step(x, y, rate)
+                heads.step(x, y, lrs_of_epoch)
 
 
 @contextlib.contextmanager
@@ -113,7 +108,13 @@ def _no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def step_rates(lrs: Sequence[float], epochs: int, milestones: Sequence[float], factor: float = 0.1) -> list[list]:
-    """Rates of each epoch: `lrs` times `factor` for each of the `milestones`, shares of the epochs, that has passed."""
+def step_lrs(lrs: Sequence[float], epochs: int, milestones: Sequence[float], factor: float = 0.1) -> list[list[float]]:
+    """The learning rates of each epoch: `lrs` times `factor` for every one of the `milestones`, shares of the epochs,
+    that has passed."""
     return [[lr * factor ** sum(epoch >= share * epochs for share in milestones) for lr in lrs]
             for epoch in range(epochs)]
+
+
+def topk_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of the rows of [N, C] whose label is among the k largest."""
+    return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean().item()
