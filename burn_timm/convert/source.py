@@ -51,7 +51,7 @@ class Source:
 def read_source(path: Path) -> Source:
     """Read a torch or safetensors file; BurnError names the file and what is wrong with it."""
     path = weights_file(path)
-    return source_of(path, read_content(path, placeholders=True)[0])
+    return source_of(path, read_content(path)[0])
 
 
 def source_of(path: Path, content: Any) -> Source:
