@@ -43,6 +43,15 @@ def create_with_weights(
     return model
 
 
+def save_model_config(
+    model: nn.Module, path: str | os.PathLike, model_args: dict[str, Any], data_config: dict[str, Any],
+) -> None:
+    """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too."""
+    from timm.models import _hub
+
+    _hub.save_config_for_hf(model, path, model_args=model_args, data_config=data_config)
+
+
 # timm: dataset readers ----------------------------------------------------------------------------------------------
 
 
