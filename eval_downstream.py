@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from burn_timm.checkpoints import load_model
-from burn_timm.data import eval_loader
+from burn_timm.data import eval_loader, mirror_probability
 from burn_timm.deploy.backbone import engine_backbone
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS, detection, finetune, svm
@@ -40,8 +40,7 @@ from burn_timm.evals.inputs import (
     weights_in_words,
 )
 from burn_timm.evals.paper import TABLES
-from burn_timm.evals.results import write_result
-from burn_timm.evals.summary import summary
+from burn_timm.evals.results import summary, write_result
 from burn_timm.evals.tables import all_tables, read_results
 from burn_timm.files import atomic_write
 from burn_timm.provenance import redact, redact_tree
@@ -96,8 +95,8 @@ def _parser() -> _Parser:
         task.add_options(subparsers.add_parser(name, parents=[base, images, frozen], help=task.description))
     finetune.add_options(subparsers.add_parser("finetune", parents=[base, images], help=finetune.DESCRIPTION))
     detection.add_options(subparsers.add_parser("detection", parents=[base], help=detection.DESCRIPTION))
-    table = subparsers.add_parser("table", help="the paper's tables, in Markdown, from result files")
-    table.add_argument("results", nargs="+", metavar="RESULT.json")
+    table = subparsers.add_parser("table", help="the paper's tables, in Markdown, from results")
+    table.add_argument("results", nargs="+", metavar="RESULTS", help="by this script: .json, or .jsonl with one a line")
     table.add_argument("--number", type=int, nargs="+", choices=TABLES, metavar="N", help="1 to 7 (default: all)")
     table.add_argument("--paper", action="store_true", help="the paper's rows even where none of ours is comparable")
     table.add_argument("--output", metavar="TABLE.md", help="default: print it")
@@ -105,7 +104,7 @@ def _parser() -> _Parser:
     figures.add_argument(
         "--runs", nargs="+", default=[], metavar="FOLDER", help="of train_burn.py: gradient norms, targets",
     )
-    figures.add_argument("--results", nargs="+", default=[], metavar="RESULT.json", help="training time, accuracy")
+    figures.add_argument("--results", nargs="+", default=[], metavar="RESULTS", help="training time, accuracy")
     figures.add_argument("--output", required=True, metavar="FOLDER", help="of the pictures")
     return parser
 
@@ -221,7 +220,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
     if augment:
         outcome = augmented_probe(
             model, train, held, *features["train"], *features["test"], img_size=config["input_size"][-1],
-            device=device, workers=args.workers, hflip=0.0 if args.dataset == "digits" else 0.5, **options,
+            device=device, workers=args.workers, hflip=mirror_probability(args.dataset), **options,
         )
         classes = train.num_classes
     else:

@@ -8,9 +8,10 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import nn
@@ -53,6 +54,48 @@ def save_model_config(
 
 
 # timm: dataset readers ----------------------------------------------------------------------------------------------
+
+
+def wds_split(dataset) -> Any:
+    """Of timm's dataset of shards: `num_samples`, `filenames` and `alt_label` (a field of the JSON, '' for none)."""
+    return dataset.reader.split_info
+
+
+def wds_share(dataset, rank: int, world_size: int) -> None:
+    """Make timm's dataset of shards read the share of process `rank`, whatever torch.distributed says."""
+    dataset.reader.dist_rank = rank
+    dataset.reader.dist_num_replicas = world_size
+
+
+def wds_decoder(dataset, decode: Callable[[dict], dict]) -> None:
+    """Put `decode` (sample -> {"image": ..., "target": ...}) in place of timm's own decoder of samples.
+
+    timm builds its pipeline at the first pass, in the process that reads; the last two stages are its decoder and a
+    renaming of what that returns. A sample for which `decode` raises an error is left out with a warning, as in timm.
+    """
+    import webdataset
+    from timm.data.readers.reader_wds import log_and_continue
+
+    reader = dataset.reader
+    if reader.ds is None:
+        reader._lazy_init()
+        reader.ds.pipeline[-2:] = [webdataset.map(decode, handler=log_and_continue)]
+
+
+def wds_own_epoch(dataset) -> None:
+    """Give timm's dataset of shards an epoch counter of its own: timm shares one between workers, and these do not turn
+    over together."""
+    dataset.reader.epoch_count = type(dataset.reader.epoch_count)()
+
+
+def torchvision_targets(dataset) -> np.ndarray:
+    """The classes of all images of a torchvision dataset, int64 [N]: most have `targets`, INaturalist an index of
+    (class, file), and QMNIST's targets have the class in the first of eight columns."""
+    known = getattr(dataset, "targets", None)
+    if known is None:
+        known = [category for category, _ in dataset.index]
+    known = np.asarray(known, dtype=np.int64)
+    return known if known.ndim == 1 else known[:, 0]
 
 
 # torch: modules and state dicts -------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, A
     """Raise BurnError that names every entry in which two identities differ; nested ones are compared by entry."""
     differing = list(_differences(theirs, ours))
     if differing:
-        raise BurnError(f"{path}: belongs to another run: {'; '.join(differing)}")
+        raise BurnError(f"{path}: belongs to another run: {'; '.join(differing)}; choose another --output")
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]):

@@ -1,6 +1,7 @@
 """Schedules as pure functions of training progress in [0, 1]."""
 
 import math
+from collections.abc import Iterable
 
 LAMBDA_SCHEDULES = ("cosine", "constant", "step")
 LR_SCHEDULES = ("cosine", "linear", "constant")
@@ -33,3 +34,9 @@ def lr_at(step: int, total_steps: int, base_lr: float, warmup_steps: int = 0, sc
     if schedule == "constant":
         return base_lr
     raise ValueError(f"schedule must be one of {', '.join(LR_SCHEDULES)}, not {schedule!r}")
+
+
+def step_lr(iteration: int, base_lr: float, warmup: int, milestones: Iterable[int]) -> float:
+    """Learning rate of an iteration (from 0): linear warm-up from base_lr / 1000, a tenth at each milestone passed."""
+    part = min(1.0, iteration / warmup) if warmup else 1.0
+    return base_lr * (0.001 + 0.999 * part) * 0.1 ** sum(iteration >= milestone for milestone in milestones)

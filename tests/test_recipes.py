@@ -82,7 +82,7 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
 def test_every_figure_of_the_papers_ablations_has_its_recipe():
     """Tables 5, 6 and 7: the figure of the paper in the header, the row's name from the settings."""
     for number in (5, 6, 7):
-        for name, (figure,) in TABLES[number].rows.items():
+        for name, (figure,) in TABLES[number]["rows"].items():
             found = []
             for path in RECIPES:
                 text, settings = path.read_text(), yaml.safe_load(path.read_text())

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from burn_timm.schedules import lambda_at, lr_at
+from burn_timm.schedules import lambda_at, lr_at, step_lr
 
 
 def test_lambda_is_equation_3_at_its_ends_and_middle():
@@ -34,3 +34,9 @@ def test_lr_warms_up_linearly_then_falls_to_zero(schedule):
     assert lr_at(100, 100, 0.4, 10, schedule) == pytest.approx(0, abs=1e-12)
     half = 0.5 if schedule == "linear" else (1 + math.cos(math.pi / 2)) / 2
     assert lrs[55] == pytest.approx(0.4 * half)
+
+
+def test_step_lr_is_the_published_schedule_of_detection():
+    rates = [step_lr(i, 0.02, 100, (18000, 22000)) for i in (0, 50, 100, 17999, 18000, 21999, 22000)]
+    assert rates == pytest.approx([2e-5, 0.01001, 0.02, 0.02, 0.002, 0.002, 0.0002])
+    assert step_lr(0, 0.02, 0, ()) == 0.02

@@ -1,7 +1,8 @@
 """Datasets, views and loaders. Start at `open_dataset`, `make_view` and `make_train_loader`."""
 
 from burn_timm.data.corrupt import CorruptLog
-from burn_timm.data.datasets import PUBLISHED_IMAGES, PUBLISHED_TEST_SPLITS, ImageSource, StreamSource, open_dataset
+from burn_timm.data.datasets import PUBLISHED_IMAGES, PUBLISHED_TEST_SPLITS, mirror_probability, open_dataset
+from burn_timm.data.decode import decode
 from burn_timm.data.loader import (
     ViewDataset,
     epoch_order,
@@ -10,7 +11,8 @@ from burn_timm.data.loader import (
     micro_steps_per_epoch,
     seed_for,
 )
-from burn_timm.data.sources import random_subset
+from burn_timm.data.sources import ImageSource, align, random_subset
+from burn_timm.data.stream import StreamSource
 from burn_timm.data.views import VIEWS, make_view
 
 __all__ = [
@@ -21,11 +23,14 @@ __all__ = [
     "ImageSource",
     "StreamSource",
     "ViewDataset",
+    "align",
+    "decode",
     "epoch_order",
     "eval_loader",
     "make_train_loader",
     "make_view",
     "micro_steps_per_epoch",
+    "mirror_probability",
     "open_dataset",
     "random_subset",
     "seed_for",

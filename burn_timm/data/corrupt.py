@@ -30,24 +30,18 @@ class CorruptLog:
     def add(self, corrupt: torch.Tensor, source: ImageSource) -> None:
         """Take in the `corrupt` entry of a micro-batch: int64 of any shape, possibly empty; negative entries mean none.
 
-        Warns once for each new image. Raises BurnError when more than 1 % of `total` distinct images are corrupt.
+        Warns once for each new image, with the reason. Raises BurnError when more than 1 % of `total` distinct images
+        are corrupt.
         """
-        for index in dict.fromkeys(corrupt.flatten().tolist()):
-            if index >= 0 and index not in self._seen:
-                self._seen.add(index)
-                if too_many(len(self._seen), self.total):
-                    continue  # the error below says it for all of them
-                _logger.warning("skipped %s: it cannot be read", source.name(index))
-        self._check(source)
+        new = [index for index in dict.fromkeys(corrupt.flatten().tolist()) if index >= 0 and index not in self._seen]
+        self.merge(new, source)
+        for index in new:
+            _logger.warning("skipped %s: it cannot be read (%s)", source.name(index), source.why_unreadable(index))
 
     def merge(self, indices: Iterable[int], source: ImageSource) -> None:
         """Take in what other processes found; each of them has warned of its own. Raises BurnError as `add` does."""
         self._seen.update(indices)
-        self._check(source)
-
-    def _check(self, source: ImageSource) -> None:
-        if too_many(len(self._seen), self.total):
-            raise BurnError(too_many_message(self.indices, self.total, source))
+        check_corrupt(self.indices, self.total, source)
 
     def state_dict(self) -> dict:
         """`{"total": int, "indices": list of int}`."""
@@ -59,17 +53,13 @@ class CorruptLog:
         self._seen = {int(index) for index in state["indices"]}
 
 
-def too_many(corrupt: int, total: int) -> bool:
-    """Whether `corrupt` of `total` images are more than 1 %."""
-    return corrupt > MOST_CORRUPT * total
-
-
-def too_many_message(indices: Iterable[int], total: int, source: ImageSource) -> str:
-    """One line: the count and the first names."""
-    indices = list(indices)
-    names = ", ".join(source.name(index) for index in indices[:3])
+def check_corrupt(indices: list[int], total: int, source: ImageSource) -> None:
+    """Raise BurnError, with the first names and reasons, if the corrupt images are more than 1 % of `total`."""
+    if len(indices) <= MOST_CORRUPT * total:
+        return
+    names = ", ".join(f"{source.name(index)}: {source.why_unreadable(index)}" for index in indices[:3])
     more = ", ..." if len(indices) > 3 else ""
-    return (
+    raise BurnError(
         f"at least {len(indices)} of {total} images cannot be read, more than {MOST_CORRUPT:.0%}: {names}{more}; "
         "repair or remove them"
     )

@@ -3,33 +3,27 @@
 import os
 import re
 
+from PIL import Image
 from timm.data import create_dataset
 
-from burn_timm.data.birds import BIRDSNAP, CUB, open_birdsnap, open_cub
+from burn_timm import compat
+from burn_timm.data.decode import decode
 from burn_timm.data.digits import open_digits
+from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder, split_folder
 from burn_timm.data.hfds import open_hfds
-from burn_timm.data.places import PLACES205, open_places205
-from burn_timm.data.sources import ImageSource, TimmImages, TorchImages, public_path
+from burn_timm.data.published import BIRDSNAP, CUB, PLACES205, open_birdsnap, open_cub, open_places205
+from burn_timm.data.sources import ImageSource, Store, shown_path
 from burn_timm.data.stream import StreamSource, open_wds
 from burn_timm.data.voc import VOC07, open_voc07
-from burn_timm.errors import BurnError, NoSplitError
-
-__all__ = ["PUBLISHED_IMAGES", "PUBLISHED_TEST_SPLITS", "ImageSource", "StreamSource", "open_dataset"]
+from burn_timm.errors import BurnError, NoSplitError, one_line
 
 _FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "tar")
-_SPLIT_SYNONYMS = (  # timm looks for a split folder under these names
-    ("train", "training"),
-    ("val", "valid", "validation", "eval", "evaluation"),
-    ("test",),
-)
 _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
 _PUBLISHED = {"cub": open_cub, "birdsnap": open_birdsnap, "places205": open_places205, "voc07": open_voc07}
 # What the paper tests on; another split of theirs may be part of the training set.
 PUBLISHED_TEST_SPLITS = {"cub": "test", "birdsnap": "test", "places205": "val", "voc07": "test"}
 # Images of each split.
-PUBLISHED_IMAGES = {
-    "cub": CUB.images, "birdsnap": BIRDSNAP.images, "places205": PLACES205.images, "voc07": VOC07.images,
-}
+PUBLISHED_IMAGES = {known.scheme: known.images for known in (CUB, BIRDSNAP, PLACES205, VOC07)}
 _SCHEMES = (
     f"digits, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME, {', '.join(_PUBLISHED)}"
 )
@@ -45,8 +39,9 @@ def open_dataset(
 ) -> ImageSource | StreamSource:
     """Open a dataset by timm's name for it. Environment variables in `name` and `data_dir` are expanded.
 
-    - `''` or `folder`: images below `data_dir` (a folder, or a tar), a class per folder; also `data_dir/SPLIT`, or a
-      folder's path as `name`. Fewer than two class folders: unlabelled. `input_key` may list extensions ('.png;.bmp').
+    - `''` or `folder`: images below `data_dir` (a folder, or a tar), a class for each folder of the first level; also
+      `data_dir/SPLIT`, or a folder's path as `name`. Fewer than two class folders: unlabelled. `input_key` may list
+      endings ('.png;.bmp'). See `folders.open_folder`.
     - `hfds/NAME`, `hfds/FOLDER` (relative, or absolute: `hfds//abs/path`): Hugging Face datasets, local parquet.
       `data_dir` is then its cache. See `hfds.open_hfds` for the columns.
     - `wds/NAME`: WebDataset shards in `data_dir` -> `StreamSource`. Labels are optional.
@@ -88,41 +83,35 @@ def open_dataset(
         raise BurnError(f"--dataset {name}: unknown; choose from {_SCHEMES}")
     if target_key:
         raise BurnError("--target-key does not apply to a folder of images: the classes are its subfolders")
-    return _open_folder(data_dir, split, input_key)
+    return open_folder(data_dir, split, input_key)
 
 
-def _open_folder(root: str, split: str, input_key: str | None) -> ImageSource:
-    if not os.path.exists(root):
-        raise BurnError(f"--data-dir {root}: no such folder")
-    options = {"input_key": input_key}
-    if os.path.isfile(root):
-        if not root.endswith(".tar"):
-            raise BurnError(f"--data-dir {root}: a file; expected a folder or a .tar of images")
-        options = {"cache_tarfiles": False}  # forked workers must not share one open file and its position
-    else:
-        _check_split_folder(root, split)
-    try:
-        reader = create_dataset("", root=root, split=split, **options).reader
-    except Exception as error:
-        raise BurnError(f"--data-dir {root}: {_first_line(error)}") from error
-    classes = list(getattr(reader, "class_to_idx", None) or reader.class_name_to_idx)
-    # Images that lie in no class folder get the name ''. One folder for all says nothing about classes.
-    labelled = len(classes) > 1 and "" not in classes
-    images = TimmImages(reader, classes if labelled else None, len(classes) if labelled else None)
-    return ImageSource(images, f"folder {public_path(root)} [{split}]")
+def mirror_probability(name: str) -> float:
+    """How often views of the dataset `name` (as in `open_dataset`) show the mirror image: digits never, others half."""
+    return 0.0 if name.strip().lower() == "digits" else 0.5
 
 
-def _check_split_folder(root: str, split: str) -> None:
-    """Refuse a split without a folder: timm would take all of `root`, and with it another split's images."""
-    present = [folder for group in _SPLIT_SYNONYMS for folder in group if os.path.isdir(os.path.join(root, folder))]
-    group = next((group for group in _SPLIT_SYNONYMS if split in group), (split,))
-    if os.path.isdir(os.path.join(root, split)) or any(folder in present for folder in group):
-        return
-    if present:
-        raise NoSplitError(f"--data-dir {root}: no split {split!r}; available: {', '.join(present)}")
-    # Without split folders the images are training images, unless the path itself names the split.
-    if group[0] != "train" and os.path.basename(os.path.abspath(root)) not in group:
-        raise NoSplitError(f"--data-dir {root}: no split {split!r} (it has no split folders: only train is available)")
+class _TorchImages(Store):
+    """Images of a torchvision dataset, (PIL image, class) by index."""
+
+    def __init__(self, dataset) -> None:
+        self._dataset = dataset
+        self._files = getattr(dataset, "samples", None)  # ImageFolder, ImageNet: (path, class)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def image(self, index: int) -> Image.Image:
+        return self._dataset[index][0].convert("RGB")
+
+    def name(self, index: int) -> str:
+        return os.path.basename(self._files[index][0]) if self._files else f"row {index}"
+
+    def identities(self):
+        if self._files:
+            return (os.path.realpath(file[0]) for file in self._files)
+        train = getattr(self._dataset, "train", None)
+        return None if train is None else (f"{train} {index}" for index in range(len(self)))
 
 
 def _open_torch(kind: str, root: str | None, split: str, download: bool) -> ImageSource:
@@ -131,17 +120,19 @@ def _open_torch(kind: str, root: str | None, split: str, download: bool) -> Imag
     if kind.lower() in ("folder", "image_folder"):
         if not os.path.isdir(root):
             raise BurnError(f"--data-dir {root}: no such folder")
-        _check_split_folder(root, split)
-    elif kind.lower() in _TRAIN_OR_TEST and split not in [name for group in _SPLIT_SYNONYMS for name in group]:
+        split_folder(root, split)
+    elif kind.lower() in _TRAIN_OR_TEST and split not in [name for group in SPLIT_SYNONYMS for name in group]:
         raise NoSplitError(f"--dataset torch/{kind}: no split {split!r}; available: train, test (or validation)")
     try:
         dataset = create_dataset(f"torch/{kind}", root=root, split=split, download=download)
     except Exception as error:
-        raise BurnError(f"--dataset torch/{kind} in {root}: {_first_line(error)}") from error
+        raise BurnError(f"--dataset torch/{kind} in {root}: {one_line(error)}") from error
+    if hasattr(dataset, "loader"):  # of files; torchvision's own has another idea of RGB
+        dataset.loader = decode
     names = getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None)
     names = [name if isinstance(name, str) else ", ".join(name) for name in names] if names else None
-    images = TorchImages(dataset, names, len(names) if names else None)
-    return ImageSource(images, f"torch/{kind} {public_path(root)} [{split}]")
+    targets = compat.torchvision_targets(dataset)
+    return ImageSource(_TorchImages(dataset), f"torch/{kind} {shown_path(root)} [{split}]", targets, names)
 
 
 def _expanded(text: str, option: str) -> str:
@@ -150,7 +141,3 @@ def _expanded(text: str, option: str) -> str:
     if left and left.group(1) not in os.environ:
         raise BurnError(f"{option} {text}: the environment variable {left.group(1)} is not set")
     return expanded
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,16 +7,20 @@ where a sum lies so near to a half that the order of summation decides (the test
 13): a crop that shrinks more in height than in width is resized along the height first there; here, as in earlier
 Pillows, along the width always. The rounding in between then moves some pixels by a level, seldom three.
 
+No library does this: torchvision's transforms apply one draw to a whole batch, and image by image on a GPU they are no
+faster than a CPU core; kornia draws the order of the jitter once a batch and shrinks crops without antialiasing.
+
 Nothing waits for the device: which images an operation is for is read from the numbers on the CPU.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from PIL import Image
 
-from burn_timm.data.views import RandomView, Views, view_groups
+from burn_timm.data.views import RandomView, View, Views, collate_views, view_groups
 from burn_timm.errors import BurnError
 
 # Columns of `Drawn.numbers()`.
@@ -33,13 +37,11 @@ class DeviceViews:
     Raises BurnError for a view that is not a `RandomView` or has RandAugment.
     """
 
-    def __init__(
-        self, view: Views, n_views: int, small_view: Callable | None = None, n_small_views: int = 0,
-    ) -> None:
-        self.groups = device_groups(view, n_views, small_view, n_small_views)
+    def __init__(self, view: Views, n_views: int, small_view: View | None = None, n_small_views: int = 0) -> None:
+        self.groups = device_groups(view_groups(view, n_views, small_view, n_small_views))
 
     def __call__(self, batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-        """`batch` as `_collate_drawn` makes it -> `views` uint8 [B, V, 3, S, S] on `device` (`small_views` likewise),
+        """`batch` as `collate_drawn` makes it -> `views` uint8 [B, V, 3, S, S] on `device` (`small_views` likewise),
         and the rest of it as it is."""
         batch = dict(batch)
         images = batch.pop("images", None)
@@ -61,20 +63,42 @@ class DeviceViews:
         return batch
 
 
-def device_groups(view: Views, n_views: int, small_view, n_small_views: int) -> dict[str, list[RandomView]]:
-    """`view_groups` of views that can be made on the device, else BurnError."""
-    groups = view_groups(view, n_views, small_view, n_small_views)
-    for one in (one for views in groups.values() for one in views):
-        if not isinstance(one, RandomView) or one.rand_augment is not None:
-            what = "RandAugment" if isinstance(one, RandomView) else "nothing random"
+def device_groups(groups: dict[str, list]) -> dict[str, list[RandomView]]:
+    """`groups` of `view_groups`, if all their views can be made on the device, else BurnError."""
+    for view in (view for views in groups.values() for view in views):
+        if not isinstance(view, RandomView) or view.rand_augment is not None:
+            what = "RandAugment" if isinstance(view, RandomView) else "nothing random"
             raise BurnError(f"--views-on device: a view with {what} is not made there; leave --views-on at workers")
     return groups
 
 
-def croppable(images: Sequence[Image.Image], side: int) -> bool:
-    """Whether these images go to the device whole: all of one size, not much larger than the view's side."""
+def drawn_views(groups: dict[str, list[RandomView]], image: Image.Image) -> dict:
+    """In place of `made_views`: the image itself and what was drawn for each of its views."""
+    return {"image": image, "drawn": {key: [view.draw(image) for view in views] for key, views in groups.items()}}
+
+
+def collate_drawn(groups: dict[str, list[RandomView]], items: list[dict]) -> dict[str, torch.Tensor]:
+    """What `DeviceViews` takes: `views_drawn` float32 [B, V, 16] (the rows are `Drawn.numbers()`), `images` uint8
+    [B, H, W, 3] where these are of one size and not much larger than the view's side, else `views` uint8
+    [B, V, 3, S, S], the resized crops with their own colours; `small_views_drawn` and `small_views` likewise; `target`
+    and `corrupt` as ever."""
+    images, drawn = [item.pop("image") for item in items], [item.pop("drawn") for item in items]
+    batch = collate_views(items)
+    for key in groups:
+        batch[f"{key}_drawn"] = torch.tensor([[one.numbers() for one in of_image[key]] for of_image in drawn])
     sizes = {image.size for image in images}
-    return len(sizes) == 1 and max(*sizes.pop()) <= _LARGEST * side
+    if len(sizes) == 1 and max(*sizes.pop()) <= _LARGEST * groups["views"][0].img_size:
+        batch["images"] = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        return batch
+    for key, views in groups.items():
+        crops = [
+            np.asarray(view.cropped(image, one.crop))
+            for image, of_image in zip(images, drawn, strict=True)
+            for view, one in zip(views, of_image[key], strict=True)
+        ]
+        crops = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        batch[key] = crops.reshape(len(images), len(views), *crops.shape[1:])
+    return batch
 
 
 @torch.no_grad()
@@ -102,7 +126,8 @@ def coloured(x: torch.Tensor, drawn: torch.Tensor, numbers: torch.Tensor) -> tor
         x = x.mul_(1 / 255)
         for position in order.unbind(1):
             for which, operation in enumerate((_brightness, _contrast, _saturation, _hue)):
-                x = _on_some(x, position == which, operation, numbers[:, _JITTER][:, which])
+                amounts = numbers[:, _JITTER][:, which, None, None, None]
+                x = _on_some(x, position == which, operation, amounts)
         x = x.mul_(255).round_()
     x = _on_some(x, drawn[:, _GREY] > 0, _grey)
     blurred = drawn[:, _SIGMA] > 0
@@ -146,16 +171,11 @@ def _cubic(distance: torch.Tensor) -> torch.Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
-def _triangle(distance: torch.Tensor) -> torch.Tensor:
-    return (1 - distance).clamp_(min=0)
+# The filter and how far it reaches.
+_FILTERS = {"bicubic": (_cubic, 2), "bilinear": (lambda distance: (1 - distance).clamp_(min=0), 1)}
 
 
-_FILTERS = {"bicubic": (_cubic, 2), "bilinear": (_triangle, 1)}  # the filter and how far it reaches
-
-
-def _resizing(
-    start: torch.Tensor, length: torch.Tensor, longest: float, full: int, side: int, weight: Callable, reach: int,
-) -> torch.Tensor:
+def _resizing(start, length, longest: float, full: int, side: int, weight: Callable, reach: int) -> torch.Tensor:
     """Matrices [B, side, full] that resize pixels `start` to `start + length` - 1 ([B] each) of `full` to `side`.
 
     Pillow's coefficients: the filter, widened where the image shrinks, cut off at the crop's edge and normalised.
@@ -213,7 +233,7 @@ def _grey(x: torch.Tensor) -> torch.Tensor:
 
 
 def _brightness(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return x.mul_(factor[:, None, None, None]).clamp_(0, 1)
+    return x.mul_(factor).clamp_(0, 1)
 
 
 def _contrast(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -225,19 +245,19 @@ def _saturation(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def _away_from(x: torch.Tensor, middle: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return x.sub_(middle).mul_(factor[:, None, None, None]).add_(middle).clamp_(0, 1)
+    return x.sub_(middle).mul_(factor).add_(middle).clamp_(0, 1)
 
 
 def _hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     red, green, blue = x.unbind(1)
-    value, chroma = x.amax(1), x.amin(1)
-    chroma = value - chroma
+    value = x.amax(1)
+    chroma = value - x.amin(1)
     safe = chroma.clamp(min=1e-8)
     sixths = torch.where(
         value == red, (green - blue) / safe,
         torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    sixths += 6 * shift[:, None, None]
+    sixths += 6 * shift[:, 0]
     offsets = torch.tensor((0.0, 4.0, 2.0))[:, None, None].to(x.device, non_blocking=True)
     turned = sixths[:, None] + offsets
     turned -= (turned / 6).floor_().mul_(6)

@@ -1,11 +1,25 @@
 """The 1,797 handwritten digits inside scikit-learn (UCI Optical Recognition of Handwritten Digits): no download."""
 
 import numpy as np
+from PIL import Image
 
-from burn_timm.data.sources import ArrayImages, ImageSource
+from burn_timm.data.sources import ImageSource, Store
 from burn_timm.errors import NoSplitError
 
 _TEST_NAMES = ("test", "validation", "val")
+
+
+class _Arrays(Store):
+    """Grey images, uint8 [N, H, W]."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self._pixels[index]).convert("RGB")
 
 
 def open_digits(split: str) -> ImageSource:
@@ -28,4 +42,4 @@ def open_digits(split: str) -> ImageSource:
     pixels = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)  # stored as 0 to 16
     names = [str(name) for name in digits.target_names]
     title = f"digits [{'test' if split in _TEST_NAMES else 'train'}]"
-    return ImageSource(ArrayImages(pixels, digits.target[chosen], names), title, cache=False)
+    return ImageSource(_Arrays(pixels), title, digits.target[chosen], names, cache=False)

@@ -10,26 +10,17 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
-from burn_timm.data.corrupt import CorruptLog, too_many, too_many_message
-from burn_timm.data.datasets import ImageSource, StreamSource
-from burn_timm.data.device_views import croppable, device_groups
-from burn_timm.data.views import RandomView, View, Views, view_groups
+from burn_timm import compat
+from burn_timm.data.corrupt import CorruptLog, check_corrupt
+from burn_timm.data.device_views import collate_drawn, device_groups, drawn_views
+from burn_timm.data.sources import ImageSource
+from burn_timm.data.stream import StreamSource
+from burn_timm.data.views import View, Views, collate_views, made_views, view_groups
 from burn_timm.errors import BurnError
-
-__all__ = [
-    "CorruptLog",
-    "ViewDataset",
-    "epoch_order",
-    "eval_loader",
-    "make_train_loader",
-    "micro_steps_per_epoch",
-    "seed_for",
-]
 
 VIEWS_ON = ("workers", "device")
 
@@ -63,26 +54,22 @@ def micro_steps_per_epoch(n: int, batch_size: int, world_size: int) -> int:
 
 
 class ViewDataset(Dataset):
-    """`n_views` augmented views of each image of an `ImageSource`, indexed by (epoch, index).
+    """Augmented views of each image of an `ImageSource`, indexed by (epoch, index).
 
-    An item is a dict: `views` uint8 [V, 3, H, W], with n_small_views also `small_views` uint8 [W, 3, h, w], `target`
-    int, `corrupt` int64 [K] with the indices of all images that could not be read on the way to this item (K is 0
-    almost always). A corrupt image is replaced by the next readable
-    one; the views stay seeded by the requested index. The caller's random state is left as it was. Raises BurnError
-    when more than 1 % of the images, one after the other, cannot be read.
+    Args:
+        groups: The views of an image by their key in the batch; see `view_groups`.
+        make: `made_views`, or `drawn_views` where the views are made on the device.
 
-    With `views_on="device"` the views are not made, only drawn: instead of `views` and `small_views` an item has
-    `image` (PIL) and `drawn`, the list of `Drawn` of each.
+    An item is a dict: what `make` gives (`views` uint8 [V, 3, H, W], ...), `target` int, and `corrupt` int64 [K] with
+    the indices of all images that could not be read on the way to this item (K is 0 almost always). A corrupt image is
+    replaced by the next readable one; the views stay seeded by the requested index. The caller's random state is left
+    as it was. Raises BurnError when more than 1 % of the images, one after the other, cannot be read.
     """
 
     def __init__(
-        self, source: ImageSource, view: Views, n_views: int, seed: int, small_view: View | None = None,
-        n_small_views: int = 0, views_on: str = "workers",
+        self, source: ImageSource, groups: dict[str, list[View]], seed: int, make: Callable = made_views,
     ) -> None:
-        self.source = source
-        self.groups = view_groups(view, n_views, small_view, n_small_views)
-        self.make = _MAKE[views_on]
-        self.seed = seed
+        self.source, self.groups, self.seed, self.make = source, groups, seed, make
 
     def __len__(self) -> int:
         return len(self.source)
@@ -95,35 +82,21 @@ class ViewDataset(Dataset):
 
     def _readable(self, index: int) -> tuple[Image.Image, int, list[int]]:
         corrupt: list[int] = []
-        total = len(self.source)
         while True:
-            at = (index + len(corrupt)) % total
+            at = (index + len(corrupt)) % len(self.source)
             try:
                 return *self.source.load(at), corrupt
             except (BurnError, MemoryError):
                 raise
             except Exception:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
                 corrupt.append(at)
-            if too_many(len(corrupt), total):
-                raise BurnError(too_many_message(corrupt, total, self.source))
+            check_corrupt(corrupt, len(self.source), self.source)
 
 
 def make_train_loader(
-    source: ImageSource | StreamSource,
-    view: Views,
-    *,
-    n_views: int,
-    small_view: View | None = None,
-    n_small_views: int = 0,
-    batch_size: int,
-    seed: int,
-    rank: int,
-    world_size: int,
-    start_micro_step: int,
-    micro_steps_per_epoch: int,
-    total_micro_steps: int,
-    workers: int,
-    pin_memory: bool = False,
+    source: ImageSource | StreamSource, view: Views, *, n_views: int, small_view: View | None = None,
+    n_small_views: int = 0, batch_size: int, seed: int, rank: int, world_size: int, start_micro_step: int,
+    micro_steps_per_epoch: int, total_micro_steps: int, workers: int, pin_memory: bool = False,
     views_on: str = "workers",
 ) -> "TrainLoader":
     """Micro-batches `start_micro_step` to `total_micro_steps` - 1 of a run, for process `rank` of `world_size`.
@@ -135,7 +108,7 @@ def make_train_loader(
     processes see together depends only on B * W. Workers live for the whole run, not for an epoch.
 
     With `views_on="device"` a batch holds what `DeviceViews` makes the views from, drawn by the same seeds; see
-    `_collate_drawn`.
+    `collate_drawn`.
 
     A `StreamSource` has no random access, so none of this holds for it: it goes round in timm's shuffled shard order,
     a share of the shards for each process and worker, and a resumed run sees other images than an unbroken one would.
@@ -144,31 +117,31 @@ def make_train_loader(
     Raises BurnError (while iterating, too) when the images cannot be read, or a stream has fewer shards than processes.
     """
     length = max(0, total_micro_steps - start_micro_step)
-    collate = _collate
+    groups = view_groups(view, n_views, small_view, n_small_views)
+    make, collate = made_views, collate_views
     if views_on == "device":
-        collate = functools.partial(_collate_drawn, device_groups(view, n_views, small_view, n_small_views))
-    options = dict(
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        # a generator of its own: without it, starting a loader draws from the caller's
-        generator=torch.Generator().manual_seed(seed_for(seed, start_micro_step, rank)),
-    )
+        make, collate = drawn_views, functools.partial(collate_drawn, device_groups(groups))
+    own_seed = seed_for(seed, start_micro_step, rank)
     if source.streaming:
         if source.shards < world_size:
             raise BurnError(f"{source.description}: {source.shards} shard(s), fewer than the {world_size} processes")
         workers = min(workers, source.shards // world_size)
-        epoch = start_micro_step // micro_steps_per_epoch
         stream = source.training_dataset(
             batch_size=batch_size, seed=seed_for(seed), rank=rank, world_size=world_size, workers=workers
         )
-        groups = view_groups(view, n_views, small_view, n_small_views)
-        dataset = _StreamViews(source, stream, groups, seed_for(seed, start_micro_step, rank), epoch, views_on)
-        return TrainLoader(DataLoader(dataset, batch_size=batch_size, num_workers=workers, **options), length)
-    steps = _Steps(
-        len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, start_micro_step, total_micro_steps
+        dataset = _StreamViews(source, stream, groups, own_seed, start_micro_step // micro_steps_per_epoch, make)
+        batches = {"batch_size": batch_size}
+    else:
+        dataset = ViewDataset(source, groups, seed, make)
+        batches = {"batch_sampler": _Steps(
+            len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, start_micro_step, total_micro_steps,
+        )}
+    loader = DataLoader(
+        dataset, **batches, num_workers=workers, collate_fn=collate, pin_memory=pin_memory,
+        # a generator of its own: without it, starting a loader draws from the caller's
+        generator=torch.Generator().manual_seed(own_seed),
     )
-    dataset = ViewDataset(source, view, n_views, seed, small_view, n_small_views, views_on)
-    return TrainLoader(DataLoader(dataset, batch_sampler=steps, num_workers=workers, **options), length)
+    return TrainLoader(loader, length)
 
 
 class TrainLoader:
@@ -188,7 +161,8 @@ class TrainLoader:
         try:
             yield from itertools.islice(self._loader, self._length)
         except BurnError as error:
-            told = _one_line(error)
+            # A worker's error arrives with its traceback as text; the message is its end.
+            told = BurnError(str(error).strip().rsplit("BurnError: ", 1)[-1])
             # torch's frame refers to its own error; without this the workers wait for the garbage collector, which
             # closes their queues before it tells them to stop, and 5 s pass for each
             error.__traceback__ = None
@@ -197,11 +171,8 @@ class TrainLoader:
 
 
 def eval_loader(
-    source: ImageSource | StreamSource,
-    transform: Callable[[Image.Image], torch.Tensor],
-    batch_size: int = 256,
-    workers: int = 0,
-    limit: int | None = None,
+    source: ImageSource | StreamSource, transform: Callable[[Image.Image], torch.Tensor], batch_size: int = 256,
+    workers: int = 0, limit: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (images [B, ...] as `transform` makes them, targets int64 [B]) in order, the first `limit` images only.
 
@@ -221,12 +192,8 @@ def eval_loader(
     total = len(source) if limit is None else min(limit, len(source))
     log = CorruptLog(total)
     loader = DataLoader(
-        _Transformed(source, transform),
-        batch_size=batch_size,
-        sampler=range(total),
-        num_workers=workers,
-        collate_fn=_collate_readable,
-        generator=torch.Generator(),
+        _Transformed(source, transform), batch_size=batch_size, sampler=range(total), num_workers=workers,
+        collate_fn=_collate_readable, generator=torch.Generator(),
     )
     for batch, corrupt in loader:
         log.add(corrupt, source)
@@ -260,17 +227,15 @@ class _StreamViews(IterableDataset):
     """Views of a stream without end; sample k of a worker is seeded by (seed, worker, k)."""
 
     def __init__(
-        self, source: StreamSource, stream, groups: dict[str, list[View]], seed: int, first_epoch: int,
-        views_on: str,
+        self, source: StreamSource, stream, groups: dict[str, list[View]], seed: int, first_epoch: int, make: Callable,
     ) -> None:
-        self.source, self.stream, self.groups, self.make = source, stream, groups, _MAKE[views_on]
+        self.source, self.stream, self.groups, self.make = source, stream, groups, make
         self.seed, self.first_epoch = seed, first_epoch
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
         worker_id = worker.id if worker else 0
-        # timm shares its epoch counter between workers; each needs its own, for they do not turn over together
-        self.stream.reader.epoch_count = type(self.stream.reader.epoch_count)()
+        compat.wds_own_epoch(self.stream)
         count = 0
         for epoch in itertools.count(self.first_epoch):
             before = count
@@ -295,7 +260,7 @@ class _Transformed(Dataset):
             image, target = self.source.load(index)
         except (BurnError, MemoryError):
             raise
-        except Exception:
+        except Exception:  # as in ViewDataset
             return index
         return self.transform(image), target
 
@@ -310,51 +275,7 @@ def _seeded(make: Callable, groups: dict[str, list[View]], image: Image.Image, s
         torch.default_generator.set_state(before)
 
 
-def _made(groups: dict[str, list[View]], image: Image.Image) -> dict[str, torch.Tensor]:
-    """uint8 [V, 3, H, W] of each group."""
-    return {key: torch.stack([view(image) for view in views]) for key, views in groups.items()}
-
-
-def _drawn(groups: dict[str, list[RandomView]], image: Image.Image) -> dict:
-    return {"image": image, "drawn": {key: [view.draw(image) for view in views] for key, views in groups.items()}}
-
-
-_MAKE = {"workers": _made, "device": _drawn}
-
-
-def _collate(items: list[dict]) -> dict[str, torch.Tensor]:
-    batch = default_collate([{key: value for key, value in item.items() if key != "corrupt"} for item in items])
-    return {**batch, "corrupt": torch.cat([item["corrupt"] for item in items])}
-
-
-def _collate_drawn(groups: dict[str, list[RandomView]], items: list[dict]) -> dict[str, torch.Tensor]:
-    """What `DeviceViews` takes: `views_drawn` float32 [B, V, 16] (the rows are `Drawn.numbers()`), `images` uint8
-    [B, H, W, 3] where these are small and of one size, else `views` uint8 [B, V, 3, S, S], the resized crops with their
-    own colours; `small_views_drawn` and `small_views` likewise; `target` and `corrupt` as ever."""
-    images, drawn = [item.pop("image") for item in items], [item.pop("drawn") for item in items]
-    batch = _collate(items)
-    for key in groups:
-        batch[f"{key}_drawn"] = torch.tensor([[one.numbers() for one in of_image[key]] for of_image in drawn])
-    if croppable(images, groups["views"][0].img_size):
-        batch["images"] = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-        return batch
-    for key, views in groups.items():
-        crops = [
-            np.asarray(view.cropped(image, one.crop))
-            for image, of_image in zip(images, drawn, strict=True)
-            for view, one in zip(views, of_image[key], strict=True)
-        ]
-        crops = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
-        batch[key] = crops.reshape(len(images), len(views), *crops.shape[1:])
-    return batch
-
-
 def _collate_readable(items: list) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor]:
     corrupt = torch.tensor([item for item in items if isinstance(item, int)], dtype=torch.int64)
     readable = [item for item in items if not isinstance(item, int)]
     return (tuple(default_collate(readable)) if readable else None), corrupt
-
-
-def _one_line(error: BurnError) -> BurnError:
-    """A worker's error arrives with its traceback as text; take the message out of it."""
-    return BurnError(str(error).strip().rsplit("BurnError: ", 1)[-1])

@@ -1,83 +1,145 @@
-"""`ImageSource`: images by index, whatever they are stored in."""
+"""`ImageSource`: images by index, each with its class, whatever they are stored in."""
 
 import copy
+import functools
+import logging
 import os
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 
-from burn_timm.data.cache import PixelCache, open_cache, shrunk
-from burn_timm.errors import BurnError
+from burn_timm.data.cache import open_cache, reduced, small_cache
+from burn_timm.data.decode import decode
+from burn_timm.errors import BurnError, one_line
+from burn_timm.provenance import redact
+
+_logger = logging.getLogger(__name__)
 
 
-class Images(Protocol):
-    """What an `ImageSource` reads from; `class_names` and `num_classes` are None where there are no labels.
+class Store:
+    """Where the images of a source come from. A subclass defines `__len__`, `image` and `name`; it can be pickled."""
 
-    One that also has a `label_matrix` (see `ImageSource`) reads the image's own index in place of a class. `labels()`,
-    `identities()` (a name for each image that no other image of any split has) and `listing()` (what tells this
-    dataset from others like it, to be had without reading) are optional, and may give None.
-    """
+    def image(self, index: int) -> Image.Image:
+        """Image `index` as PIL RGB; errors of the decoder propagate."""
+        raise NotImplementedError
 
-    class_names: list[str] | None
-    num_classes: int | None
+    def name(self, index: int) -> str:
+        """The name of image `index`, for messages."""
+        return f"row {index}"
 
-    def __len__(self) -> int: ...
+    def identities(self) -> Iterable[str] | None:
+        """A name for each image that no other image of any split has; None where there is no such thing."""
+        return None
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        """Decode image `index`; errors propagate."""
 
-    def name(self, index: int) -> str: ...
+class Files(Store):
+    """Image files below the folder `root`."""
+
+    def __init__(self, root: str, paths: Sequence[str]) -> None:
+        self.root = root
+        # An array of bytes, not 2.4 million str: a fifth of the memory, and forked workers do not copy it.
+        self._paths = np.array([os.fsencode(path) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def image(self, index: int) -> Image.Image:
+        return decode(os.path.join(self.root, self.name(index)))
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self._paths[index])
+
+    def identities(self) -> Iterable[str]:
+        real_folder = functools.cache(os.path.realpath)
+        for path in (os.path.join(self.root, self.name(index)) for index in range(len(self))):
+            folder, name = os.path.split(path)
+            yield os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folder(folder), name)
 
 
 class ImageSource:
     """A dataset of images with random access, picklable for loader workers.
 
+    Args:
+        store: Gives the images.
+        title: Name and split, without paths of this machine.
+        targets: The class of each image, [N]; -1 for an image without one; None where none has one.
+        class_names: A name for each class, where classes have names.
+        num_classes: Where there are more classes than `class_names` or `targets` tell.
+        label_matrix: Labels of images that show several classes each, in place of `targets`.
+        cache: Keep decoded images in memory where they are of one small size and take at most 512 MB together.
+
     Attributes: `num_classes` (int, or None if unlabelled), `class_names` (list of str, or None), `labelled` (every
-    image has one class), `streaming` (False), `description` (name, split and count, without paths of this machine),
-    `multi_label`, `label_matrix`.
+    image has one class), `streaming` (False), `description` (title and counts), `multi_label`, `label_matrix`.
 
     Where an image may show several classes (VOC2007), `multi_label` is true and `label_matrix` is int8 numpy [N, C]: 1
-    for a class that is there, -1 for one that is not, 0 for one that is "difficult"; None for all other sets. There is
-    then no class of an image: `labelled` is false, and the target that `load` and the loaders give is the image's row,
-    so that `label_matrix[targets]` are the labels of a batch, in whatever order and with whatever left out.
+    for a class that is there, -1 for one that is not, 0 for one that is "difficult". There is then no class of an
+    image: `labelled` is false, and the target that `load` and the loaders give is the image's row, so that
+    `label_matrix[targets]` are the labels of a batch, in whatever order and with whatever left out.
 
-    Decoded images of one small size that fit in 512 MB together (such as CIFAR) are kept in memory after they were
-    first read; `cache=False` switches this off, and `cached` gives other choices.
+    Raises:
+        BurnError: A class is out of range.
     """
 
     streaming = False
 
-    def __init__(self, images: Images, title: str, cache: bool = True) -> None:
-        self._images = images
-        self.class_names = images.class_names
-        self.num_classes = images.num_classes
-        self.label_matrix = getattr(images, "label_matrix", None)
-        self.multi_label = self.label_matrix is not None
-        self.labelled = images.num_classes is not None and not self.multi_label
-        classes = ", unlabelled" if images.num_classes is None else f", {self.num_classes} classes"
-        classes += ", multi-label" if self.multi_label else ""
-        self.description = f"{title}, {len(images):,} images{classes}"
-        self._title = title
-        self._cache = self._make_cache() if cache else None
+    def __init__(
+        self, store: Store, title: str, targets: Sequence[int] | np.ndarray | None = None,
+        class_names: list[str] | None = None, num_classes: int | None = None, label_matrix: np.ndarray | None = None,
+        cache: bool = True,
+    ) -> None:
+        self._store, self._title = store, title
+        self.label_matrix = label_matrix
+        self.multi_label = label_matrix is not None
+        if self.multi_label:
+            targets = np.arange(len(store))
+        self._targets = np.full(len(store), -1) if targets is None else np.asarray(targets, dtype=np.int64)
+        without = int((self._targets < 0).sum())
+        if without == len(store):  # -1 throughout is how a test split without labels is stored
+            class_names = num_classes = None
+            self._targets = np.full(len(store), -1)
+        elif num_classes is None:
+            num_classes = len(class_names) if class_names else int(self._targets.max()) + 1
+        self.class_names, self.num_classes = class_names, num_classes
+        self.labelled = not self.multi_label and num_classes is not None and without == 0
+        self.description = f"{title}, {len(store):,} images"
+        self.description += ", unlabelled" if num_classes is None else f", {num_classes} classes"
+        if self.multi_label:
+            self.description += ", multi-label"
+        else:
+            self._check_range()
+            self.description += f", {without:,} images without a label" if num_classes and without else ""
         self._side = None  # of images that are given smaller than they are
+        self._cache = None
+        if cache:
+            self._cache = small_cache(self)
+
+    def _check_range(self) -> None:
+        classes = self.num_classes or 0
+        wrong = np.flatnonzero((self._targets < -1) | (self._targets >= classes)).tolist()
+        if wrong:
+            raise BurnError(
+                f"{self.name(wrong[0])}: class {self._targets[wrong[0]]}, expected 0 to {classes - 1} (-1 without a "
+                f"label); so {len(wrong):,} of {len(self):,} images; correct them, or take the images without labels "
+                "(--target-key '')"
+            )
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._store)
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Image `index` as PIL RGB and its class: -1 if it has none, `index` if it has several (the row of
         `label_matrix`). Raises what the decoder raises."""
+        target = int(self._targets[index])
         kept = self._cache.get(index) if self._cache is not None else None
         if kept is not None:
-            return Image.fromarray(kept[0]), kept[1]
-        image, target = self._images.read(index)
+            return Image.fromarray(kept), target
+        image = self._store.image(index)
         if self._side is not None:
-            image = shrunk(image, self._side)
+            image = reduced(image, self._side)
         if self._cache is not None:
-            self._cache.put(index, np.asarray(image), target)
+            self._cache.put(index, np.asarray(image))
         return image, target
 
     def cached(self, kind: str, side: int | None = None, folder: str | None = None) -> "ImageSource":
@@ -95,198 +157,123 @@ class ImageSource:
             other._cache = open_cache(kind, other, side, folder)
         return other
 
-    def listing(self) -> list | None:
-        """What tells this dataset from others like it, without reading an image; None if there is no such thing."""
-        return getattr(self._images, "listing", lambda: None)()
+    def subset(self, indices: Sequence[int]) -> "ImageSource":
+        """The images at `indices`, with the classes of this source."""
+        indices = list(indices)
+        return ImageSource(
+            _Part(self, indices), f"{len(indices)} of {self.description}", self._targets[indices], self.class_names,
+            self.num_classes, self.label_matrix[indices] if self.multi_label else None, cache=False,
+        )
+
+    def identities(self) -> Iterable[str] | None:
+        """A name for each image that no other image of any split has; None where there is no such thing."""
+        return self._store.identities()
 
     def name(self, index: int) -> str:
         """The file name (or row) of image `index` with the dataset's, for messages."""
-        return f"{self._images.name(index)} (image {index} of {self._title})"
+        return f"{self.file_name(index)} (image {index} of {self._title})"
 
     def file_name(self, index: int) -> str:
         """The file name (or row) of image `index` alone."""
-        return self._images.name(index)
+        return self._store.name(index)
+
+    def why_unreadable(self, index: int) -> str:
+        """Why image `index` cannot be read, in one line."""
+        try:
+            self.load(index)
+        except Exception as error:  # decoders raise whatever they like
+            return redact(one_line(error))
+        return "a second trial read it"
 
     def shared(self, other: "ImageSource") -> int:
         """How many images of `other` are images of this source too, as far as files and names of splits tell."""
         if self._title == other._title:
             return len(other)
-        ours, theirs = (getattr(source._images, "identities", lambda: None)() for source in (self, other))
-        if ours is None or theirs is None:
-            return 0
-        theirs = set(theirs)
-        return len(theirs.intersection(ours))
+        ours, theirs = self.identities(), other.identities()
+        return 0 if ours is None or theirs is None else len(set(theirs).intersection(ours))
+
+    def require_labels(self, what: str) -> None:
+        """Raise BurnError, which `what` opens, unless every image has one class."""
+        if self.multi_label:
+            raise BurnError(f"{what}: needs one class an image; {self.description}")
+        if not self.labelled:
+            without = int((self._targets < 0).sum())
+            raise BurnError(f"{what}: needs labels, and {without:,} of {len(self):,} images of {self._title} have none")
 
     def labels(self) -> np.ndarray:
-        """The class of every image, int64 [N], from the dataset's own list where it has one, else by reading each.
+        """The class of every image, int64 [N]. Raises BurnError unless every image has one."""
+        self.require_labels("the classes of all images")
+        return self._targets.copy()
 
-        Raises BurnError for an image that cannot be read where reading is needed.
-        """
-        read_labels = getattr(self._images, "labels", None)
-        known = read_labels() if read_labels is not None else None
-        if known is not None:
-            return np.asarray(known, dtype=np.int64)
-        labels = np.empty(len(self), dtype=np.int64)
-        for index in range(len(self)):
-            try:
-                labels[index] = self.load(index)[1]
-            except Exception as error:
-                raise BurnError(f"{self.name(index)}: cannot be read, and its class is needed ({error})") from error
-        return labels
-
-    def _make_cache(self) -> PixelCache | None:
-        """A cache if the first, middle and last image are of one size and so many of that size fit."""
-        sizes = set()
-        for index in {0, len(self) // 2, len(self) - 1}:
-            try:
-                image, _ = self._images.read(index)
-            except Exception:  # an unreadable image is the training loop's business
-                continue
-            sizes.add((image.height, image.width))
-            if not PixelCache.fits(len(self), image.height, image.width):
-                return None
-        return PixelCache(len(self), *sizes.pop()) if len(sizes) == 1 else None
+    def classes_present(self) -> np.ndarray:
+        """The classes that have an image, sorted."""
+        return np.unique(self._targets[self._targets >= 0])
 
 
-class TimmImages:
-    """Images behind a timm `ImageDataset`, read through its reader: timm's own loop would replace a broken image by
-    another one without telling us."""
-
-    def __init__(self, reader, class_names: list[str] | None, num_classes: int | None) -> None:
-        self.reader = reader
-        self.class_names = class_names
-        self.num_classes = num_classes
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        stream, target = self.reader[index][:2]
-        with stream:
-            image = Image.open(stream).convert("RGB")
-        return image, -1 if self.num_classes is None or target is None else int(target)
-
-    def labels(self) -> list[int] | None:
-        samples = getattr(self.reader, "samples", None)  # of folders and tars: (file, class)
-        if isinstance(samples, list):
-            return [sample[1] for sample in samples]
-        dataset, column = getattr(self.reader, "dataset", None), getattr(self.reader, "label_key", None)
-        if hasattr(dataset, "select_columns") and column:  # hfds
-            return [-1 if label is None else label for label in dataset.select_columns(column)[:][column]]
-        return None
-
-    def listing(self) -> list:
-        samples = getattr(self.reader, "samples", None)  # of folders: (file, class)
-        if isinstance(samples, list):
-            return samples
-        return [str(getattr(self.reader, "root", None)), getattr(self.reader, "label_key", None)]
-
-    def identities(self) -> Iterable[str] | None:
-        root, samples = getattr(self.reader, "root", None), getattr(self.reader, "samples", None)
-        if isinstance(samples, list):
-            return (os.path.realpath(sample[0]) for sample in samples)
-        if isinstance(root, str) and os.path.isfile(root):  # a tar has no splits
-            return (f"{os.path.realpath(root)} {index}" for index in range(len(self)))
-        return None
-
-    def name(self, index: int) -> str:
-        try:
-            return str(self.reader.filename(index) or f"row {index}")
-        except Exception:  # naming a broken image must not hide why we name it
-            return f"row {index}"
-
-
-class TorchImages:
-    """Images of a torchvision dataset, (PIL image, class) by index."""
-
-    def __init__(self, dataset, class_names: list[str] | None, num_classes: int | None) -> None:
-        self.dataset = dataset
-        self.class_names = class_names
-        self.num_classes = num_classes
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        image, target = self.dataset[index]
-        return image.convert("RGB"), -1 if self.num_classes is None else int(target)
-
-    def labels(self) -> list[int] | None:
-        for name in ("targets", "labels", "_labels", "_targets"):  # torchvision has no one name
-            known = getattr(self.dataset, name, None)
-            if known is not None and len(known) == len(self):
-                return [int(label) for label in known]
-        return None
-
-    def listing(self) -> list | None:
-        return getattr(self.dataset, "samples", None)
-
-    def identities(self) -> Iterable[str] | None:
-        samples, train = getattr(self.dataset, "samples", None), getattr(self.dataset, "train", None)
-        if samples:
-            return (os.path.realpath(sample[0]) for sample in samples)
-        return None if train is None else (f"{train} {index}" for index in range(len(self)))
-
-    def name(self, index: int) -> str:
-        samples = getattr(self.dataset, "samples", None)  # ImageFolder, ImageNet: (path, class)
-        return os.path.basename(samples[index][0]) if samples else f"row {index}"
-
-
-class ArrayImages:
-    """Images in an array uint8 [N, H, W] (grey) or [N, H, W, 3], with classes [N]."""
-
-    def __init__(self, pixels: np.ndarray, targets: np.ndarray, class_names: list[str]) -> None:
-        self.pixels = pixels
-        self.targets = targets
-        self.class_names = class_names
-        self.num_classes = len(class_names)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.pixels[index]).convert("RGB"), int(self.targets[index])
-
-    def labels(self) -> np.ndarray:
-        return self.targets
-
-    def name(self, index: int) -> str:
-        return f"row {index}"
-
-
-class Subset:
+class _Part(Store):
     """Some images of a source."""
 
     def __init__(self, source: ImageSource, indices: list[int]) -> None:
-        self.source, self.indices = source, indices
-        self.class_names, self.num_classes = source.class_names, source.num_classes
-        self.label_matrix = source.label_matrix[indices] if source.multi_label else None
+        self._source, self._indices = source, indices
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self._indices)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        image, target = self.source.load(self.indices[index])
-        return image, target if self.label_matrix is None else index
-
-    def labels(self) -> np.ndarray:
-        return self.source.labels()[self.indices]
+    def image(self, index: int) -> Image.Image:
+        return self._source.load(self._indices[index])[0]
 
     def name(self, index: int) -> str:
-        return self.source.file_name(self.indices[index])
+        return self._source.file_name(self._indices[index])
 
 
 def random_subset(source: ImageSource, count: int, seed: int) -> ImageSource:
     """`count` images drawn with `seed`, in the source's own order (the first ones of a folder would be one class)."""
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count]
-    return ImageSource(Subset(source, chosen.sort().values.tolist()), f"{count} of {source.description}", cache=False)
+    return source.subset(chosen.sort().values.tolist())
 
 
-def public_path(path: str) -> str:
+def align(test: ImageSource, train: ImageSource) -> ImageSource:
+    """The test source with its classes numbered as the training source numbers them, by name.
+
+    Sources without names of classes stay as they are, and so do streams and sets with several labels an image. Training
+    classes without a test image are told in one warning.
+
+    Raises:
+        BurnError: Images of the test source have a class that the training source does not list.
+    """
+    if not train.class_names or not test.class_names or test.multi_label:
+        return test
+    place = {name: number for number, name in enumerate(train.class_names)}
+    present = test.classes_present().tolist()
+    if test.class_names != train.class_names:
+        unknown = [test.class_names[number] for number in present if test.class_names[number] not in place]
+        if unknown:
+            raise BurnError(
+                f"{test.description}: {_some(unknown)} not among the {len(place)} classes of {train.description}; "
+                "expected splits of the same classes"
+            )
+        if len(place) < len(train.class_names):
+            raise BurnError(f"{train.description}: several classes have the same name; rename them to tell them apart")
+        numbers = np.array([place.get(name, -1) for name in test.class_names])
+        aligned = copy.copy(test)
+        aligned._targets = np.where(test._targets < 0, -1, numbers[test._targets])
+        aligned.class_names, aligned.num_classes = train.class_names, train.num_classes
+        test = aligned
+    absent = np.setdiff1d(train.classes_present(), test.classes_present())
+    if len(absent):
+        _logger.warning(
+            "%s: no image of %s, which %s has", test.description, _some([train.class_names[i] for i in absent]),
+            train.description,
+        )
+    return test
+
+
+def _some(names: list[str]) -> str:
+    kind = "class" if len(names) == 1 else f"{len(names)} classes:"
+    return f"{kind} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def shown_path(path: str) -> str:
     """`path` as it may be published: below $BURN_DATA by that name, other paths by their last part only."""
-    root = os.environ.get("BURN_DATA")
-    full = os.path.abspath(os.path.expanduser(path))
-    if root and (full + os.sep).startswith(os.path.abspath(root) + os.sep):
-        below = os.path.relpath(full, os.path.abspath(root))
-        return "$BURN_DATA" if below == "." else f"$BURN_DATA/{below}"
-    return os.path.basename(full)
+    shown = redact(os.path.abspath(os.path.expanduser(path)))
+    return shown if shown.startswith("$BURN_DATA") else os.path.basename(shown)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 from burn_timm.data import colour
@@ -225,3 +226,14 @@ def view_groups(view: Views, n_views: int, small_view: View | None, n_small_view
     if n_small_views:
         groups["small_views"] = [small_view] * n_small_views
     return groups
+
+
+def made_views(groups: dict[str, list[View]], image: Image.Image) -> dict[str, torch.Tensor]:
+    """The views of an image, uint8 [V, 3, H, W] of each group."""
+    return {key: torch.stack([view(image) for view in views]) for key, views in groups.items()}
+
+
+def collate_views(items: list[dict]) -> dict[str, torch.Tensor]:
+    """A batch of items as `ViewDataset` gives them: stacked, but `corrupt` joined."""
+    batch = default_collate([{key: value for key, value in item.items() if key != "corrupt"} for item in items])
+    return {**batch, "corrupt": torch.cat([item["corrupt"] for item in items])}

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from burn_timm.data.listed import ListedImages, Published, locate, make_source, pairs_of, require_images, whole_number
-from burn_timm.data.sources import ImageSource
+from burn_timm.data.published import Published, whole_number
+from burn_timm.data.sources import Files, ImageSource
 from burn_timm.errors import BurnError
 
 VOC07 = Published(
@@ -28,11 +28,11 @@ def open_voc07(data_dir: str | None, split: str) -> ImageSource:
     it is not, 0 where all there is of it is marked "difficult". Raises BurnError naming the file that is missing or
     malformed, and if a listed image is missing.
     """
-    root = locate(VOC07, data_dir, split, _LISTS)
+    root = VOC07.locate(data_dir, split, _LISTS)
     names, labels = read_lists(root, split)
-    images = ListedImages(root, [f"JPEGImages/{name}.jpg" for name in names], list(CLASSES), label_matrix=labels)
-    require_images(VOC07, root, images)
-    return make_source(VOC07, data_dir, split, images)
+    files = Files(root, [f"JPEGImages/{name}.jpg" for name in names])
+    VOC07.require(files)
+    return VOC07.source(data_dir, split, files, list(CLASSES), label_matrix=labels)
 
 
 def read_lists(root: str, split: str) -> tuple[list[str], np.ndarray]:
@@ -42,7 +42,7 @@ def read_lists(root: str, split: str) -> tuple[list[str], np.ndarray]:
     for kind in CLASSES:
         file = f"{_LISTS}/{kind}_{split}.txt"
         where = os.path.join(root, file)
-        pairs = list(pairs_of(VOC07, root, file, "1, 0 or -1"))
+        pairs = list(VOC07.pairs(root, file, "1, 0 or -1"))
         if names and [name for name, _ in pairs] != names:
             raise BurnError(f"{where}: lists other images than {CLASSES[0]}_{split}.txt")
         names = [name for name, _ in pairs]

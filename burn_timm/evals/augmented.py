@@ -9,7 +9,6 @@ from tqdm import tqdm
 
 from ..data import ImageSource, make_train_loader, make_view, micro_steps_per_epoch, random_subset, seed_for
 from ..data.corrupt import CorruptLog
-from ..data.sources import Subset
 from ..errors import BurnError
 from ..nn import Backbone
 from . import linear
@@ -52,7 +51,7 @@ def augmented_probe(
     epochs = settings.epochs
 
     def part(which: list[int] | slice, *others: Tensor) -> tuple[Iterable[Batches], list[Tensor]]:
-        images = source if isinstance(which, slice) else ImageSource(Subset(source, which), "part", cache=False)
+        images = source if isinstance(which, slice) else source.subset(which)
         size = min(settings.batch_size, len(images))
         per_epoch = micro_steps_per_epoch(len(images), size, 1)
         corrupt = CorruptLog(len(images))

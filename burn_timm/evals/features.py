@@ -1,6 +1,7 @@
 """Frozen features of a backbone over a dataset, the transform that goes with it, and BatchNorm re-estimation."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import BurnError
+from ..nn.batchnorm import averaged_statistics
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -137,22 +139,13 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     if not norms:
         return 0
     parameter = next(model.parameters())
-    momenta = [norm.momentum for norm in norms]
-    with eval_mode(model):
-        try:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # torch: cumulative average
-                norm.train()
-            batch = first
-            while batch is not None:
-                if len(batch) < 2:
-                    raise BurnError("BatchNorm calibration needs batches of at least two images, got one of a single")
-                model(batch.to(device=parameter.device, dtype=parameter.dtype))
-                batch = next(batches, None)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+    with eval_mode(model), averaged_statistics(norms):
+        for norm in norms:
+            norm.train()
+        for batch in itertools.chain([first], batches):
+            if len(batch) < 2:
+                raise BurnError("BatchNorm calibration needs batches of at least two images, got one of a single")
+            model(batch.to(device=parameter.device, dtype=parameter.dtype))
     return len(norms)
 
 

@@ -1,12 +1,12 @@
-"""The paper's figures: 3 and 6 (gradient norms), 4 (training time against accuracy), 5 (moving average, Eq. 5).
+"""The paper's figures: 3 and 6 (gradient norms), 4 (training time and accuracy), 5 (moving average, Eq. 5).
 
-And one that it does not have: the target's information and the student's accuracy over training.
+One more, which the paper does not have: the target's information and the student's accuracy during training.
 
-    eval_downstream.py figures --output DIR --runs RUN_FOLDER ... --results results/*.json
+    eval_downstream.py figures --output FOLDER --runs RUN_FOLDER ... --results results/*.jsonl
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -20,6 +20,53 @@ from .rows import rows_of
 
 # Eq. 5: dimensions, learning rate (BYOL's), momentum of the average, iterations, independent runs.
 DIMENSIONS, RATE, MOMENTUM, ITERATIONS, RUNS = 100, 4.8, 0.99, 100, 10
+
+# Panels: title, entry of the log, factor, scale of the axis.
+GRADIENTS = [
+    ("gradient norm of the student's head", "grad_norm_student_head", 1, "log"),
+    ("gradient norm of the student", "grad_norm_student", 1, "log"),
+]
+TARGETS = [
+    ("target's information, nats", "target_information", 1, "linear"),
+    ("student's kNN, top-1 (%)", "knn", 100, "linear"),
+    ("student's linear evaluation, top-1 (%)", "linear", 100, "linear"),
+]
+
+
+def draw_all(folder: Path, runs: Sequence[str], results: Sequence[dict]) -> list[str]:
+    """Draw every figure for which there is material; returns the names of the files. Fig. 5 needs none.
+
+    Args:
+        runs: Folders that train_burn.py has written.
+
+    Raises:
+        BurnError: A folder has no log with gradient norms, or no result says how long its training took.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = ["fig5_moving_average.png"]
+    draw_ema(folder / written[0])
+    logs = _logs(runs)
+    for name, panels in (("fig3_6_gradient_norms.png", GRADIENTS), ("targets.png", TARGETS)):
+        if draw_runs(folder / name, logs, panels):
+            written.append(name)
+    if results:
+        written.append("fig4_training_time.png")
+        draw_times(folder / written[-1], results)
+    return written
+
+
+def draw_ema(path: Path) -> None:
+    """Fig. 5: mean and standard deviation over the runs of `ema_distances`."""
+    figure, (axis,) = _figure(1)
+    for name, binary in (("float", False), ("binary", True)):
+        distances = ema_distances(binary)
+        middle, deviation = distances.mean(0), distances.std(0, ddof=1)
+        steps = np.arange(1, len(middle) + 1)
+        axis.plot(steps, middle, label=name)
+        axis.fill_between(steps, middle - deviation, middle + deviation, alpha=0.25)
+    axis.set(xlabel="iteration", ylabel="L2 distance", title="Backbone and its moving average (Eq. 5)")
+    axis.legend()
+    _save(figure, path)
 
 
 def ema_distances(binary: bool, runs: int = RUNS, iterations: int = ITERATIONS, seed: int = 0) -> np.ndarray:
@@ -37,137 +84,72 @@ def ema_distances(binary: bool, runs: int = RUNS, iterations: int = ITERATIONS, 
     for step in range(iterations):
         backbone = backbone + RATE * rng.standard_normal(backbone.shape)
         target = MOMENTUM * target + (1 - MOMENTUM) * backbone
-        pair = [binarised(backbone), binarised(target)] if binary else [backbone, target]
+        pair = [_binarised(backbone), _binarised(target)] if binary else [backbone, target]
         distances[:, step] = np.linalg.norm(pair[0] - pair[1], axis=1)
     return distances
 
 
-def binarised(vectors: np.ndarray) -> np.ndarray:
+def _binarised(vectors: np.ndarray) -> np.ndarray:
     """Rows of `[N, D]` as 1-bit weights: their mean absolute value with the sign of each entry, sign(0) = +1."""
     return np.abs(vectors).mean(1, keepdims=True) * np.where(vectors >= 0, 1.0, -1.0)
 
 
-def draw_ema(path: Path) -> dict:
-    """Fig. 5. Returns the last distances: {"float" | "binary": {"mean", "std"}}."""
-    figure, (axis,) = _figure(1)
-    last = {}
-    for name, binary in (("float", False), ("binary", True)):
-        distances = ema_distances(binary)
-        middle, deviation = distances.mean(0), distances.std(0, ddof=1)
-        steps = np.arange(1, len(middle) + 1)
-        axis.plot(steps, middle, label=name)
-        axis.fill_between(steps, middle - deviation, middle + deviation, alpha=0.25)
-        last[name] = {"mean": round(float(middle[-1]), 2), "std": round(float(deviation[-1]), 2)}
-    axis.set(xlabel="iteration", ylabel="L2 distance", title="Backbone and its moving average (Eq. 5)")
-    axis.legend()
-    _save(figure, path)
-    return last
-
-
-def draw_gradients(runs: Iterable[str], path: Path) -> None:
-    """Fig. 3 and 6: gradient norms of the student's head and backbone over steps, a line for each run.
-
-    Raises:
-        BurnError: a folder has no log.jsonl with gradient norms.
-    """
-    logs = _logs(runs)
-    figure, axes = _figure(2, len(logs))
-    for axis, title, key in zip(axes, ("(a) student's head", "(b) student"),
-                                ("grad_norm_student_head", "grad_norm_student"), strict=True):
-        _draw_runs(axis, logs, key)
-        axis.set(xlabel="step", ylabel="gradient norm", title=title, yscale="log")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower left")
-    _save(figure, path)
-
-
-def draw_targets(runs: Iterable[str], path: Path) -> bool:
-    """What the target tells about an image, and the student's accuracies (--knn-steps, --linear-steps), over steps.
+def draw_runs(path: Path, logs: dict[str, list[dict]], panels: Sequence[tuple[str, str, float, str]]) -> bool:
+    """Entries of logs over steps: a line for each run, a panel for each entry that some run has logged.
 
     Returns:
-        Whether there was anything to draw: a run logs the first if its method is BURN, the others if it was asked to.
+        Whether there was anything to draw.
     """
-    logs = _logs(runs)
-    panels = [
-        (title, key) for title, key in (("target's information, nats", "target_information"),
-                                        ("student's kNN, top-1 (%)", "knn"),
-                                        ("student's linear evaluation, top-1 (%)", "linear"))
-        if any(key in line for lines in logs.values() for line in lines)
-    ]
+    panels = [panel for panel in panels if any(panel[1] in line for lines in logs.values() for line in lines)]
     if not panels:
         return False
     figure, axes = _figure(len(panels), len(logs))
-    for axis, (title, key) in zip(axes, panels, strict=True):
-        _draw_runs(axis, logs, key, 1 if key == "target_information" else 100)
-        axis.set(xlabel="step", ylabel=title)
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower left")
-    _save(figure, path)
+    for axis, (title, entry, factor, scale) in zip(axes, panels, strict=True):
+        for name, lines in logs.items():  # a run without this entry still takes its colour and its name
+            steps = [line["step"] for line in lines if entry in line]
+            axis.plot(steps, [factor * line[entry] for line in lines if entry in line], label=name, linewidth=1)
+        axis.set(xlabel="step", ylabel=title, yscale=scale)
+    _save(figure, path, axes[0])
     return True
 
 
-def _logs(runs: Iterable[str]) -> dict[str, list[dict]]:
-    """The lines of each run by the run's name."""
+def _logs(runs: Sequence[str]) -> dict[str, list[dict]]:
+    """The lines of each run's log, by the run's name in the tables; by the folder's too where two are equal."""
     logs = {}
     for run in runs:
-        log = Path(run) / "log.jsonl"
-        if not log.is_file():
-            raise BurnError(f"--runs {run}: no log.jsonl in it; give folders that train_burn.py has written")
-        lines = read_lines(log)
+        lines = read_lines(Path(run) / "log.jsonl")
         if not lines or "grad_norm_student" not in lines[0]:
-            raise BurnError(f"{log}: no line with grad_norm_student; expected the log of train_burn.py")
+            raise BurnError(f"--runs {run}: no log.jsonl with gradient norms; give folders by train_burn.py")
         logs[run] = lines
-    names = run_names(list(logs))
+    names = run_names(runs)
     return {names[run]: lines for run, lines in logs.items()}
 
 
-def _draw_runs(axis, logs: dict[str, list[dict]], key: str, scale: float = 1) -> None:
-    for name, lines in logs.items():
-        lines = [line for line in lines if key in line]  # a run without any still takes its colour and its name
-        axis.plot([line["step"] for line in lines], [scale * line[key] for line in lines], label=name, linewidth=1)
-
-
-def run_names(runs: list[str]) -> dict[str, str]:
+def run_names(runs: Sequence[str]) -> dict[str, str]:
     """A name for each run from its summary: the row of the tables, and the folder's name too where two are equal."""
-    names = {}
-    for run in runs:
-        training = training_of(Path(run) / "latent.safetensors")
-        names[run] = row_name(training) if training else Path(run).name
+    trainings = {run: training_of(Path(run) / "latent.safetensors") for run in runs}
+    names = {run: row_name(training) if training else Path(run).name for run, training in trainings.items()}
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {run: f"{name} ({Path(run).name})" if name in twice else name for run, name in names.items()}
 
 
-def draw_times(results: list[dict], path: Path, task: str = "linear") -> None:
-    """Fig. 4: training time against linear accuracy, a point for each network, seeds put together.
+def draw_times(path: Path, results: Sequence[dict]) -> None:
+    """Fig. 4: training time and linear accuracy, a point for each network, seeds put together.
 
     Raises:
-        BurnError: no linear result says how long its training took.
+        BurnError: No linear result says how long its training took.
     """
-    timed = [r for r in results if r["task"] == task and (r.get("training") or {}).get("train_seconds")]
+    timed = [r for r in results if r["task"] == "linear" and (r.get("training") or {}).get("train_seconds")]
     if not timed:
         raise BurnError("--results: no linear result of a network that train_burn.py has trained, so no Fig. 4")
-    figure, (axis,) = _figure(1)
-    for name, seeds in sorted(rows_of(timed).items()):
+    rows = rows_of(timed)
+    figure, (axis,) = _figure(1, len(rows))
+    for name, seeds in sorted(rows.items()):
         hours = mean(same[0]["training"]["train_seconds"] / 3600 for same in seeds)
-        accuracy = mean(mean(100 * r["value"] for r in same) for same in seeds)
+        accuracy = mean(mean(100 * result["value"] for result in same) for same in seeds)
         axis.scatter(hours, accuracy, label=re.sub(r" \(.*?\)", "", name, count=1))
     axis.set(xlabel="training time, hours", ylabel="linear evaluation, top-1 (%)", title="Training time and accuracy")
-    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _save(figure, path)
-
-
-def draw_all(folder: Path, runs: list[str], results: list[dict]) -> list[str]:
-    """Every figure that there is material for; the names of the files. Fig. 5 needs none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = ["fig5_moving_average.png"]
-    draw_ema(folder / written[0])
-    if runs:
-        draw_gradients(runs, folder / "fig3_6_gradient_norms.png")
-        written.append("fig3_6_gradient_norms.png")
-        if draw_targets(runs, folder / "targets.png"):
-            written.append("targets.png")
-    if results:
-        draw_times(results, folder / "fig4_training_time.png")
-        written.append("fig4_training_time.png")
-    return written
+    _save(figure, path, axis)
 
 
 def _figure(panels: int, legend_lines: int = 0):
@@ -177,6 +159,9 @@ def _figure(panels: int, legend_lines: int = 0):
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure, path: Path, named=None) -> None:
+    """`named`: the axis whose lines the legend below the panels explains."""
+    if named is not None:
+        figure.legend(*named.get_legend_handles_labels(), fontsize="small", loc="outside lower left")
     with atomic_write(path) as beside:
         figure.savefig(beside, format="png", dpi=110, bbox_inches="tight")  # a legend may be wider than a panel

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..checkpoints import load_model, read_state_dict
 from ..data import ImageSource, eval_loader, make_train_loader, make_view, micro_steps_per_epoch, seed_for
 from ..data.corrupt import CorruptLog
-from ..data.sources import Subset
+from ..data.datasets import mirror_probability
 from ..data.views import VIEWS
 from ..errors import BurnError
 from ..files import atomic_write
@@ -102,7 +102,7 @@ def labelled_subset(source: ImageSource, args: argparse.Namespace) -> tuple[Imag
             chosen += rng.choice(members, count, replace=False).tolist()
         chosen.sort()
         words = f"{len(chosen)} images, {args.fraction:.3%} of each class, seed {args.seed}"
-    return ImageSource(Subset(source, chosen), f"{len(chosen)} of {source.description}", cache=False), words
+    return source.subset(chosen), words
 
 
 def read_list(path: str) -> list[str]:
@@ -193,7 +193,7 @@ def _one(args, device, train, test, config, file, lr, multiplier, bar) -> tuple[
     )
     own = resolve_model_data_config(model)
     network = Backbone(model, own["mean"], own["std"], (side, side)).to(device)
-    flip = args.hflip if args.hflip is not None else 0.0 if args.dataset == "digits" else 0.5
+    flip = args.hflip if args.hflip is not None else mirror_probability(args.dataset)
     corrupt = CorruptLog(len(train))
     loader = iter(make_train_loader(
         train, make_view(args.view, side, flip), n_views=1, batch_size=size, seed=seed_for(args.seed), rank=0,

@@ -55,3 +55,37 @@ def write_result(
         result["training"] = redact_tree(training)
     write_json(path, result)
     return result
+
+
+def summary(result: dict) -> list[str]:
+    """Lines for the terminal with the figures beside `value`, in per cent: top-5, starts, draws, other measures."""
+    extra, task = result.get("extra") or {}, result["task"]
+    if task == "finetune":
+        return [
+            f"from {start} weights: top-1 {_percent(best['top1'])}, top-5 {_percent(best['top5'])} "
+            f"(learning rate {best['lr']:g}, head x {best['head_multiplier']:g})"
+            for start, best in extra["starts"].items()
+        ]
+    if task == "svm":
+        lines = [
+            f"k = {k}: {found}" if isinstance(found, str)
+            else f"k = {k}: {100 * found['mean']:.2f} ± {_percent(found['std'])} mAP ({len(found['draws'])} draws)"
+            for k, found in extra["low_shot"].items()
+        ]
+        full, why = extra["full"], f" ({extra['full_lacks']})" if "full_lacks" in extra else ""
+        if full is not None:
+            lines.append(f"full: {full}{why}" if isinstance(full, str) else f"full: {_percent(full)} mAP")
+        return lines
+    if task == "detection":
+        return [
+            f"{name} images: VOC 11-point mAP {_percent(voc['map'])}, AP50 {_percent(voc['ap50'])}, "
+            f"AP75 {_percent(voc['ap75'])}; COCO AP {_percent(coco['ap'])}, AP50 {_percent(coco['ap50'])}, "
+            f"AP75 {_percent(coco['ap75'])}"
+            for name in ("test", "train") if name in extra
+            for voc, coco in [(extra[name]["voc"], extra[name]["coco"])]
+        ]
+    return [f"top-5 {_percent(extra['top5'])}"] if "top5" in extra else []
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"

@@ -13,6 +13,7 @@ from timm.utils import ParseKwargs
 
 from ..checkpoints import architecture_of, burn_models, require_model
 from ..data.cache import CACHES
+from ..data.datasets import mirror_probability
 from ..data.loader import VIEWS_ON
 from ..data.views import INTERPOLATIONS, VIEWS
 from ..errors import BurnError
@@ -243,7 +244,7 @@ def _fill_in(args: argparse.Namespace) -> None:
     if args.dataset is None:
         args.dataset = "" if args.data_dir else "digits"
     if args.hflip is None:
-        args.hflip = 0.0 if args.dataset.lower() == "digits" else 0.5
+        args.hflip = mirror_probability(args.dataset)
     if args.export_img_size is None:
         args.export_img_size = args.img_size
     method = METHODS[args.method]

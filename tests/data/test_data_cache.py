@@ -11,49 +11,43 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from burn_timm.data import cache as cache_module
-from burn_timm.data.cache import DiskCache, PixelCache
+from burn_timm.data.cache import PixelCache
 from burn_timm.data.datasets import open_dataset
-from burn_timm.data.sources import ImageSource
-from burn_timm.errors import BurnError
+from burn_timm.data.sources import ImageSource, Store
+
+from .pictures import assert_same_images, digit, refused, write
 
 
-class Photos:
+class Photos(Store):
     """Pieces of a photo, read and counted."""
 
     def __init__(self, sizes: list[tuple[int, int]], unreadable=()) -> None:
         self.photo = Image.fromarray(load_sample_image("china.jpg"))
         self.sizes, self.unreadable, self.reads = sizes, unreadable, []
-        self.class_names, self.num_classes = list("abc"), 3
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def image(self, index: int) -> Image.Image:
         self.reads.append(index)
         if index in self.unreadable:
             raise OSError("broken")
-        return self.photo.crop((index, index, index + 200, index + 150)).resize(self.sizes[index]), index % 3
-
-    def name(self, index: int) -> str:
-        return f"{index}.jpg"
+        return self.photo.crop((index, index, index + 200, index + 150)).resize(self.sizes[index])
 
 
 SAME, MIXED = [(30, 20)] * 40, [(30 + index // 3, 24 + 2 * (index % 7)) for index in range(40)]
 
 
-def assert_same_images(one: ImageSource, other: ImageSource) -> None:
-    for index in range(len(one)):
-        (image, target), (expected, expected_target) = one.load(index), other.load(index)
-        assert target == expected_target and image.size == expected.size
-        assert image.tobytes() == expected.tobytes() and image.mode == "RGB"
+def source_of(images: Photos) -> ImageSource:
+    return ImageSource(images, "photos", [index % 3 for index in range(len(images))], list("abc"), cache=False)
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.parametrize(("sizes", "side"), [(SAME, None), (SAME, 16), (MIXED, 24)], ids=("same", "smaller", "mixed"))
 def test_each_image_is_read_once_and_given_as_without_a_cache(tmp_path, kind, sizes, side):
     images = Photos(sizes)
-    plain = ImageSource(Photos(sizes), "photos", cache=False).cached("off", side)
-    source = ImageSource(images, "photos", cache=False).cached(kind, side, str(tmp_path))
+    plain = source_of(Photos(sizes)).cached("off", side)
+    source = source_of(images).cached(kind, side, str(tmp_path))
     images.reads.clear()
     for _ in range(2):
         assert_same_images(source, plain)
@@ -67,9 +61,9 @@ def test_each_image_is_read_once_and_given_as_without_a_cache(tmp_path, kind, si
 
 def test_a_reduced_image_keeps_its_shape_and_a_small_or_long_one_is_given_all_the_same():
     images = Photos([(100, 60), (60, 101), (20, 14), (300, 20)] + [(40, 40)] * 9)
-    source = ImageSource(images, "photos").cached("memory", 20)
+    source = source_of(images).cached("memory", 20)
     assert [source.load(index)[0].size for index in range(5)] == [(33, 20), (20, 33), (20, 14), (300, 20), (20, 20)]
-    expected = images.read(0)[0].resize((33, 20), Image.Resampling.BICUBIC)
+    expected = images.image(0).resize((33, 20), Image.Resampling.BICUBIC)
     assert source.load(0)[0].tobytes() == expected.tobytes()
     images.reads.clear()
     assert [source.load(index)[0].size for index in (2, 3)] == [(20, 14), (300, 20)]
@@ -77,7 +71,7 @@ def test_a_reduced_image_keeps_its_shape_and_a_small_or_long_one_is_given_all_th
 
 
 def test_a_file_serves_later_runs_and_other_processes(tmp_path):
-    first = ImageSource(Photos(SAME), "photos $DATA/x [train]", cache=False).cached("disk", None, str(tmp_path))
+    first = source_of(Photos(SAME)).cached("disk", None, str(tmp_path))
     child = os.fork()
     if child == 0:
         for index in range(20):
@@ -87,32 +81,32 @@ def test_a_file_serves_later_runs_and_other_processes(tmp_path):
     for index in range(20, 40):
         first.load(index)
     (file,) = tmp_path.iterdir()
-    assert re.fullmatch(r"photos-DATA-x-train-40-images-3-classes-[0-9a-f]{16}\.pixels", file.name)
-    assert file.stat().st_size == 40 * (30 * 20 * 3 + 32)
+    assert re.fullmatch(r"photos-40-images-3-classes-[0-9a-f]{16}\.pixels", file.name)
+    assert file.stat().st_size == 40 * (30 * 20 * 3 + 24)
 
     images = Photos(SAME)
-    later = ImageSource(images, "photos $DATA/x [train]", cache=False).cached("disk", None, str(tmp_path))
+    later = source_of(images).cached("disk", None, str(tmp_path))
     images.reads.clear()
-    assert_same_images(pickle.loads(pickle.dumps(later)), ImageSource(Photos(SAME), "p", cache=False))
-    assert_same_images(later, ImageSource(Photos(SAME), "p", cache=False))
+    assert_same_images(pickle.loads(pickle.dumps(later)), source_of(Photos(SAME)))
+    assert_same_images(later, source_of(Photos(SAME)))
     assert not images.reads
 
 
 def test_a_damaged_entry_is_read_anew(tmp_path):
     images = Photos(SAME)
-    source = ImageSource(images, "photos", cache=False).cached("disk", None, str(tmp_path))
-    plain = ImageSource(Photos(SAME), "photos", cache=False)
+    source = source_of(images).cached("disk", None, str(tmp_path))
+    plain = source_of(Photos(SAME))
     assert_same_images(source, plain)
     (file,) = tmp_path.iterdir()
-    record = 30 * 20 * 3 + 32
+    record = 30 * 20 * 3 + 24
     content = bytearray(file.read_bytes())
     content[4 * record + 100] ^= 1  # a pixel
-    content[7 * record + 8] ^= 1  # a class
-    content[9 * record + 16] ^= 1  # a height
+    content[7 * record + 16] ^= 1  # a width
+    content[9 * record + 8] ^= 1  # a height
     content[11 * record] ^= 1  # a checksum
     file.write_bytes(content[: 38 * record + 40])  # and the end is missing
     images.reads.clear()
-    source = ImageSource(images, "photos", cache=False).cached("disk", None, str(tmp_path))
+    source = source_of(images).cached("disk", None, str(tmp_path))
     images.reads.clear()
     assert_same_images(source, plain)
     assert sorted(images.reads) == [4, 7, 9, 11, 38, 39]
@@ -123,7 +117,7 @@ def test_a_damaged_entry_is_read_anew(tmp_path):
 
 def test_every_dataset_has_its_own_file(tmp_path):
     def files(*arguments, side=None, **options) -> set:
-        ImageSource(Photos(*arguments, **options), "photos", cache=False).cached("disk", side, str(tmp_path))
+        source_of(Photos(*arguments, **options)).cached("disk", side, str(tmp_path))
         return set(tmp_path.iterdir())
 
     one = files(SAME)
@@ -131,15 +125,13 @@ def test_every_dataset_has_its_own_file(tmp_path):
     assert len(files(SAME, side=10)) == 2 and len(files(SAME, side=12)) == 3
     assert len(files(SAME[:-1])) == 4 and len(files([(20, 30)] * 40)) == 5
 
-    for name in ("a", "b"):  # the same images, but another class for one of them
+    for name in ("a", "b"):  # the same images, but one has another name
         for number in range(20):
-            path = tmp_path / name / str(number % 2 if number != 13 else ("ab".index(name))) / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Photos(SAME).read(number)[0].save(path)
-    folders = [open_dataset("", str(tmp_path / name)).cached("disk", None, str(tmp_path / "kept")) for name in "abb"]
+            write(tmp_path / name / f"{number if name == 'a' or number != 13 else 'x'}.png", number)
+    for name in "abb":
+        kept = open_dataset("", str(tmp_path / name)).cached("disk", None, str(tmp_path / "kept"))
+        assert_same_images(kept, open_dataset("", str(tmp_path / name)).cached("off"))
     assert len(list((tmp_path / "kept").iterdir())) == 2
-    for source, name in zip(folders, "abb", strict=True):
-        assert_same_images(source, open_dataset("", str(tmp_path / name)).cached("off"))
 
 
 def test_the_file_of_mixed_sizes_takes_the_space_of_the_images(tmp_path):
@@ -158,23 +150,22 @@ def test_the_file_of_mixed_sizes_takes_the_space_of_the_images(tmp_path):
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_what_cannot_be_kept_is_one_line(tmp_path, kind, monkeypatch):
-    def refused(match: str, sizes, side=None, folder=tmp_path) -> None:
-        with pytest.raises(BurnError, match=match) as error:
-            ImageSource(Photos(sizes), "photos", cache=False).cached(kind, side, str(folder))
-        assert "\n" not in str(error.value)
+    def told(match: str, sizes, folder=tmp_path) -> None:
+        with refused(match):
+            source_of(Photos(sizes)).cached(kind, None, str(folder))
 
-    refused(f"--cache {kind}: images of several sizes .*--cache-size PIXELS", MIXED)
+    told(f"--cache {kind}: images of several sizes .*--cache-size PIXELS", MIXED)
     monkeypatch.setattr(cache_module, "_free_memory", lambda: 50_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 50_000))
-    refused(f"--cache {kind} needs about 0.1 MB for 40 images.* 0.1 MB .*smaller --cache-size", SAME)
+    told(f"--cache {kind} needs about 0.1 MB for 40 images.* 0.1 MB .*smaller --cache-size", SAME)
     monkeypatch.undo()
     if kind == "memory":
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
         monkeypatch.setattr(cache_module, "_free_memory", lambda: 100_000)
-        refused("needs about 0.2 MB for 40 images in each of 3 processes", SAME)
+        told("needs about 0.2 MB for 40 images in each of 3 processes", SAME)
     else:
         (tmp_path / "file").write_text("")
-        refused("--cache disk: .*; choose another --cache-dir", SAME, folder=tmp_path / "file")
+        told("--cache disk: .*; choose another --cache-dir", SAME, folder=tmp_path / "file")
 
 
 def test_a_disk_that_fills_up_is_told_once_and_reading_goes_on(tmp_path, monkeypatch, caplog):
@@ -182,9 +173,9 @@ def test_a_disk_that_fills_up_is_told_once_and_reading_goes_on(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     images = Photos(SAME)
-    source = ImageSource(images, "photos", cache=False).cached("disk", None, str(tmp_path))
+    source = source_of(images).cached("disk", None, str(tmp_path))
     monkeypatch.setattr(os, "pwrite", full)
-    assert_same_images(source, ImageSource(Photos(SAME), "photos", cache=False))
+    assert_same_images(source, source_of(Photos(SAME)))
     assert caplog.text.count("No space left on device") == 1
 
 
@@ -202,13 +193,53 @@ def test_auto_and_off():
     assert_same_images(source.cached("memory"), source)
 
 
-def test_the_places_of_a_ragged_cache(tmp_path):
-    for cache in (PixelCache(3, 4, 6, ragged=True), DiskCache(str(tmp_path / "x"), 3, 4, 6, ragged=True)):
-        images = [np.full(shape, number, np.uint8) for number, shape in enumerate([(4, 6, 3), (8, 3, 3), (5, 5, 3)])]
-        for number, pixels in enumerate(images):
-            cache.put(number, pixels, -number)
-        for number in (0, 1):
-            kept, target = cache.get(number)
-            np.testing.assert_array_equal(kept, images[number])
-            assert target == -number
-        assert cache.get(2) is None  # 25 pixels are more than 24
+@pytest.mark.parametrize("path", [None, "x"])
+def test_the_places_of_a_ragged_cache(tmp_path, path):
+    cache = PixelCache(3, 4, 6, ragged=True, path=path and str(tmp_path / path))
+    images = [np.full(shape, number, np.uint8) for number, shape in enumerate([(4, 6, 3), (8, 3, 3), (5, 5, 3)])]
+    for number, pixels in enumerate(images):
+        cache.put(number, pixels)
+    for number in (0, 1):
+        np.testing.assert_array_equal(cache.get(number), images[number])
+    assert cache.get(2) is None  # 25 pixels are more than 24
+
+
+def test_small_images_are_kept_by_themselves(tmp_path):
+    for number in range(6):
+        write(tmp_path / str(number % 2) / f"{number}.png", number)
+    cached = open_dataset("folder", tmp_path)
+    for _ in range(2):
+        assert_same_images(cached, open_dataset("folder", tmp_path).cached("off"))
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    assert cached.load(5)[0].tobytes() == digit(5).tobytes()
+    with pytest.raises(FileNotFoundError):  # a pickled copy starts empty
+        pickle.loads(pickle.dumps(cached)).load(5)
+
+
+def test_memory_is_shared_with_forked_processes_and_checked():
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    cache = PixelCache(4, 5, 6)
+    pixels = np.arange(90, dtype=np.uint8).reshape(5, 6, 3)
+    assert cache.get(2) is None
+    child = os.fork()
+    if child == 0:
+        cache.put(2, pixels)
+        cache.put(1, pixels[:4])  # another size: left out
+        os._exit(0)
+    os.waitpid(child, 0)
+    np.testing.assert_array_equal(cache.get(2), pixels)
+    assert cache.get(1) is None and cache.get(3) is None
+    os.pwrite(cache._file, b"x", 2 * (90 + 24) + 50)  # half-written by another process
+    assert cache.get(2) is None
+
+
+def test_the_memory_of_auto_is_for_small_images_of_one_size(tmp_path, monkeypatch):
+    for number in range(3):
+        write(tmp_path / "same" / f"{number}.png", number)
+        write(tmp_path / "mixed" / f"{number}.png", number, size=16 + number)
+    assert open_dataset("folder", tmp_path / "same")._cache is not None
+    assert open_dataset("folder", tmp_path / "mixed")._cache is None
+    monkeypatch.setattr(cache_module, "MOST_BYTES", 3 * 16 * 16 * 3 - 1)
+    assert open_dataset("folder", tmp_path / "same")._cache is None

@@ -1,48 +1,22 @@
-"""CUB, Birdsnap, Places205 and VOC2007 in their published layouts, which the tests write (with scanned digits in them);
-VOC also with its real lists and real photos."""
+"""CUB, Birdsnap and Places205 in their published layouts, which the tests write, with scanned digits in them."""
 
-import logging
 import os
 import pickle
 import shutil
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from sklearn.datasets import load_digits
 
-from burn_timm.data import eval_loader, open_dataset, random_subset
-from burn_timm.data import places as places_module
-from burn_timm.data.birds import BIRDSNAP, CUB
-from burn_timm.data.places import PLACES205
-from burn_timm.data.voc import VOC07, read_lists
-from burn_timm.errors import BurnError
+from burn_timm.data import open_dataset
+from burn_timm.data.published import BIRDSNAP, CUB, PLACES205
 
-CLASSES = "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person".split()
-CLASSES += "pottedplant sheep sofa train tvmonitor".split()
+from .pictures import refused_set, targets, warned, write
 
 
-def refused(match: str, *args, **options) -> None:
-    with pytest.raises(BurnError, match=match) as info:
-        open_dataset(*args, **options)
-    assert "\n" not in str(info.value)
-
-
-def write(path: Path, number: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = (load_digits().images[number] * 15).astype(np.uint8)
-    Image.fromarray(pixels).resize((24, 16)).save(path, quality=100)
-
-
-def targets(source) -> list[int]:
-    return [source.load(index)[1] for index in range(len(source))]
-
-
-def warned(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+def change(path: Path, old: str | None, new: str) -> None:
+    """Replace `old` once in a file, or with None add `new` at its end."""
+    text = path.read_text()
+    path.write_text(text + new if old is None else text.replace(old, new, 1))
 
 
 # CUB-200-2011
@@ -69,7 +43,7 @@ def test_cub_reads_the_published_files(cub, caplog):
     assert train.description == "cub CUB_200_2011 [train], 3 images, 3 classes" and train.label_matrix is None
     assert train.name(2).startswith("images/003.Sooty_Albatross/c_0005.jpg (image 2 of cub ")
     image, target = pickle.loads(pickle.dumps(test)).load(1)
-    assert image.mode == "RGB" and image.size == (24, 16) and target == 2
+    assert image.mode == "RGB" and image.size == (16, 16) and target == 2
     assert warned(caplog) == [
         "cub CUB_200_2011 [train]: 3 images of 3 classes; the published split has 5,994 of 200",
         f"cub {cub.parent.name} [test]: 2 images of 3 classes; the published split has 5,794 of 200",
@@ -79,32 +53,27 @@ def test_cub_reads_the_published_files(cub, caplog):
 
 @pytest.mark.parametrize("file", ["images.txt", "image_class_labels.txt", "train_test_split.txt"])
 def test_cub_names_the_missing_or_wrong_file(cub, file):
-    text = (cub / file).read_text()
+    change(cub / file, None, "nonsense\n")
+    refused_set(f"{file}.*expected", "cub", cub)
     (cub / file).write_text("\n")
-    refused(f"{file} is empty", "cub", cub)
-    (cub / file).write_text(text + "nonsense\n")
-    refused(f"{file}.*expected", "cub", cub)
+    refused_set(f"{file} is empty", "cub", cub)
     (cub / file).unlink()
-    refused(f"no file {file} in .*CUB_200_2011; get the set from https://www.vision.caltech.edu", "cub", cub.parent)
+    refused_set(f"no file {file} in .*CUB_200_2011; get the set from https://www.vision.caltech.edu", "cub", cub.parent)
 
 
 def test_cub_refuses_what_does_not_fit(cub):
-    refused("no split 'val'; available: train, test", "cub", cub, "val")
-    refused("do not apply", "cub", cub, input_key="image")
-    refused("by --data-dir; get it from https", "cub")
-    refused("no such folder; get cub from https", "cub", cub / "nowhere")
-    refused("no file images.txt in", "cub", cub / "images")
-    (cub / "image_class_labels.txt").write_text("1 1\n2 1\n3 201\n4 3\n5 3\n")
-    refused("image_class_labels.txt, image 3: expected an integer from 1 to 200, found '201'", "cub", cub)
-    (cub / "image_class_labels.txt").write_text("1 1\n2 1\n3 2\n5 3\n")
-    refused(r"image_class_labels.txt: no line for image 4 of images.txt \(003", "cub", cub)
-
-
-def test_cub_names_the_first_missing_image(cub):
-    for path in (cub / "images/002.Laysan_Albatross").iterdir():
-        path.unlink()
-    refused("1 of 3 listed images are missing.*the first is images/002.Laysan_Albatross/b_0003.jpg", "cub", cub)
+    refused_set("no split 'val'; available: train, test", "cub", cub, "val")
+    refused_set("do not apply", "cub", cub, "train", "image")
+    refused_set("by --data-dir; get it from https", "cub")
+    refused_set("no such folder; get cub from https", "cub", cub / "nowhere")
+    refused_set("no file images.txt in", "cub", cub / "images")
+    (cub / "images/002.Laysan_Albatross/b_0003.jpg").unlink()
+    refused_set("1 of 3 listed images are missing.*the first is images/002.Laysan_Albatross/b_0003.jpg", "cub", cub)
     assert len(open_dataset("cub", cub, "test")) == 2
+    change(cub / "image_class_labels.txt", "3 2\n4 3", "3 201\n4 3")
+    refused_set("image_class_labels.txt, image 3: expected an integer from 1 to 200, found '201'", "cub", cub)
+    change(cub / "image_class_labels.txt", "3 201\n4 3", "3 2")
+    refused_set(r"image_class_labels.txt: no line for image 4 of images.txt \(003", "cub", cub)
 
 
 # Birdsnap
@@ -149,26 +118,25 @@ def test_birdsnap_leaves_out_images_that_are_gone_and_counts_them(birdsnap, capl
     assert "2 of 3 listed images are on disk" in warned(caplog)[0]
     shutil.rmtree(birdsnap / "download/images/Anhinga")
     shutil.rmtree(birdsnap / "download/images/Coopers_Hawk")
-    refused(r"0 of 3 listed images are on disk\): no image; get the set from https://thomas", "birdsnap", birdsnap)
+    refused_set(r"0 of 3 listed images are on disk\): no image; get the set from https://thomas", "birdsnap", birdsnap)
     shutil.rmtree(birdsnap / "download")
-    refused("no folder images in", "birdsnap", birdsnap)
+    refused_set("no folder images in", "birdsnap", birdsnap)
+
+
+@pytest.mark.parametrize(("file", "old", "new", "told"), [
+    ("images.txt", "species_id", "kind", "images.txt: no column species_id in its header"),
+    ("images.txt", "jpg\t7\t", "jpg\t501\t", "images.txt: Anhinga/113028.jpg has species 501, not in species.txt"),
+    ("images.txt", None, "http://x.y/z.jpg\n", "images.txt, entry 7: 1 columns, 10 expected"),
+])
+def test_birdsnap_refuses_wrong_files(birdsnap, file, old, new, told):
+    change(birdsnap / file, old, new)
+    refused_set(told, "birdsnap", birdsnap)
 
 
 @pytest.mark.parametrize("file", ["images.txt", "test_images.txt", "species.txt"])
 def test_birdsnap_names_the_missing_file(birdsnap, file):
     (birdsnap / file).unlink()
-    refused(f"no file {file} in .*birdsnap; get the set from https://thomasberg.org", "birdsnap", birdsnap.parent)
-
-
-def test_birdsnap_refuses_wrong_files(birdsnap):
-    refused("no split 'val'", "birdsnap", birdsnap, "val")
-    good = (birdsnap / "images.txt").read_text()
-    (birdsnap / "images.txt").write_text(good.replace("species_id", "kind"))
-    refused("images.txt: no column species_id in its header", "birdsnap", birdsnap)
-    (birdsnap / "images.txt").write_text(good.replace("jpg\t7\t", "jpg\t501\t", 1))
-    refused("images.txt: Anhinga/113028.jpg has species 501, not in species.txt", "birdsnap", birdsnap)
-    (birdsnap / "images.txt").write_text(good + "http://x.y/z.jpg\n")
-    refused("images.txt, entry 7: 1 columns, 10 expected", "birdsnap", birdsnap)
+    refused_set(f"no file {file} in .*birdsnap; get the set from https://thomasberg.org", "birdsnap", birdsnap.parent)
 
 
 # Places205
@@ -204,145 +172,18 @@ def test_places205_looks_for_a_few_images_only(places, monkeypatch):
     looked_for = []
     real = os.path.isfile
     monkeypatch.setattr(os.path, "isfile", lambda path: looked_for.append(Path(path).name) or real(path))
-    refused("of 64 looked for images are missing from .*images256, the first is a/abbey/gsun_0", "places205", places)
+    refused_set("of 64 looked for images are missing from .*images256, the first is a/abbey", "places205", places)
     assert len(looked_for) == 64 and {"gsun_0.jpg", "gsun_29999.jpg"} <= set(looked_for)
-    first, looked_for[:] = list(looked_for), []
-    refused("looked for", "places205", places)
-    assert looked_for == first  # seeded
-    assert places_module._LOOKED_FOR == 64
 
 
-def test_places205_refuses_wrong_files(places):
-    refused("no split 'test'; available: train, val", "places205", places, "test")
-    lists = places / "trainvalsplit_places205"
-    (lists / "train_places205.csv").write_text("a/abbey/gsun_1.jpg 205\n")
-    refused("train_places205.csv, a/abbey/gsun_1.jpg: expected an integer from 0 to 204", "places205", places)
-    (lists / "train_places205.csv").write_text("a/abbey/gsun_1.jpg\n")
-    refused("train_places205.csv, entry 1: expected a name and a class", "places205", places)
-    (lists / "train_places205.csv").unlink()
-    refused("no file trainvalsplit_places205/train_places205.csv in .*get the set from http", "places205", places)
+@pytest.mark.parametrize(("line", "told"), [
+    ("a/abbey/gsun_1.jpg 205\n", "train_places205.csv, a/abbey/gsun_1.jpg: expected an integer from 0 to 204"),
+    ("a/abbey/gsun_1.jpg\n", "train_places205.csv, entry 1: expected a name and a class"),
+    (None, "no file trainvalsplit_places205/train_places205.csv in .*get the set from http"),
+])
+def test_places205_refuses_wrong_files(places, line, told):
+    file = places / "trainvalsplit_places205/train_places205.csv"
+    file.write_text(line) if line else file.unlink()
+    refused_set(told, "places205", places)
     shutil.rmtree(places / "data")
-    refused("no folder data/vision/torralba/deeplearning/images256 or images256", "places205", places, "val")
-
-
-# VOC2007
-
-
-@pytest.fixture
-def voc(tmp_path):
-    """Four images: a person; a difficult person and a car; a car and a dog; nothing."""
-    root = tmp_path / "VOCdevkit" / "VOC2007"
-    for number in range(4):
-        write(root / "JPEGImages" / f"{number + 1:06d}.jpg", number)
-    shown = {"person": (1, 0, -1, -1), "car": (-1, 1, 1, -1), "dog": (-1, -1, 1, -1)}
-    lists = root / "ImageSets/Main"
-    lists.mkdir(parents=True)
-    for kind in CLASSES:
-        marks = shown.get(kind, (-1,) * 4)
-        for split, chosen in (("train", (0,)), ("val", (1, 3)), ("trainval", (0, 1, 3)), ("test", (2, 3))):
-            (lists / f"{kind}_{split}.txt").write_text("".join(f"{i + 1:06d} {marks[i]:2d}\n" for i in chosen))
-    return root
-
-
-@pytest.mark.parametrize("above", [0, 1, 2])
-def test_voc07_has_a_matrix_of_labels(voc, above, caplog):
-    folder = voc if above == 0 else voc.parents[above - 1]
-    source = open_dataset("voc07", folder, "trainval")
-    assert len(source) == 3 and source.multi_label and not source.labelled and source.num_classes == 20
-    assert source.class_names == CLASSES
-    assert source.description == f"voc07 {folder.name} [trainval], 3 images, 20 classes, multi-label"
-    expected = np.full((3, 20), -1)
-    expected[0, CLASSES.index("person")], expected[1, CLASSES.index("person")] = 1, 0
-    expected[1, CLASSES.index("car")] = 1
-    assert source.label_matrix.dtype == np.int8
-    np.testing.assert_array_equal(source.label_matrix, expected)
-    assert [len(open_dataset("voc07", folder, split)) for split in ("train", "val", "test")] == [1, 2, 2]
-    assert "the published split has 5,011 of 20" in warned(caplog)[0]
-    assert VOC07.images == {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}
-
-
-def test_the_target_of_a_multi_label_image_is_its_row(voc):
-    source = open_dataset("voc07", voc, "trainval")
-    assert targets(source) == [0, 1, 2]
-    copy = pickle.loads(pickle.dumps(source))
-    assert copy.multi_label and (copy.label_matrix == source.label_matrix).all() and targets(copy) == [0, 1, 2]
-    subset = random_subset(source, 2, seed=3)
-    assert subset.multi_label and not subset.labelled and targets(subset) == [0, 1]  # rows of its own matrix
-    by_name = {source.name(i).split()[0]: source.label_matrix[i] for i in range(3)}
-    for index in range(2):
-        np.testing.assert_array_equal(subset.label_matrix[index], by_name[subset.name(index).split()[0]])
-
-
-def test_labels_stay_with_their_images_where_one_cannot_be_read(voc):
-    lists = voc / "ImageSets/Main"
-    for kind in CLASSES:  # 1 % may be corrupt
-        mark = {"person": "1", "car": "-1"}.get(kind, "-1")
-        rows = [f"{i:06d} {'1' if kind == 'car' and i % 2 else mark}" for i in range(1, 101)]
-        (lists / f"{kind}_test.txt").write_text("\n".join(rows))
-    for i in range(5, 101):
-        os.link(voc / "JPEGImages/000001.jpg", voc / f"JPEGImages/{i:06d}.jpg")
-    (voc / "JPEGImages/000007.jpg").unlink()
-    (voc / "JPEGImages/000007.jpg").write_bytes(b"no image")
-    source = open_dataset("voc07", voc, "test")
-
-    def pixels(image):
-        return torch.from_numpy(np.array(image))
-
-    rows = torch.cat([rows for _, rows in eval_loader(source, pixels, batch_size=16)])
-    assert rows.tolist() == [i for i in range(100) if i != 6]
-    labels = source.label_matrix[rows]
-    np.testing.assert_array_equal(labels[:, CLASSES.index("car")], [1 if i % 2 == 0 else -1 for i in rows.tolist()])
-
-
-def test_voc07_refuses_wrong_files(voc):
-    refused("no split 'validation'; available: train, val, trainval, test", "voc07", voc, "validation")
-    lists = voc / "ImageSets/Main"
-    (lists / "dog_val.txt").write_text("000002 -1\n000004  2\n")
-    refused("dog_val.txt, 000004: expected an integer from -1 to 1, found '2'", "voc07", voc, "val")
-    (lists / "dog_val.txt").write_text("000002 -1\n")
-    refused("dog_val.txt: lists other images than aeroplane_val.txt", "voc07", voc, "val")
-    (lists / "dog_val.txt").unlink()
-    refused("no file ImageSets/Main/dog_val.txt in .*VOC2007; get the set from http://host", "voc07", voc, "val")
-    (voc / "JPEGImages/000003.jpg").unlink()
-    refused("1 of 2 listed images are missing from .*the first is JPEGImages/000003.jpg", "voc07", voc, "test")
-    shutil.rmtree(lists)
-    refused("no file ImageSets/Main/aeroplane_val.txt in .*VOC2007", "voc07", voc.parents[1], "val")
-
-
-def test_voc07_of_the_real_lists(burn_data, tmp_path, caplog):
-    """Every image, with the published counts: no warning. Counts of each class by a search in the lists' text."""
-    with zipfile.ZipFile(Path(burn_data) / "lists/voc2007_imagesets_main.zip") as archive:
-        archive.extractall(tmp_path)
-    root = tmp_path / "VOCdevkit/VOC2007"
-    for split, count in (("train", 2501), ("val", 2510), ("trainval", 5011), ("test", 4952)):
-        names, labels = read_lists(str(root), split)
-        assert names == (root / f"ImageSets/Main/{split}.txt").read_text().split() and labels.shape == (count, 20)
-        for column, kind in enumerate(CLASSES):
-            words = (root / f"ImageSets/Main/{kind}_{split}.txt").read_text().split()[1::2]
-            for mark in (1, 0, -1):
-                assert (labels[:, column] == mark).sum() == words.count(str(mark))
-    found = (labels == 1).sum(0)[CLASSES.index("person")], (labels == 0).sum(0)[CLASSES.index("person")]
-    assert found == (2007, 90)  # test, as counted with awk
-    first = root / "JPEGImages" / f"{names[0]}.jpg"
-    write(first, 0)
-    for name in names[1:]:
-        os.link(first, first.with_name(f"{name}.jpg"))
-    source = open_dataset("voc07", tmp_path, "test")
-    assert len(source) == 4952 and warned(caplog) == []
-    assert source.description == f"voc07 {tmp_path.name} [test], 4,952 images, 20 classes, multi-label"
-
-
-def test_voc07_of_real_photos(burn_data, tmp_path, caplog):
-    with zipfile.ZipFile(Path(burn_data) / "detection/coco128_voc.zip") as archive:
-        archive.extractall(tmp_path)
-    sources = {split: open_dataset("voc07", tmp_path, split) for split in ("train", "val", "trainval", "test")}
-    assert [len(source) for source in sources.values()] == [48, 24, 72, 25] and len(warned(caplog)) == 4
-    test = sources["test"]
-    main = tmp_path / "VOCdevkit/VOC2007"
-    names = (main / "ImageSets/Main/test.txt").read_text().split()
-    for index, name in enumerate(names):
-        boxes = (main / f"Annotations/{name}.xml").read_text()
-        shown = {kind for kind in CLASSES if f"<name>{kind}</name>" in boxes}
-        assert {kind for kind, mark in zip(CLASSES, test.label_matrix[index], strict=True) if mark == 1} == shown
-        image, row = test.load(index)
-        assert row == index and image.mode == "RGB" and image.size == Image.open(main / f"JPEGImages/{name}.jpg").size
+    refused_set("no folder data/vision/torralba/deeplearning/images256 or images256", "places205", places, "val")

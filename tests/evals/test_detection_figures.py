@@ -1,4 +1,4 @@
-"""VOC's and COCO's figures against slow evaluators written from their definitions, on real annotations."""
+"""VOC's and COCO's figures on real annotations: against the definition, and against golden values."""
 
 import xml.etree.ElementTree as ET
 import zipfile
@@ -7,8 +7,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from burn_timm.evals.detection.coco_ap import coco_ap
-from burn_timm.evals.detection.voc import LABELS
+from burn_timm import errors
+from burn_timm.errors import BurnError
+from burn_timm.evals.detection.data import LABELS
+from burn_timm.evals.detection.measure import coco_ap
 from burn_timm.evals.detection.voc_ap import THRESHOLDS, voc_ap
 
 KEYS = ("xmin", "ymin", "xmax", "ymax")
@@ -23,11 +25,11 @@ def objects(burn_data):
         for name in names:
             root = ET.fromstring(archive.read(f"VOCdevkit/VOC2007/Annotations/{name}.xml"))
             photos.append([
-                (LABELS[item.find("name").text], [int(item.find(f"bndbox/{key}").text) for key in KEYS], False)
+                (LABELS[item.find("name").text], [int(item.find(f"bndbox/{key}").text) for key in KEYS])
                 for item in root.iter("object")
             ])
     rng = np.random.default_rng(7)
-    return [[(label, box, bool(rng.random() < 0.2)) for label, box, _ in photo] for photo in photos]
+    return [[(label, box, bool(rng.random() < 0.2)) for label, box in photo] for photo in photos]
 
 
 def detect(objects, seed):
@@ -56,25 +58,14 @@ def detect(objects, seed):
 
 
 def arrays(objects, detections):
-    """The same in the form that the evaluators take: continuous boxes."""
-    offset = np.array([1.0, 1.0, 0.0, 0.0])
-    truths = [
-        {
-            "boxes": np.array([box for _, box, _ in photo], dtype=float).reshape(-1, 4) - offset,
-            "labels": np.array([label for label, _, _ in photo], dtype=int),
-            "difficult": np.array([hard for _, _, hard in photo], dtype=bool),
-        }
-        for photo in objects
-    ]
-    found = [
-        {
-            "boxes": np.array([box for _, box, _ in photo], dtype=float).reshape(-1, 4) - offset,
-            "labels": np.array([label for label, _, _ in photo], dtype=int),
-            "scores": np.array([score for _, _, score in photo], dtype=float),
-        }
-        for photo in detections
-    ]
-    return found, truths
+    """The same in the form that the metrics take: continuous boxes."""
+
+    def photo(items, name, kind):
+        labels, boxes, values = zip(*items, strict=True) if items else ((), (), ())
+        boxes = np.array(boxes, dtype=float).reshape(-1, 4) - [1, 1, 0, 0]
+        return {"boxes": boxes, "labels": np.array(labels, dtype=int), name: np.array(values, dtype=kind)}
+
+    return [photo(p, "scores", float) for p in detections], [photo(p, "difficult", bool) for p in objects]
 
 
 def slow_voc(objects, detections, label, threshold):
@@ -97,58 +88,15 @@ def slow_voc(objects, detections, label, threshold):
             union = (x2 - x1 + 1) * (y2 - y1 + 1) + (u2 - u1 + 1) * (v2 - v1 + 1) - common
             if common / union > best:
                 best, match = common / union, (number, place, hard)
-        if best >= threshold:
-            if not match[2]:
-                if match not in taken:
-                    true += 1
-                    taken.add(match)
-                else:
-                    false += 1
-        else:
+        if best < threshold or match in taken:
             false += 1
+        elif not match[2]:
+            true += 1
+            taken.add(match)
         if true + false:
             points.append((Fraction(true, positives), Fraction(true, true + false)))
     levels = [max((p for r, p in points if r >= Fraction(level, 10)), default=0) for level in range(11)]
     return float(sum(levels) / 11)
-
-
-def slow_coco(objects, detections, label, threshold):
-    """COCO's matching and 101-point average; a difficult object is a crowd. None without objects to find."""
-    positives = sum(kind == label and not hard for photo in objects for kind, _, hard in photo)
-    if positives == 0:
-        return None
-    scored = []
-    for photo, found in zip(objects, detections, strict=True):
-        mine = sorted((item for item in found if item[0] == label), key=lambda item: -item[2])[:100]
-        own = sorted((item for item in photo if item[0] == label), key=lambda item: item[2])
-        taken = set()
-        for _, (x1, y1, x2, y2), score in mine:
-            best, match = threshold, None
-            for place, (_, (u1, v1, u2, v2), crowd) in enumerate(own):
-                if place in taken and not crowd:
-                    continue
-                if match is not None and crowd and not own[match][2]:
-                    break
-                width, height = min(x2, u2) - max(x1, u1) + 1, min(y2, v2) - max(y1, v1) + 1
-                common = max(width, 0) * max(height, 0)
-                area = (x2 - x1 + 1) * (y2 - y1 + 1)
-                union = area if crowd else area + (u2 - u1 + 1) * (v2 - v1 + 1) - common
-                if common / union >= best:
-                    best, match = common / union, place
-            if match is None:
-                scored.append((score, 0))
-            elif not own[match][2]:
-                taken.add(match)
-                scored.append((score, 1))
-    scored.sort(key=lambda item: -item[0])
-    true, recall, precision = 0, [], []
-    for count, (_, hit) in enumerate(scored, start=1):
-        true += hit
-        recall.append(true / positives)
-        precision.append(true / count)
-    levels = [max((p for r, p in zip(recall, precision, strict=True) if r >= level), default=0.0)
-              for level in np.linspace(0, 1, 101)]
-    return float(np.mean(levels))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -166,58 +114,64 @@ def test_voc_figures_equal_the_kits_rules(objects, seed):
     assert 0.1 < result["map"] < result["ap"][0.5] < 0.9  # neither trivial end
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_coco_figures_equal_the_definition(objects, seed):
-    pytest.importorskip("pycocotools")
-    detections = detect(objects, seed)
-    labels = sorted({label for photo in objects for label, _, _ in photo})
-    slow = {}
-    for t in np.linspace(0.5, 0.95, 10):
-        aps = [slow_coco(objects, detections, c, t) for c in labels]
-        slow[round(t, 2)] = np.mean([ap for ap in aps if ap is not None])
-    result = coco_ap(*arrays(objects, detections))
-    assert result["ap"] == pytest.approx(np.mean(list(slow.values())), abs=1e-9)
-    assert result["ap50"] == pytest.approx(slow[0.5], abs=1e-9)
-    assert result["ap75"] == pytest.approx(slow[0.75], abs=1e-9)
+EASY, HARD = [1, 1, 100, 100], [201, 1, 300, 100]
+ROW = [(1, [1 + 100 * i, 1, 50 + 100 * i, 50], False) for i in range(10)]
 
 
-def test_difficult_objects_count_neither_way():
-    easy, hard = [1, 1, 100, 100], [201, 1, 300, 100]
-    objects = [[(1, easy, False), (1, hard, True)]]
-    right, on_hard, nowhere = (1, easy, 0.5), (1, hard, 0.9), (1, [1, 301, 100, 400], 0.8)
-
-    def ap(*found):
-        return voc_ap(*arrays(objects, [list(found)]), (0.5,))["map"]
-
-    assert ap() == 0
-    assert ap(right) == 1
-    assert ap(right, on_hard, on_hard) == 1  # neither true nor false, however often
-    assert ap(on_hard) == 0
-    assert ap(right, nowhere) == pytest.approx(0.5)  # one false before the true one
-    assert ap(right, (1, easy, 0.4)) == 1  # a second detection is false, but at full recall already
+@pytest.mark.parametrize(("found", "expected"), [
+    ([], 0),
+    ([(1, EASY, 0.5)], 1),
+    ([(1, EASY, 0.5), (1, HARD, 0.9), (1, HARD, 0.9)], 1),  # difficult: neither true nor false, however often
+    ([(1, HARD, 0.9)], 0),
+    ([(1, EASY, 0.5), (1, [1, 301, 100, 400], 0.8)], 0.5),  # one false before the true one
+    ([(1, EASY, 0.5), (1, EASY, 0.4)], 1),  # a second detection is false, but at full recall already
+])
+def test_difficult_objects_count_neither_way(found, expected):
+    objects = [[(1, EASY, False), (1, HARD, True)]]
+    assert voc_ap(*arrays(objects, [found]), (0.5,))["map"] == pytest.approx(expected)
 
 
-def test_recall_levels_are_exact():
+def test_recall_levels_and_thresholds_are_exact():
     # three of ten objects found without a mistake: the levels 0, .1, .2 and .3 (not 0.1 * 3) are reached
-    objects = [[(1, [1 + 100 * i, 1, 50 + 100 * i, 50], False) for i in range(10)]]
-    found = [[(1, box, 0.9) for _, box, _ in objects[0][:3]]]
-    assert voc_ap(*arrays(objects, found), (0.5,))["map"] == pytest.approx(4 / 11)
-
-
-def test_an_overlap_at_the_threshold_matches():
-    objects = [[(1, [1, 1, 100, 100], False)]]
-    found = arrays(objects, [[(1, [1, 1, 100, 50], 0.9)]])
-    assert voc_ap(*found, (0.5,))["map"] == 1
-    assert voc_ap(*found, (0.51,))["map"] == 0
+    found = [(label, box, 0.9) for label, box, _ in ROW[:3]]
+    assert voc_ap(*arrays([ROW], [found]), (0.5,))["map"] == pytest.approx(4 / 11)
+    half = arrays([[(1, EASY, False)]], [[(1, [1, 1, 100, 50], 0.9)]])
+    assert voc_ap(*half, (0.5,))["map"] == 1
+    assert voc_ap(*half, (0.51,))["map"] == 0
 
 
 def test_nothing_to_find_is_an_error():
     with pytest.raises(ValueError, match="not difficult"):
-        voc_ap(*arrays([[(1, [1, 1, 9, 9], True)]], [[]]))
+        voc_ap(*arrays([[(1, EASY, True)]], [[]]))
     with pytest.raises(ValueError, match="2 images"):
-        voc_ap(*arrays([[], []], [[(1, [1, 1, 9, 9], 0.5)]] * 2)[:1], [])
+        voc_ap(*arrays([], [[(1, EASY, 0.5)]] * 2))
 
 
-def test_no_detections_give_zero():
+@pytest.mark.parametrize(("seed", "expected"), [  # from a slow evaluator written after COCO's definition
+    (0, (0.18367072048287228, 0.3080909841521159, 0.16301944053024825)),
+    (1, (0.20263218264648333, 0.3135592853618243, 0.188297755585128)),
+    (2, (0.20877228833598113, 0.3368454154468802, 0.2132917966219945)),
+])
+def test_coco_figures_of_real_photos(objects, seed, expected):
     pytest.importorskip("pycocotools")
-    assert coco_ap(*arrays([[(1, [1, 1, 9, 9], False)]], [[]])) == {"ap": 0.0, "ap50": 0.0, "ap75": 0.0}
+    result = coco_ap(*arrays(objects, detect(objects, seed)))
+    assert tuple(result.values()) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("found", "expected"), [
+    ([[], []], (0, 0, 0)),
+    ([[(1, HARD, 0.9)], [(2, HARD, 0.4)]], (1, 1, 1)),  # the difficult one does not count as false
+    ([[], [(2, [201, 1, 300, 62], 0.4)]], (0.3, 1, 0)),  # overlap 0.62: true at .5, .55 and .6
+    ([[], [(2, HARD, 0.4), (2, EASY, 0.8)]], (0.5, 0.5, 0.5)),  # one false before the true one
+    ([[(2, HARD, 0.9)], [(1, HARD, 0.9)]], (0, 0, 0)),  # the other photo, the other class
+])
+def test_coco_figures_by_hand(found, expected):
+    pytest.importorskip("pycocotools")
+    objects = [[(1, HARD, True)], [(2, HARD, False)]]
+    assert tuple(coco_ap(*arrays(objects, found)).values()) == pytest.approx(expected)
+
+
+def test_without_pycocotools_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BurnError, match=r"pip install .burn-timm\[detection\]"):
+        coco_ap([], [])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import eval_downstream
-from burn_timm.evals.summary import summary
+from burn_timm.evals.results import summary
 
 
 def test_each_task_says_what_its_headline_leaves_out():

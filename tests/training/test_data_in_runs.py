@@ -9,8 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits
+from data.pictures import png, write
 
 import train_burn
 
@@ -29,17 +28,9 @@ def run(tmp_path, *options: str) -> dict:
     ])
 
 
-def png(number: int) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray((load_digits().images[number] * 15).astype("uint8")).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def folder(root, count: int, broken: int) -> str:
     for number in range(count):
-        file = root / f"class{number % 2}" / f"{number:03d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(png(number)[: 40 if number < broken else None])
+        write(root / f"class{number % 2}" / f"{number:03d}.png", number, 8, cut=60 if number < broken else 0)
     return str(root)
 
 
@@ -47,7 +38,7 @@ def test_a_corrupt_image_is_skipped_with_one_warning_and_counted(tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         summary = run(tmp_path, "--dataset", "", "--data-dir", folder(tmp_path / "photos", 100, 1), "--epochs", "2")
     warnings = [record.message for record in caplog.records if "cannot be read" in record.message]
-    assert len(warnings) == 1 and "class0/000.png" in warnings[0]
+    assert len(warnings) == 1 and "class0/000.png" in warnings[0] and "truncated" in warnings[0]
     assert summary["corrupt_images"] == 1
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["corrupt"]["indices"] == [0]
 
@@ -58,6 +49,25 @@ def test_more_than_one_percent_of_corrupt_images_is_an_error(tmp_path, capsys):
     error = "train_burn.py: error: at least 2 of 100 images cannot be read, more than 1%: "
     assert error in capsys.readouterr().err
     assert not (tmp_path / "run" / "export").exists()
+
+
+def test_a_partly_labelled_split_trains_without_its_labels_only(tmp_path, capsys):
+    """A class of -1 reached cross-entropy."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    images, labels = [{"bytes": png(number)} for number in range(50)], [0, 1] * 24 + [-1, None]
+    (tmp_path / "set").mkdir()
+    table = datasets.Dataset.from_dict({"image": images, "label": labels}, features)
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    common = ["--dataset", f"hfds/{tmp_path / 'set'}", "--data-dir", str(tmp_path / "cache"), "--max-steps", "1"]
+    with pytest.raises(SystemExit):
+        train_burn.main([
+            *common, "--method", "supervised", "--model", "resnet20_cifar", "--stages", "fp", "--img-size", "32",
+            "--batch-size", "25", "--output", str(tmp_path / "labels"),
+        ])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "needs labels" in error and "2 images without a label" in error
+    assert run(tmp_path, *common)["dataset"].endswith("2 classes, 2 images without a label")
 
 
 def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog):

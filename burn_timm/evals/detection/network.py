@@ -13,7 +13,6 @@ DEVIATION (published recipe, which ran in detectron2; what torchvision and timm 
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from timm.data import resolve_model_data_config
@@ -26,10 +25,9 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ...checkpoints import load_model
-from ...errors import BurnError
+from ...data.voc import CLASSES
+from ...errors import BurnError, one_line
 from ..features import eval_mode
-from .split import split_c4
-from .voc import CLASSES
 
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
@@ -41,13 +39,13 @@ class Detector(FasterRCNN):
     """torchvision's Faster R-CNN with one image size for testing, and BatchNorm layers that stay as they are.
 
     Args:
-        frozen: BatchNorm layers in eval mode for good, their weights not trained.
-        train_sizes, test_size: shorter sides in pixels; in training one of them is drawn for each image.
-        kwargs: of FasterRCNN.
+        frozen: BatchNorm layers that stay in eval mode, and whose weights are not trained.
+        train_sizes, test_size: Shorter sides in pixels; in training one of them is drawn for each image.
+        kwargs: Of FasterRCNN.
     """
 
-    def __init__(self, *args, frozen: list[nn.Module], train_sizes: tuple[int, ...], test_size: int, **kwargs):
-        super().__init__(*args, min_size=train_sizes, **kwargs)
+    def __init__(self, backbone: nn.Module, frozen: list[nn.Module], train_sizes: list[int], test_size: int, **kwargs):
+        super().__init__(backbone, min_size=tuple(train_sizes), **kwargs)
         self.sizes = {True: tuple(train_sizes), False: (test_size,)}
         self.frozen = tuple(frozen)  # a tuple, so that they are not registered twice
         for module in self.frozen:
@@ -60,14 +58,6 @@ class Detector(FasterRCNN):
             module.eval()
         self.transform.min_size = self.sizes[mode]
         return self
-
-
-class Trunk(nn.Sequential):
-    """A backbone with one map, as FasterRCNN takes it."""
-
-    def __init__(self, modules: nn.Sequential, out_channels: int):
-        super().__init__(*modules)
-        self.out_channels = out_channels
 
 
 class Pyramid(nn.Module):
@@ -86,10 +76,10 @@ class Pyramid(nn.Module):
 
 
 def build_detector(args: argparse.Namespace) -> Detector:
-    """The detector of the options, in training mode; whatever is new in it is random.
+    """The detector of the options, in training mode; all parts but the backbone are random.
 
     Raises:
-        BurnError: the weights do not load, or the model fits no detector of this kind.
+        BurnError: The weights do not load, or the model fits no detector of this kind.
     """
     pretrained = args.pretrained or None
     if args.neck == "c4":
@@ -104,81 +94,119 @@ def build_detector(args: argparse.Namespace) -> Detector:
 
 def c4_detector(model: nn.Module, args: argparse.Namespace) -> Detector:
     """C4 from a timm model without classifier; `args` as in `build_detector`. Raises BurnError."""
-    config = resolve_model_data_config(model)
-    trunk, head, channels, features = split_c4(model, _short(args.model))
-    frozen = _norms(trunk) + _norms(head) if args.bn == "frozen" else []
-    box_head = nn.Sequential(head, nn.BatchNorm2d(features), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    sizes = tuple(args.anchor_sizes or ANCHOR_SIZES)
+    trunk, head, features = split_c4(model, args.model)
     return _detector(
-        Trunk(trunk, channels), config, args, frozen,
-        AnchorGenerator((sizes,), (RATIOS,)),
-        MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=0),
-        box_head, features, proposals=(12000, 2000, 6000),
+        trunk, model, args, features,
+        rpn_anchor_generator=AnchorGenerator((tuple(args.anchor_sizes or ANCHOR_SIZES),), (RATIOS,)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=0),
+        box_head=nn.Sequential(head, nn.BatchNorm2d(features), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        rpn_pre_nms_top_n_train=12000, rpn_post_nms_top_n_train=2000, rpn_pre_nms_top_n_test=6000,
     )
 
 
 def fpn_detector(body: nn.Module, args: argparse.Namespace) -> Detector:
     """A feature pyramid over a timm features_only model; `args` as in `build_detector`. Raises BurnError."""
-    reductions = body.feature_info.reduction()
-    last = {reduction: index for index, reduction in enumerate(reductions)}  # the deepest of each resolution
-    keep = [last[reduction] for reduction in sorted(last) if reduction >= FINEST]
-    if len(keep) < 2:
-        raise BurnError(
-            f"--neck fpn: {_short(args.model)} has feature maps at strides {sorted(last)}; at least two of "
-            f"{FINEST} and above are needed"
-        )
-    _try_maps(body, keep, args)
-    strides = [reductions[index] for index in keep]
+    keep, strides = _pyramid_levels(body, args.model)
     default = [8 * stride for stride in (*strides, 2 * strides[-1])]
     sizes = args.anchor_sizes or default
     if len(sizes) != len(default):
         raise BurnError(f"--anchor-sizes: the pyramid has {len(default)} levels and takes one size each, as {default}")
-    config = resolve_model_data_config(body, verbose=False)
-    backbone = Pyramid(body, keep)
     levels = [str(level) for level in range(len(keep))]
     return _detector(
-        backbone, config, args, _norms(body) if args.bn == "frozen" else [],
-        AnchorGenerator(tuple((size,) for size in sizes), (RATIOS,) * len(sizes)),
-        MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=0),
-        TwoMLPHead(PYRAMID_CHANNELS * 7**2, MLP_CHANNELS), MLP_CHANNELS, proposals=(2000, 2000, 1000),
+        Pyramid(body, keep), body, args, MLP_CHANNELS,
+        rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), (RATIOS,) * len(sizes)),
+        box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=0),
+        box_head=TwoMLPHead(PYRAMID_CHANNELS * 7**2, MLP_CHANNELS),
+        rpn_pre_nms_top_n_train=2000, rpn_post_nms_top_n_train=2000, rpn_pre_nms_top_n_test=1000,
     )
 
 
-@torch.no_grad()
-def _try_maps(body: nn.Module, keep: list[int], args: argparse.Namespace) -> None:
-    """Some backbones take images of one size only, or give maps with the channels last. Raises BurnError."""
-    channels = body.feature_info.channels()
-    with eval_mode(body):
-        try:
-            shapes = [tuple(m.shape) for m in body(torch.zeros(1, 3, 96, 128).to(next(body.parameters())))]
-        except (RuntimeError, AssertionError, ValueError) as error:
-            reason = str(error).split("\n")[0]
-            raise BurnError(f"--model {_short(args.model)}: takes no 96x128 image ({reason})") from error
-    if any(shapes[i][1] != channels[i] for i in keep):
-        raise BurnError(f"--model {_short(args.model)}: its maps are not [B, C, H, W]; choose a convolutional network")
-
-
-def _detector(
-    backbone, config, args, frozen, anchors, pooling, box_head, features: int, proposals: tuple[int, int, int],
-) -> Detector:
+def _detector(backbone: nn.Module, model: nn.Module, args: argparse.Namespace, features: int, **kwargs) -> Detector:
+    """What both kinds have in common; `model` is the timm model, whose modules are in `backbone` and the box head."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    config = resolve_model_data_config(model, verbose=False)
     predictor = FastRCNNPredictor(features, len(CLASSES) + 1)
     for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
         nn.init.normal_(layer.weight, std=std)
         nn.init.zeros_(layer.bias)
-    pre_train, post_train, pre_test = proposals
     return Detector(
-        backbone, frozen=frozen, train_sizes=tuple(args.min_sizes), test_size=args.test_min_size,
-        max_size=args.max_size, image_mean=list(config["mean"]), image_std=list(config["std"]),
-        rpn_anchor_generator=anchors, rpn_pre_nms_top_n_train=pre_train, rpn_post_nms_top_n_train=post_train,
-        rpn_pre_nms_top_n_test=pre_test, rpn_post_nms_top_n_test=args.test_proposals,
-        box_roi_pool=pooling, box_head=box_head, box_predictor=predictor, box_batch_size_per_image=args.rois,
+        backbone, norms if args.bn == "frozen" else [], args.min_sizes, args.test_min_size, max_size=args.max_size,
+        image_mean=list(config["mean"]), image_std=list(config["std"]), box_predictor=predictor,
+        rpn_post_nms_top_n_test=args.test_proposals, box_batch_size_per_image=args.rois, **kwargs,
     )
 
 
-def _norms(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
+def split_c4(model: nn.Module, name: str) -> tuple[nn.Sequential, nn.Sequential, int]:
+    """Cut a timm model in two: up to half of its final resolution (stride 16 of 32), and the rest without pooling.
+
+    The cut is behind the last of the model's `feature_info` with half of the final reduction. For ReActNet-A that
+    gives a trunk with 512 channels at stride 16, and the two blocks of the last stage as head; for a ResNet, layer4.
+    A model may do more than call its children in order: so one image shows whether head(trunk(x)) is what the model's
+    own `forward_features` gives. The parts share their modules with `model`.
+
+    Returns:
+        trunk (with `out_channels`), head, channels of the head's output.
+
+    Raises:
+        BurnError: The model cannot be cut so; --neck fpn asks less of it.
+    """
+    refusal = BurnError(f"--model {name}: its last stage cannot be cut off as a C4 head; use --neck fpn")
+    info = [dict(entry) for entry in getattr(model, "feature_info", None) or []]
+    half = [entry for entry in info if entry["reduction"] * 2 == info[-1]["reduction"]]
+    if not half:
+        raise refusal
+    last, modules = half[-1]["module"], []
+    for child, module in model.named_children():
+        inside = last.startswith(f"{child}.") and isinstance(module, nn.Sequential)
+        modules += [(f"{child}.{k}", m) for k, m in module.named_children()] if inside else [(child, module)]
+    names = [path for path, _ in modules]
+    if last not in names:
+        raise refusal
+    cut = names.index(last) + 1
+    trunk, rest = nn.Sequential(*(m for _, m in modules[:cut])), [m for _, m in modules[cut:]]
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(next(model.parameters()))
+    with eval_mode(model), torch.no_grad():
+        try:
+            features, expected = trunk(image), model.forward_features(image)
+        except Exception as error:  # modules that are called out of their order raise whatever they like
+            raise refusal from error
+        # Pooling and classifier are not in forward_features. The longest head is right: weights may begin at zero.
+        heads = (nn.Sequential(*rest[:stop]) for stop in range(len(rest), 0, -1))
+        head = next((head for head in heads if _gives(head, features, expected)), None)
+    if head is None or not any(True for _ in head.parameters()) or features.shape[1] != half[-1]["num_chs"]:
+        raise refusal
+    trunk.out_channels = features.shape[1]
+    return trunk, head, expected.shape[1]
 
 
-def _short(model_name: str) -> str:
-    """A model's name for a message: a folder by its last part."""
-    return Path(model_name).name if ":" in model_name else model_name
+def _gives(head: nn.Module, features: torch.Tensor, expected: torch.Tensor) -> bool:
+    try:
+        output = head(features)
+    except Exception:  # as above: what cannot run is no head
+        return False
+    return output.ndim == 4 and output.shape == expected.shape and torch.allclose(output, expected)
+
+
+def _pyramid_levels(body: nn.Module, name: str) -> tuple[list[int], list[int]]:
+    """Which of a features_only model's maps the pyramid takes, the deepest of each resolution, and their strides.
+
+    Raises:
+        BurnError: There are fewer than two, the model takes images of one size only, or its maps are not [B, C, H, W].
+    """
+    reductions, channels = body.feature_info.reduction(), body.feature_info.channels()
+    last = {reduction: index for index, reduction in enumerate(reductions)}
+    strides = [reduction for reduction in sorted(last) if reduction >= FINEST]
+    if len(strides) < 2:
+        raise BurnError(
+            f"--neck fpn: {name} has feature maps at strides {sorted(last)}; at least two of {FINEST} and above are "
+            "needed"
+        )
+    with eval_mode(body), torch.no_grad():
+        try:
+            shapes = [tuple(m.shape) for m in body(torch.zeros(1, 3, 96, 128).to(next(body.parameters())))]
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise BurnError(f"--model {name}: takes no 96x128 image ({one_line(error)})") from error
+    keep = [last[stride] for stride in strides]
+    if any(shapes[i][1] != channels[i] for i in keep):
+        raise BurnError(f"--model {name}: its maps are not [B, C, H, W]; choose a convolutional network")
+    return keep, strides

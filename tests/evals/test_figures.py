@@ -1,0 +1,87 @@
+"""The paper's figures: the moving average of Eq. 5 in slow loops, and that every picture is drawn."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eval_downstream
+from burn_timm.errors import BurnError
+from burn_timm.evals import figures
+
+LINEAR = {
+    "task": "linear", "value": 0.5, "model": "local-dir:export", "protocol": {}, "dataset": {"train": {}, "test": {}},
+    "training": {"method": "burn", "model": "reactnet_a", "epochs": 200, "seed": 0, "train_seconds": 600},
+}
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_moving_average_is_equation_5(binary):
+    rng = np.random.default_rng(3)
+    backbone = rng.standard_normal((2, 100)).tolist()
+    target = [row[:] for row in backbone]
+    expected = []
+    for _ in range(4):
+        noise = rng.standard_normal((2, 100))
+        for run in range(2):
+            for index in range(100):
+                backbone[run][index] += 4.8 * noise[run][index]
+                target[run][index] = 0.99 * target[run][index] + 0.01 * backbone[run][index]
+
+        def used(vector):
+            if not binary:
+                return vector
+            scale = sum(abs(value) for value in vector) / len(vector)
+            return [scale if value >= 0 else -scale for value in vector]
+
+        expected.append([math.dist(used(backbone[run]), used(target[run])) for run in range(2)])
+    assert figures.ema_distances(binary, runs=2, iterations=4, seed=3).T == pytest.approx(np.array(expected))
+
+
+def run_folder(folder, fs_loss, **watched):
+    folder.mkdir()
+    draw = random.Random(0)
+    lines = [{"step": step, "grad_norm_student": draw.random() + 0.1, "grad_norm_student_head": draw.random() + 0.1,
+              **watched} for step in range(1, 20)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "summary.json").write_text(json.dumps({
+        "method": "burn", "model": "reactnet_a", "stages": ["w32a1", "w1a1"], "settings": {"fs_loss": fs_loss}}))
+    return str(folder)
+
+
+def test_pictures(tmp_path, capsys):
+    runs = [run_folder(tmp_path / "a", "cosine"), run_folder(tmp_path / "b", "l1")]
+    assert list(figures.run_names(runs).values()) == ["BURN", "BURN, L_FS l1"]
+    (tmp_path / "r.json").write_text(json.dumps(LINEAR))
+    argv = ["figures", "--output", str(tmp_path / "f"), "--results", str(tmp_path / "r.json"), "--runs", *runs]
+    eval_downstream.main(argv)
+    pictures = ["fig3_6_gradient_norms.png", "fig4_training_time.png", "fig5_moving_average.png"]
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == pictures
+    runs.append(run_folder(tmp_path / "c", "cosine", target_information=1.0, knn=0.3, linear=0.4))
+    eval_downstream.main([*argv, runs[-1]])  # one of the runs logs its target and its student's accuracies
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [*pictures, "targets.png"]
+    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in (tmp_path / "f").iterdir())
+    assert list(figures.run_names(runs).values()) == ["BURN (a)", "BURN, L_FS l1", "BURN (c)"]
+    assert capsys.readouterr().out.count("wrote") == 7
+
+
+def test_a_legend_may_be_wider_than_its_panel(tmp_path):
+    logs = {"a long name " * 12: [{"step": 1, "target_information": 1.0}, {"step": 2, "target_information": 2.0}]}
+    assert figures.draw_runs(tmp_path / "wide.png", logs, figures.TARGETS)
+    assert Image.open(tmp_path / "wide.png").width > 700  # one panel has 572 pixels
+
+
+def test_figures_without_material_are_one_clear_line(tmp_path):
+    with pytest.raises(BurnError, match="no log.jsonl"):
+        figures.draw_all(tmp_path, [str(tmp_path)], [])
+    with pytest.raises(BurnError, match="no Fig. 4"):
+        figures.draw_times(tmp_path / "x.png", [{**LINEAR, "task": "knn"}])
+
+
+def test_training_time_of_many_networks_leaves_room_for_the_points(tmp_path, recwarn):
+    many = [{**LINEAR, "training": {**LINEAR["training"], "method": f"method {number} " * 3}}
+            for number in range(30)]
+    figures.draw_times(tmp_path / "many.png", many)
+    assert not [warning for warning in recwarn if "constrained_layout" in str(warning.message)]
