@@ -9,7 +9,7 @@ from ..convert.write import CONVERTED
 from ..errors import BurnError
 from ..files import read_json, write_json, write_text
 from .card import Chosen, render_card
-from .figures import is_result, read_results, rows_of_results
+from .figures import is_result, kept_results, rows_of_results
 from .push import push_folder
 
 CURVES, TRAINING, CARD = "curves.png", "training.json", "card.json"
@@ -99,7 +99,7 @@ def _kept(folder: Path, args: argparse.Namespace) -> dict:
         kept = {name: value for name, value in kept.items() if not name.startswith("license")}
     kept |= {name: getattr(args, name) for name in Chosen.__dataclass_fields__ if getattr(args, name) is not None}
     if args.results:
-        kept["results"] = read_results(args.results)
+        kept["results"] = kept_results(args.results)
     return kept
 
 

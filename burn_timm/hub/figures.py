@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 
 from .. import tables
 from ..errors import BurnError
-from ..files import read_json
+from ..evals.tables import read_results
 from ..provenance import file_sha256
 from .terms import Terms, terms_of
 
@@ -83,17 +83,14 @@ class Row:
         )
 
 
-def read_results(paths: Iterable[Path]) -> list[dict]:
-    """The results among some JSON files, as far as a card needs them; other JSON files are left out.
+def kept_results(paths: Iterable[Path]) -> list[dict]:
+    """The results in some files of eval_downstream.py as card.json keeps them: what a card needs, and no paths of ours.
 
     Raises:
-        BurnError: A file cannot be read, or none is a result.
+        BurnError: A file cannot be read, or none holds a result.
     """
-    read = [{**read_json(path), "file": path.name} for path in paths]
-    results = [{name: result[name] for name in _KEPT if name in result} for result in read if is_result(result)]
-    if not results:
-        raise BurnError("no results among the files: give JSONs that eval_downstream.py has written")
-    return results
+    results = [{**result, "file": Path(result["file"]).name} for result in read_results(paths)]
+    return [{name: result[name] for name in _KEPT if name in result} for result in results]
 
 
 def is_result(value: object) -> bool:
