@@ -297,10 +297,12 @@ def _download(model_name: str, *names: str) -> Path:
     for name in names:
         try:
             return Path(hf_hub_download(repo, name, revision=revision or None))
+        except EntryNotFoundError as error:
+            failure = error
         except Exception as error:  # the Hub's own errors, and those of whichever HTTP library it uses
-            if not isinstance(error, EntryNotFoundError) or name == names[-1]:
-                raise BurnError(f"model {model_name}: its {name} cannot be loaded: {one_line(error)}") from error
-    raise AssertionError("no names")
+            failure = error
+            break
+    raise BurnError(f"model {model_name}: its {name} cannot be loaded: {one_line(failure)}") from failure
 
 
 def _create(model_name: str, context: str, create: Any = timm.create_model, **kwargs: Any) -> torch.nn.Module:
