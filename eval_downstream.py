@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from burn_timm.arguments import renamed
 from burn_timm.checkpoints import load_model
 from burn_timm.data import eval_loader, mirror_probability
-from burn_timm.deploy.backbone import engine_backbone
+from burn_timm.deploy.export import pooled_features
 from burn_timm.errors import BurnError
 from burn_timm.evals import EVALS, detection, finetune, svm
 from burn_timm.evals.augmented import augmented_probe, held_out
@@ -85,8 +86,8 @@ def _parser() -> _Parser:
     add("--limit-test", type=int, metavar="N", help="a seeded random subset of N test images")
 
     frozen = _Parser(add_help=False)
-    frozen.add_argument("--engine", choices=("torch", "openvino", "numba"), default="torch",
-                        help="what computes the features; openvino, numba: real 1-bit kernels (default: %(default)s)")
+    frozen.add_argument("--engine", type=renamed(numba="c"), choices=("torch", "c", "openvino"), default="torch",
+                        help="what computes the features; c, openvino: real 1-bit kernels (default: %(default)s)")
 
     parser = _Parser(prog="eval_downstream.py", description=__doc__.split("\n")[0])
     names = [*EVALS, "finetune", "detection", "table", "figures"]
@@ -185,7 +186,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> dict:
         features_protocol["calibrated_batchnorm"] = {"layers": layers, "images": whole * batch, "batch_size": batch}
 
     if args.engine != "torch":
-        model, features_protocol["engine"] = engine_backbone(
+        model, features_protocol["engine"] = pooled_features(
             model, config["input_size"][-1], min(args.batch_size, ENGINE_BATCH), args.threads, args.engine,
         )
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from burn_timm.models.reactnet import ReActNet
+from burn_timm.errors import BurnError
+from burn_timm.models.reactnet import PairBlock
 
 
 class LearnableBias(nn.Module):
@@ -86,33 +87,23 @@ class Block(nn.Module):
         return self.act2(torch.cat(outs, dim=1) if len(outs) > 1 else outs[0])
 
 
-class Stem(nn.Module):
-    def __init__(self, in_chs: int, out_chs: int):
-        super().__init__()
-        self.conv = nn.Conv2d(in_chs, out_chs, 3, 2, 1, bias=False)
-        self.bn = nn.BatchNorm2d(out_chs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.conv(x))
-
-
 class ReferenceReActNet(nn.Module):
     """Images `[B, 3, H, W]`, sides divisible by 32, to pooled features, with the weights of `model`.
 
     Raises:
-        ValueError: `model` is not a ReActNet-A of one bit without classifier.
+        BurnError: `model` is not a ReActNet-A of one bit without classifier.
     """
 
-    def __init__(self, model: ReActNet):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        pairs = isinstance(model, ReActNet) and hasattr(model.stages[0][0], "conv2")
+        blocks = [block for stage in getattr(model, "stages", ()) for block in stage]
+        pairs = blocks and all(isinstance(block, PairBlock) for block in blocks)
         if not pairs or (model.weight_bits, model.act_bits) != (1, 1) or list(model.head.parameters()):
-            raise ValueError("the reference style is that of ReActNet-A in one bit, without classifier")
-        self.stem = Stem(model.in_chans, model.stem.conv.out_channels)
-        self.stages = nn.Sequential(*(
-            nn.Sequential(*(Block(b.conv1.in_channels, b.conv2.out_channels, b.stride) for b in stage))
-            for stage in model.stages
-        ))
+            raise BurnError("the reference style is that of ReActNet-A in one bit, without classifier")
+        stem = model.stem.conv
+        self.conv = nn.Conv2d(stem.in_channels, stem.out_channels, 3, 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(stem.out_channels)
+        self.blocks = nn.Sequential(*(Block(b.conv1.in_channels, b.conv2.out_channels, b.stride) for b in blocks))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         with torch.no_grad():
             for ours, theirs in counterparts(model, self):
@@ -120,25 +111,25 @@ class ReferenceReActNet(nn.Module):
                     tensor.copy_(part.reshape(tensor.shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.stages(self.stem(x)))
+        return self.head(self.blocks(self.bn(self.conv(x))))
 
 
-def counterparts(model: ReActNet, reference: ReferenceReActNet) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+def counterparts(model: nn.Module, reference: ReferenceReActNet) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
     """Each parameter of `model` with those that hold its values in `reference`: one, or two halves of its channels."""
-    yield model.stem.conv.weight, [reference.stem.conv.weight]
-    yield from _affine(model.stem.bn, [reference.stem.bn])
-    for stage, their_stage in zip(model.stages, reference.stages, strict=True):
-        for block, theirs in zip(stage, their_stage, strict=True):
-            yield block.sign1.bias, [theirs.shift1.bias]
-            yield block.conv1.weight, [theirs.conv1.weights]
-            yield from _affine(block.bn1, [theirs.bn1])
-            yield block.sign2.bias, [theirs.shift2.bias]
-            yield block.conv2.weight, [conv.weights for conv in theirs.convs2]
-            yield from _affine(block.bn2, list(theirs.bns2))
-            for act, their_act in ((block.act1, theirs.act1), (block.act2, theirs.act2)):
-                yield act.shift1.bias, [their_act.shift1.bias]
-                yield act.prelu.weight, [their_act.prelu.weight]
-                yield act.shift2.bias, [their_act.shift2.bias]
+    yield model.stem.conv.weight, [reference.conv.weight]
+    yield from _affine(model.stem.bn, [reference.bn])
+    blocks = (block for stage in model.stages for block in stage)
+    for block, theirs in zip(blocks, reference.blocks, strict=True):
+        yield block.sign1.bias, [theirs.shift1.bias]
+        yield block.conv1.weight, [theirs.conv1.weights]
+        yield from _affine(block.bn1, [theirs.bn1])
+        yield block.sign2.bias, [theirs.shift2.bias]
+        yield block.conv2.weight, [conv.weights for conv in theirs.convs2]
+        yield from _affine(block.bn2, list(theirs.bns2))
+        for act, their_act in ((block.act1, theirs.act1), (block.act2, theirs.act2)):
+            yield act.shift1.bias, [their_act.shift1.bias]
+            yield act.prelu.weight, [their_act.prelu.weight]
+            yield act.shift2.bias, [their_act.shift2.bias]
 
 
 def _affine(bn: nn.BatchNorm2d, theirs: list[nn.BatchNorm2d]) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:

@@ -8,45 +8,41 @@ row in a process of its own.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from memory import measure
-from rows import ROWS, Setting, Step
-from saved_tensors import block_table
+from steps import ROWS, Setting, Step, measure
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from burn_timm import arguments
 from burn_timm.errors import BurnError, one_line
 from burn_timm.evals.results import write_result
 from burn_timm.provenance import hardware
+from burn_timm.tables import markdown, number
+from burn_timm.timing import BUSY, alternating
 from burn_timm.training.processes import default_threads
 
-BUSY = 0.9  # CPU seconds a second and thread below which others used the cores
 
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/train_step.py", formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
-        description=__doc__.splitlines()[0],
-    )
-    add = parser.add_argument
+def parser() -> arguments.Parser:
+    parser = arguments.Parser(prog="train_step.py", description=__doc__.splitlines()[0])
+    add, positive = parser.add_argument, arguments.positive
     add("--model", default="reactnet_a", help="a ReActNet-A by its timm name")
-    add("--img-size", type=_positive, default=64, metavar="PIXELS", help="of student and teacher")
-    add("--batch-size", type=_positive, default=64, metavar="N")
+    add("--img-size", type=positive, default=64, metavar="PIXELS", help="of student and teacher")
+    add("--batch-size", type=positive, default=64, metavar="N", help="images")
     add("--whole", action="store_true", help="the whole BURN step with heads and teacher, not the student alone")
     add("--teacher", default="resnet50", help="timm name; its weights are random, as time does not depend on them")
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=f"of {', '.join(ROWS)}")
-    add("--device", default="cpu", choices=("cpu", "cuda"))
-    add("--threads", type=_positive, default=default_threads(), metavar="N")
-    add("--rounds", type=_positive, default=5, metavar="N")
-    add("--runs", type=_positive, default=2, metavar="N", help="steps of a row in a round")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="cpu or cuda")
+    add("--threads", type=positive, default=default_threads(), metavar="N", help="of torch")
+    add("--rounds", type=positive, default=5, metavar="N", help="alternating ones")
+    add("--runs", type=positive, default=2, metavar="N", help="steps of a row in a round")
     add("--no-memory", action="store_true", help="do not measure memory (a process a row)")
-    add("--ceiling-size", type=_positive, metavar="N", help="side of the square matrices whose product in bf16 is the "
+    add("--ceiling-size", type=positive, metavar="N", help="side of the square matrices whose product in bf16 is the "
         "ceiling of utilisation; default: 8192 on a GPU, 2048 on a CPU")
     add("--output", type=Path, metavar="RESULT.json", help="write rows and provenance")
     add("--options", nargs=argparse.REMAINDER, default=[], help="last: further options of train_burn.py for all rows")
@@ -60,10 +56,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        return run(args, argv)
-    except (BurnError, OSError, ValueError) as error:
-        print(f"train_step.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return arguments.run("train_step.py", lambda: run(args, argv))
     finally:
         torch.set_num_threads(threads)
 
@@ -77,35 +70,18 @@ def run(args: argparse.Namespace, argv: list[str]) -> list[dict]:
     flops = flops_per_image(setting)
     size = args.ceiling_size or (8192 if args.device == "cuda" else 2048)
     ceiling = matmul_ceiling(args.device, size)
-    rows = []
     with tqdm(total=len(args.rows) * (args.rounds + (1 if args.no_memory else 2)), unit="step", leave=False) as bar:
         def progress(what: str) -> None:
             bar.set_description(what, refresh=False)
             bar.update()
 
-        for name in args.rows:
-            row = {"row": name, "title": ROWS[name].title, "error": None}
-            rows.append(row)
-            if not args.no_memory:
-                row["memory"] = measure(name, setting, args.threads)
-                progress(f"{name} memory")
-        opened = []
-        for row in rows:
-            step = open_row(row, setting)
-            if step:
-                opened.append((row, step))
-            progress(row["row"])
-        time_rounds(opened, args, progress)
+        rows = measure_rows(args, setting, progress)
     finish(rows, args.batch_size, flops, ceiling)
     print(f"{hardware()['gpu'] if args.device == 'cuda' else hardware()['cpu']}, threads {args.threads}; {args.model}, "
           f"{args.img_size} px, batch {args.batch_size}, {'whole BURN step' if args.whole else 'student alone'}; "
           f"{flops / 1e9:.2f} GFLOP an image, bf16 matmul {ceiling / 1e12:.2f} TFLOP/s\n")
     print(table(rows, args.threads if args.device == "cpu" else 0))
-    blocks = {row["row"]: row["memory"]["saved_blocks"] for row in rows if row.get("memory", {}).get("saved_blocks")}
-    if blocks:
-        print(f"\nsaved for the backward pass, MB\n\n{block_table(blocks)}")
-    timed = [row for row in rows if row["images_per_second"]]
-    if not timed:
+    if not any(row["ratio"] for row in rows):
         raise BurnError("no row was measured; the reasons stand in the table")
     if args.output:
         write(args, argv, setting, rows, flops, ceiling, size)
@@ -113,54 +89,38 @@ def run(args: argparse.Namespace, argv: list[str]) -> list[dict]:
     return rows
 
 
-def open_row(row: dict, setting: Setting) -> Step | None:
-    """The step of a row after one run, in which it compiles; None, and the row says why, where that fails."""
-    try:
-        step = Step(ROWS[row["row"]], setting)
-        step()
-        return step
-    except BurnError:
-        raise
-    except Exception as error:  # a compiler may raise anything; it costs its own row only
-        if not ROWS[row["row"]].compiled:
-            raise
-        row["error"] = one_line(error, 120)
-        return None
-
-
-def time_rounds(opened: list[tuple[dict, Step]], args: argparse.Namespace, progress: Callable[[str], object]) -> None:
-    """Round after round, each row in turn; every second round backwards, so that no row always follows the same."""
-    times: dict[str, list[float]] = {row["row"]: [] for row, _ in opened}
-    cpu: dict[str, list[float]] = {row["row"]: [] for row, _ in opened}
-    for number in range(args.rounds):
-        for row, step in opened if number % 2 == 0 else opened[::-1]:
-            for _ in range(args.runs):
-                start, cpu_start = time.perf_counter(), time.process_time()
-                step()
-                times[row["row"]].append(time.perf_counter() - start)
-                cpu[row["row"]].append(time.process_time() - cpu_start)
-            progress(f"round {number + 1}/{args.rounds}")
-    for row, _ in opened:
-        seconds = times[row["row"]]
-        row["ms"], row["ms_min"] = 1000 * statistics.median(seconds), 1000 * min(seconds)
-        row["ms_all"] = [round(1000 * value, 2) for value in seconds]
-        row["cpu_ms"] = 1000 * statistics.median(cpu[row["row"]])
-        row["cpu_per_wall"] = round(sum(cpu[row["row"]]) / sum(seconds), 3)
+def measure_rows(args: argparse.Namespace, setting: Setting, progress: Callable[[str], object]) -> list[dict]:
+    """Rows with memory, and with the times of `timing.alternating`, or the reason why there are none."""
+    rows, steps = {name: {"row": name, "title": ROWS[name].title, "error": None} for name in args.rows}, {}
+    if not args.no_memory:
+        for name, row in rows.items():
+            row["memory"] = measure(name, setting, args.threads)
+            progress(f"{name} memory")
+    for name, row in rows.items():
+        try:
+            step = Step(ROWS[name], setting)
+            step()  # a first time, in which it compiles
+            steps[name] = step
+        except Exception as error:  # a compiler may raise anything; it costs its own row only
+            if not ROWS[name].compiled or isinstance(error, BurnError):
+                raise
+            row["error"] = one_line(error, 120)
+        progress(name)
+    for name, figures in alternating(steps, args.rounds, args.runs, progress=progress).items():
+        rows[name].update(figures)
+    return list(rows.values())
 
 
 def finish(rows: list[dict], batch_size: int, flops: float, ceiling: float) -> None:
     """Images a second, utilisation, and the ratios to the first row, which is the reference where it was asked for."""
-    for row in rows:
-        ms = row.get("ms")
-        row["images_per_second"] = 1000 * batch_size / ms if ms else None
-        row["utilisation"] = row["images_per_second"] * flops / ceiling if ms else None
     base = next((row for row in rows if row["row"] == "reference"), rows[0])
     base_peak = base.get("memory", {}).get("peak_bytes")
     for row in rows:
-        peak = row.get("memory", {}).get("peak_bytes")
-        both = row["images_per_second"] and base["images_per_second"]
-        row["ratio"] = row["images_per_second"] / base["images_per_second"] if both else None
-        row["cpu_ratio"] = base["cpu_ms"] / row["cpu_ms"] if both else None
+        peak, timed = row.get("memory", {}).get("peak_bytes"), "ms" in row and "ms" in base
+        row["images_per_second"] = 1000 * batch_size / row["ms"] if "ms" in row else None
+        row["utilisation"] = row["images_per_second"] * flops / ceiling if "ms" in row else None
+        row["ratio"] = base["ms"] / row["ms"] if timed else None
+        row["cpu_ratio"] = base["cpu_ms"] / row["cpu_ms"] if timed else None
         row["peak_ratio"] = peak / base_peak if peak and base_peak else None
 
 
@@ -169,9 +129,8 @@ def flops_per_image(setting: Setting) -> float:
 
     Where bits are counted these are the operations that they replace.
     """
-    options = [*setting.options, "--no-count-bits"]
-    small = Setting(**{**vars(setting), "batch_size": 2, "device": "cpu", "options": options})
-    step = Step(ROWS["eager-fp32"], small)
+    options = (*setting.options, "--no-count-bits")
+    step = Step(ROWS["eager-fp32"], replace(setting, batch_size=2, device="cpu", options=options))
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops() / 2
@@ -192,18 +151,16 @@ def matmul_ceiling(device: str, size: int) -> float:
 
 def table(rows: list[dict], threads: int) -> str:
     """Markdown; MB are 10^6 bytes. What was not measured is n/a, and why stands below."""
-    names = ["ms", "images/s", "ratio", "CPU ms", "ratio", "of ceiling", "peak MB", "ratio", "saved MB"]
-    lines = ["| row | " + " | ".join(names) + " |", "|---" + "|---:" * len(names) + "|"]
-    notes = []
+    header = ("row", "ms", "images/s", "ratio", "CPU ms", "ratio", "% of ceiling", "peak MB", "ratio", "saved MB")
+    lines, notes = [], []
     for row in rows:
         memory = row.get("memory", {})
-        cells = [
-            _number(row.get("ms"), 0), _number(row["images_per_second"], 1), _number(row["ratio"], 2),
-            _number(row.get("cpu_ms"), 0), _number(row["cpu_ratio"], 2),
-            _number(row["utilisation"], 1, 100, " %"), _number(memory.get("peak_bytes"), 0, 1e-6),
-            _number(row["peak_ratio"], 2), _number(memory.get("saved_bytes"), 0, 1e-6),
-        ]
-        lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
+        lines.append([
+            row["title"], number(row.get("ms"), 0), number(row["images_per_second"], 1), number(row["ratio"], 2),
+            number(row.get("cpu_ms"), 0), number(row["cpu_ratio"], 2), number(row["utilisation"], 1, 100),
+            number(memory.get("peak_bytes"), 0, 1e-6), number(row["peak_ratio"], 2),
+            number(memory.get("saved_bytes"), 0, 1e-6),
+        ])
         for what, reason in (("", row["error"]), (" memory", memory.get("error"))):
             if reason:
                 notes.append(f"n/a: {row['title']}{what}: {reason}")
@@ -211,11 +168,7 @@ def table(rows: list[dict], threads: int) -> str:
     if share and min(share) < BUSY:
         notes.append(f"busy machine: a row had {min(share):.2f} of its threads; measure again when it is idle, "
                      "or compare the CPU's milliseconds")
-    return "\n".join([*lines, *([""] + notes if notes else [])])
-
-
-def _number(value: float | None, digits: int, scale: float = 1, unit: str = "") -> str:
-    return "n/a" if value is None else f"{value * scale:.{digits}f}{unit}"
+    return "\n".join([markdown(header, lines), *([""] + notes if notes else [])])
 
 
 def write(args, argv: list[str], setting: Setting, rows: list[dict], flops: float, ceiling: float, size: int) -> None:
@@ -234,12 +187,6 @@ def write(args, argv: list[str], setting: Setting, rows: list[dict], flops: floa
         },
         extra={"rows": rows, "flops_per_image": flops, "ceiling_flops": ceiling},
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

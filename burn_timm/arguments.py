@@ -1,6 +1,7 @@
 """What all command lines share: errors of one line, and the types of their options."""
 
 import argparse
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from collections.abc import Callable
 from timm.utils import ParseKwargs
 
 from .errors import BurnError
+
+_logger = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,6 +95,18 @@ def number(least: float = -math.inf, most: float = math.inf, above: float = -mat
 
 
 not_negative, above_zero, fraction = number(0), number(above=0), number(0, 1)
+
+
+def renamed(**names: str) -> Callable[[str], str]:
+    """The type of an option whose values got other names: `renamed(old="new")`. The old ones work, with a warning."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            return text
+        _logger.warning(f"{text} is called {names[text]} now; the old name goes with the next version")
+        return names[text]
+
+    return parse
 
 
 class KeyValues(ParseKwargs):

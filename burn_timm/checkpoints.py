@@ -18,7 +18,7 @@ from timm.models import PretrainedCfg, clean_state_dict
 from .compat import create_with_weights, load_pickle
 from .configs import read_config
 from .errors import BurnError, one_line
-from .models import MODEL_MODULES
+from .models import BINARY_MODULES
 from .nn import binary_weight_names
 from .packing import (
     MARK,
@@ -40,8 +40,8 @@ _SAVE = "save model.state_dict()"
 
 
 def burn_models() -> list[str]:
-    """Names of the timm models that this package registers."""
-    return [name for module in MODEL_MODULES for name in timm.list_models(module=module)]
+    """Names of the binary timm models that this package registers."""
+    return [name for module in BINARY_MODULES for name in timm.list_models(module=module)]
 
 
 def weights_file(path: str | os.PathLike) -> Path:

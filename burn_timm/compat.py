@@ -7,16 +7,21 @@ import argparse
 import os
 import pickle
 import re
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from timm.models._features import feature_take_indices as feature_take_indices
 from torch import nn
 
 # timm: models and their registry ------------------------------------------------------------------------------------
+
+# Also `feature_take_indices`, above: which stages a call of forward_intermediates asks for.
 
 
 def create_with_weights(
@@ -104,6 +109,18 @@ def torchvision_targets(dataset) -> np.ndarray:
 # torch: optimisers and operators ------------------------------------------------------------------------------------
 
 
+def convolution_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of x `[B, I, H, W]` and weight `[O, I, k, k]` of `F.conv2d(x, weight, None, stride, padding)`.
+
+    ATen's own operator, which no function of torch's interface calls for both at once.
+    """
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [True, True, False],
+    )[:2]
+
+
 # torch: reading and exporting files ---------------------------------------------------------------------------------
 
 # What torch's messages say of a class that is not on its list, and of a mapping that it does not fill.
@@ -147,6 +164,18 @@ def load_pickle(path: str | os.PathLike) -> Any:
             else:
                 raise
 
+
+def export_onnx(network: torch.nn.Module, path: Path, images: torch.Tensor, names: Sequence[str], opset: int) -> None:
+    """Write an ONNX file with the input `images` and outputs of these names, all of fixed shape.
+
+    Through torch's TorchScript exporter (`dynamo=False`): it needs no package but onnx, and works since torch 2.6.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecation, and shapes that become constants, as they shall
+        torch.onnx.export(
+            network, (images,), str(path), input_names=["images"], output_names=list(names), opset_version=opset,
+            dynamo=False,
+        )
 
 
 # accelerate ---------------------------------------------------------------------------------------------------------

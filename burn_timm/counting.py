@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from .checkpoints import latent_metadata
-from .nn import BinaryConv2d, RSign, binary_weight_names
+from .models import BinaryNetwork
+from .nn import binary_weight_names
 from .packing import MARK, METADATA, STAGES, packed_shapes
 
 # How safetensors calls the types that a network holds, in the order in which it writes them.
@@ -25,7 +26,7 @@ _FILE_DTYPES = {
 
 
 def count(model: nn.Module, img_size: int | None = None) -> dict[str, int | float | None]:
-    """Costs of a burn_timm model for one image `[1, C, img_size, img_size]` (default: the model's own input size).
+    """Costs of a binary network of burn_timm for one image `[1, C, img_size, img_size]` (default: its own input size).
 
     Args:
         model: Any device; `timm.create_model(..., device="meta")` suffices. It is run once, in eval mode.
@@ -41,54 +42,51 @@ def count(model: nn.Module, img_size: int | None = None) -> dict[str, int | floa
         bytes_fp32: Size of the safetensors file of its floats, buffers and header included.
         bytes_packed: Size of its burn-packed-v1 file; None where the weights are not 1-bit.
     """
-    config = model.pretrained_cfg
-    channels, height, width = config["input_size"]
-    if img_size is not None:
-        height = width = img_size
-    channels = getattr(model, "in_chans", channels)
-    first = next(model.parameters())
-    signs: list[torch.Tensor] = []  # kept, so that no other tensor can be mistaken for one
-    cost = {"flops": 0, "bops": 0}
-
-    def after_sign(module: RSign, inputs: tuple, output: torch.Tensor) -> None:
-        if module.act_bits == 1:
-            signs.append(output)
-
-    def after_layer(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        one_bit = isinstance(module, BinaryConv2d) and module.weight_bits == 1
-        one_bit = one_bit and any(inputs[0] is sign for sign in signs)
-        per_output = module.weight[0].numel()  # in_channels / groups * kernel, or in_features
-        cost["bops" if one_bit else "flops"] += output.numel() * per_output
-
-    hooks = []
-    for module in model.modules():
-        if isinstance(module, RSign):
-            hooks.append(module.register_forward_hook(after_sign))
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            hooks.append(module.register_forward_hook(after_layer))
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(torch.empty(1, channels, height, width, device=first.device, dtype=first.dtype))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-
-    names = [name for name in binary_weight_names(model) if _is_one_bit(model, name)]
+    flops, bops = _multiply_accumulates(model, img_size)
+    names = binary_weight_names(model) if model.weight_bits == 1 else []
     floats = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
     packed = {name: entry for name, entry in floats.items() if name not in names} | {MARK: (torch.uint8, (33,))}
     for name in names:
         bits, scale = packed_shapes(floats[name][1])
         packed |= {f"{name}_bits": (torch.uint8, bits), f"{name}_scale": (torch.float32, scale)}
+    metadata = latent_metadata(model.pretrained_cfg["architecture"], model.weight_bits)
     return {
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "binary_params": sum(model.get_parameter(name).numel() for name in names),
-        **cost,
-        "ops": cost["flops"] + cost["bops"] / 64,
-        "bytes_fp32": _file_size(floats, latent_metadata(config["architecture"], 1 if names else 32)),
+        "flops": flops,
+        "bops": bops,
+        "ops": flops + bops / 64,
+        "bytes_fp32": _file_size(floats, metadata),
         "bytes_packed": _file_size(packed, METADATA) if names else None,
     }
+
+
+def _multiply_accumulates(model: BinaryNetwork, img_size: int | None) -> tuple[int, int]:
+    """Real-valued ones, and those of 1-bit weights with 1-bit activations, of one image."""
+    channels, height, width = model.pretrained_cfg["input_size"]
+    shape = (1, getattr(model, "in_chans", channels), img_size or height, img_size or width)
+    one_bit = {unit.conv for unit in model.binary_units() if unit.conv.weight_bits == unit.sign.act_bits == 1}
+    flops = bops = 0
+
+    def after_layer(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal flops, bops
+        cost = output.numel() * module.weight[0].numel()  # in_channels / groups * kernel, or in_features
+        if module in one_bit:
+            bops += cost
+        else:
+            flops += cost
+
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(after_layer) for layer in layers]
+    like, training = next(model.parameters()), model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.empty(shape, device=like.device, dtype=like.dtype))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return flops, bops
 
 
 def count_stages(model_name: str, img_size: int = 224, num_classes: int = 1000) -> dict[str, Any]:
@@ -101,10 +99,6 @@ def count_stages(model_name: str, img_size: int = 224, num_classes: int = 1000) 
         counts[stage] = count(model, img_size)
     top = counts.pop("w1a1")
     return {"model": model_name, "img_size": img_size, "num_classes": num_classes, **top, "stages": counts}
-
-
-def _is_one_bit(model: nn.Module, weight_name: str) -> bool:
-    return model.get_submodule(weight_name.rpartition(".")[0]).weight_bits == 1
 
 
 def _file_size(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "burn_timm"
 LEVELS = [
-    {"errors", "version", "distributed", "schedules", "tables", "timing"},
+    {"errors", "version", "distributed", "schedules", "tables", "timing", "memory"},
     {"files", "arguments", "compat", "provenance"},
     {"losses", "heads", "packing", "configs", "kernels", "runs"},
     {"nn"},

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_dataset
 
@@ -39,6 +40,19 @@ def test_save_model_config(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architecture"] == "test_resnet" and config["model_args"]["num_classes"] == 5
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+
+
+def test_feature_take_indices():
+    """If timm moves it: write it into compat.py (an int counts from the end, negative numbers too; None is all)."""
+    assert compat.feature_take_indices(4, [1, -1]) == ([1, 3], 3)
+    assert compat.feature_take_indices(4, 2) == ([2, 3], 3)
+    assert compat.feature_take_indices(4, None) == ([0, 1, 2, 3], 3)
+
+
+def test_binary_functions_are_leaves_of_a_trace():
+    """If `register_notrace_function` leaves timm.models: `torch.fx.wrap` alone does for tracers of torch."""
+    names = {function.__name__ for function in timm.models.get_notrace_functions()}
+    assert {"binary_sign", "binary_weight"} <= names
 
 
 # timm: dataset readers ----------------------------------------------------------------------------------------------
@@ -105,6 +119,21 @@ def test_torchvision_targets():
         np.testing.assert_array_equal(compat.torchvision_targets(dataset), [3, 1])
 
 
+# torch: optimisers and operators ------------------------------------------------------------------------------------
+
+
+def test_convolution_backward():
+    """If ATen's operator changes: call `torch.nn.grad.conv2d_input` and `conv2d_weight`, one after the other."""
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    out = F.conv2d(x, weight, None, 2, 1)
+    grad = torch.randn_like(out)
+    for got, expected in zip(
+        compat.convolution_backward(grad, x, weight, 2, 1), torch.autograd.grad(out, (x, weight), grad), strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+
+
 # torch: reading and exporting files ---------------------------------------------------------------------------------
 
 
@@ -130,3 +159,12 @@ def test_load_pickle_puts_placeholders_for_foreign_classes(tmp_path):
     read = compat.load_pickle(tmp_path / "file.pth")
     assert torch.equal(read["weights"], content["weights"]) and read["args"].lr == 1
     assert not isinstance(read["other"], Stranger) and not isinstance(read["best"], float)
+
+
+def test_export_onnx(tmp_path):
+    """If torch drops `dynamo=False`: use its other exporter, which needs onnxscript (in the extra `onnx`, then)."""
+    onnx = pytest.importorskip("onnx")
+    compat.export_onnx(torch.nn.Conv2d(3, 4, 3).eval(), tmp_path / "m.onnx", torch.zeros(1, 3, 8, 8), ["y"], 17)
+    written = onnx.load(tmp_path / "m.onnx")
+    assert [entry.version for entry in written.opset_import] == [17]
+    assert [value.name for value in (*written.graph.input, *written.graph.output)] == ["images", "y"]

@@ -4,6 +4,6 @@
     logits = model(images)  # [B, 3, H, W], torch or numpy, normalised as model.pretrained_cfg says
 """
 
-from .engine import OneBitModel, load
+from .runtime import OneBitModel, load
 
 __all__ = ["OneBitModel", "load"]

@@ -1,35 +1,34 @@
-"""Timing networks against each other: alternating rounds in one process, medians."""
+"""Timing networks against each other, on every engine, in one process; the table and the chart of it."""
 
 import contextlib
 import gc
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import timm
 import torch
 from torch import nn
 
 from ..checkpoints import architecture_of, load_model
 from ..errors import BurnError, one_line
-from .engines import ENGINES, OURS, Engine, Run
-from .memory import memory_added
+from ..files import atomic_write
+from ..tables import markdown, number
+from ..timing import BUSY, alternating
+from .engines import ENGINES, OURS, Run, Shape, noise
+from .memory import TINY_SHAPE, memory_added
 
 _PAUSE = 0.02  # seconds: idle worker threads of the engine before stop spinning
+_EMPTY = ("ms", "ms_min", "ms_rounds", "cpu_per_wall", "ratio", "file_bytes", "memory_bytes", "memory_peak_bytes")
 
 
 def bench(
     models: Sequence[str], engines: Sequence[str], img_size: int = 224, batch_size: int = 1, threads: int = 1,
     rounds: int = 10, runs: int = 10, memory: bool = True, progress: Callable[[str], object] = lambda what: None,
 ) -> list[dict[str, Any]]:
-    """Time every network on every engine that can run it.
-
-    All are prepared and opened first. Then, round after round, each in turn runs once unmeasured and `runs` times
-    measured; every second round goes backwards, so that no row always follows the same other.
+    """Time every network on every engine that can run it, by `timing.alternating` with one unmeasured run a round.
 
     Args:
         models: timm names, `local-dir:` or `hf-hub:`; names without weights have random ones.
@@ -38,46 +37,47 @@ def bench(
         progress: Called before each row is prepared, opened and measured, and after each row of a round.
 
     Returns:
-        Rows: model, engine, title, and ms (the median over all runs), ms_min, ms_rounds (each round's median),
-        cpu_per_wall (CPU seconds a second: the threads in use), file_bytes, memory_bytes, memory_peak_bytes, ratio (to
-        the first 1-bit row, else to the first) and error; None where not measured. `error` says why a row failed.
+        Rows: model, engine, title, what `timing.alternating` gives, file_bytes, memory_bytes, memory_peak_bytes, ratio
+        (to the first 1-bit row, else to the first) and error; None where not measured. `error` says why a row failed.
     """
     rows: list[dict[str, Any]] = []
-    opened: list[tuple[dict[str, Any], Run]] = []
+    calls: dict[int, Run] = {}
     torch_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="burn-timm-bench-") as folder, _bound_to(threads):
         try:
             for name in models:
-                torch.manual_seed(0)
-                model = load_model(name, num_classes=None)
-                fill_zero_gains(model)
+                model = _open_model(name, img_size)
                 shape = (batch_size, getattr(model, "in_chans", 3), img_size, img_size)
-                if hasattr(model, "set_input_size"):
-                    model.set_input_size(img_size=img_size)
-                images = np.random.default_rng(0).standard_normal(shape, np.float32)
                 for key in engines:
                     engine = ENGINES[key]
                     if not engine.fits(model):
                         continue
                     progress(f"{name} {engine.title}")
-                    row = _row(name, key, engine)
-                    rows.append(row)
-                    path = Path(folder) / f"{len(rows)}{'.onnx' if 'onnxruntime' in engine.packages else ''}"
-                    run = _open(row, engine, model, path, threads, images, memory)
-                    if run is not None:
-                        opened.append((row, run))
+                    row = {"model": name, "architecture": architecture_of(name), "engine": key, "title": engine.title}
+                    rows.append(row | dict.fromkeys(_EMPTY) | {"error": engine.missing()})
+                    if call := _open_row(rows[-1], model, Path(folder), shape, threads, memory):
+                        calls[len(rows) - 1] = call
                 del model
                 gc.collect()
-            _rounds(opened, rounds, runs, progress)
+            for index, figures in alternating(calls, rounds, runs, 1, _PAUSE, progress).items():
+                rows[index].update(figures)
         finally:
             torch.set_num_threads(torch_threads)
-            opened.clear()
+            calls.clear()
     measured = [row for row in rows if row["ms"]]
     base = min(measured, key=lambda row: [*OURS, row["engine"]].index(row["engine"]), default=None)
-    for row in rows:
-        if row["ms"]:
-            row["ratio"] = row["ms"] / base["ms"]
+    for row in measured:
+        row["ratio"] = row["ms"] / base["ms"]
     return rows
+
+
+def _open_model(name: str, img_size: int) -> nn.Module:
+    torch.manual_seed(0)
+    model = load_model(name, num_classes=None)
+    fill_zero_gains(model)
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=img_size)
+    return model
 
 
 @torch.no_grad()
@@ -91,61 +91,32 @@ def fill_zero_gains(model: nn.Module) -> None:
             module.weight.fill_(1)
 
 
-def _row(name: str, key: str, engine: Engine) -> dict[str, Any]:
-    empty = ("ms", "ms_min", "ms_rounds", "cpu_per_wall", "ratio", "file_bytes", "memory_bytes", "memory_peak_bytes")
-    return {
-        "model": name, "architecture": architecture_of(name), "engine": key, "title": engine.title,
-        **dict.fromkeys(empty), "error": engine.missing(),
-    }
-
-
-def _open(
-    row: dict[str, Any], engine: Engine, model: nn.Module, path: Path, threads: int, images: np.ndarray, memory: bool,
+def _open_row(
+    row: dict[str, Any], model: nn.Module, folder: Path, shape: Shape, threads: int, memory: bool,
 ) -> Run | None:
+    """Prepare a row, measure its files and memory, and open it; None, and the row says why, where that fails."""
     if row["error"]:
         return None
+    engine = ENGINES[row["engine"]]
+    prepared, tiny = Path(tempfile.mkdtemp(dir=folder)), folder / row["engine"]
     try:
-        engine.prepare(model, path, images.shape)
-        row["file_bytes"] = size_of(path)
+        engine.prepare(model, prepared, shape)
+        row["file_bytes"] = sum(file.stat().st_size for file in prepared.iterdir() if file.name != "config.json")
         if memory:
+            if not tiny.exists():
+                tiny.mkdir()
+                name = "test_reactnet" if row["engine"] in OURS else "test_resnet"
+                engine.prepare(timm.create_model(name).eval(), tiny, TINY_SHAPE)
             try:
-                row["memory_bytes"], row["memory_peak_bytes"] = memory_added(row["engine"], path, threads, images)
+                row.update(memory_added(row["engine"], prepared, tiny, threads, shape))
             except BurnError as error:
                 row["memory_error"] = one_line(error)
-        run = engine.open(path, threads, images)
+        run = engine.open(prepared, threads, noise(shape))
         run()
         return run
     except Exception as error:  # whatever an engine raises costs its own row only
         row["error"] = one_line(error, 120)
         return None
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder but for config.json."""
-    files = [path] if path.is_file() else [file for file in path.iterdir() if file.name != "config.json"]
-    return sum(file.stat().st_size for file in files)
-
-
-def _rounds(opened: list[tuple[dict, Run]], rounds: int, runs: int, progress: Callable[[str], object]) -> None:
-    times: dict[int, list[list[float]]] = {id(row): [] for row, _ in opened}
-    cpu = dict.fromkeys(times, 0.0)
-    for number in range(rounds):
-        for row, run in opened if number % 2 == 0 else opened[::-1]:
-            time.sleep(_PAUSE)
-            run()
-            started, measured = time.process_time(), []
-            for _ in range(runs):
-                start = time.perf_counter()
-                run()
-                measured.append(time.perf_counter() - start)
-            cpu[id(row)] += time.process_time() - started
-            times[id(row)].append(measured)
-            progress(f"round {number + 1}/{rounds}")
-    for row, _ in opened:
-        every = [value for measured in times[id(row)] for value in measured]
-        row["ms"], row["ms_min"] = 1000 * statistics.median(every), 1000 * min(every)
-        row["ms_rounds"] = [round(1000 * statistics.median(measured), 4) for measured in times[id(row)]]
-        row["cpu_per_wall"] = round(cpu[id(row)] / sum(every), 3)
 
 
 @contextlib.contextmanager
@@ -166,14 +137,58 @@ def _bound_to(threads: int) -> Iterator[None]:
 
 def _cores(allowed: set[int], count: int) -> set[int]:
     """`count` of the CPUs, as far as possible on cores of their own."""
-    def siblings(cpu: int) -> str:
-        try:
-            return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
-        except OSError:
-            return str(cpu)
-
     first: dict[str, int] = {}
     for cpu in sorted(allowed):
-        first.setdefault(siblings(cpu), cpu)
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            siblings = str(cpu)
+        first.setdefault(siblings, cpu)
     own = list(first.values())
     return set((own + sorted(allowed - set(own)))[:count])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown; `ratio` is to the time of the first 1-bit row. What was not measured is n/a, and why stands below."""
+    lines, notes = [], []
+    for row in rows:
+        name, bold = short_name(row["model"]), "**" if row["engine"] in OURS else ""
+        sizes = [number(row[key], 1, 1e-6) for key in ("file_bytes", "memory_bytes")]
+        lines.append([name, f"{bold}{row['title']}{bold}", number(row["ms"], 2), number(row["ratio"], 2), *sizes])
+        for what, reason in (("", row["error"]), (" memory", row.get("memory_error"))):
+            if reason:
+                notes.append(f"n/a: {name} {row['title']}{what}: {reason}")
+    starved = [row["cpu_per_wall"] for row in rows if row["cpu_per_wall"] and row["cpu_per_wall"] < BUSY]
+    if starved:
+        notes.append(
+            f"busy machine: {len(starved)} rows had {min(starved):.2f} to {max(starved):.2f} of a CPU; "
+            "measure again when it is idle"
+        )
+    shown = markdown(("network", "engine", "ms", "ratio", "file MB", "memory MB"), lines, 2)
+    return "\n".join([shown, *([""] + notes if notes else [])])
+
+
+def short_name(model: str) -> str:
+    """A model's name without the folders of `local-dir:`."""
+    return f"local-dir:{Path(model.removeprefix('local-dir:')).name}" if model.startswith("local-dir:") else model
+
+
+def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any], cpu: str) -> None:
+    """A bar for each row that has a time, fastest first, 1-bit rows in another colour, to a PNG."""
+    from matplotlib.figure import Figure  # here, because it takes a second to import
+
+    timed = sorted((row for row in rows if row["ms"]), key=lambda row: -row["ms"])
+    figure = Figure(figsize=(8, 1.4 + 0.32 * len(timed)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(
+        [f"{short_name(row['model'])}, {row['title']}" for row in timed], [row["ms"] for row in timed],
+        color=["tab:orange" if row["engine"] in OURS else "tab:gray" for row in timed],
+    )
+    axes.bar_label(bars, [f"{row['ms']:.1f}" for row in timed], padding=3)
+    axes.margins(x=0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(f"milliseconds a batch of {settings['batch_size']}, {settings['img_size']} px, "
+                    f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}, median")
+    axes.set_title(cpu, fontsize=9)
+    with atomic_write(path) as beside:
+        figure.savefig(beside, format="png", dpi=120)

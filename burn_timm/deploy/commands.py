@@ -1,12 +1,17 @@
 """`burn-timm export` and `burn-timm bench`."""
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from .. import provenance
+from ..arguments import positive, renamed
 from ..checkpoints import (
     binary_shapes,
     burn_models,
@@ -17,29 +22,31 @@ from ..checkpoints import (
     weights_file,
 )
 from ..errors import BurnError
-from ..packing import is_packed, pack_weight, restore_weight
-from .bench import bench
+from ..files import require_replaceable, write_json
+from ..packing import trained_bits
+from .bench import bench, draw_chart, table
 from .engines import ENGINES, SLOW_TO_START
-from .export import FORMATS, NOT_ONE_BIT, ONNX_OPSET, check_folder, export
+from .export import FILES, FORMATS, export
+from .interchange import NOT_ONE_BIT, ONNX_OPSET
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of `burn-timm`."""
-    parser = commands.add_parser("export", help="a network for another engine: OpenVINO, numba, ONNX, torch.export")
+    parser = commands.add_parser("export", help="a network for another engine: C, OpenVINO, ONNX, torch.export")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=(
         "a weights file, packed or not; a folder with config.json and model.safetensors (local-dir:FOLDER); "
         "hf-hub:OWNER/REPO; or, with --pretrained, a timm name"
     ))
     parser.add_argument("outdir", metavar="OUTDIR", type=Path, help="a new folder, or one of an earlier export")
-    parser.add_argument("--format", choices=FORMATS, default="openvino", help=(
-        "openvino runs in 1 bit on x86, numba on any CPU; "
+    parser.add_argument("--format", type=renamed(numba="c"), choices=FORMATS, default="openvino", help=(
+        "c runs in 1 bit on any CPU and compiles without Python, openvino runs in 1 bit on x86; "
         f"onnx (opset {ONNX_OPSET}) and torch-export are for interchange and do not run in 1 bit "
         "(default: %(default)s)"
     ))
     parser.add_argument("--model", metavar="NAME", help="of a weights file; default: from its names and shapes")
     parser.add_argument("--pretrained", action="store_true", help="CHECKPOINT is a timm name: timm's own weights")
-    parser.add_argument("--img-size", type=_positive, metavar="PIXELS", help="default: the model's own")
-    parser.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images a call (default: 1)")
+    parser.add_argument("--img-size", type=positive, metavar="PIXELS", help="default: the model's own")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images a call (default: 1)")
     parser.add_argument("--headless", action="store_true", help="leave the classifier out: pooled features")
     parser.set_defaults(run=_export)
 
@@ -48,28 +55,31 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "timm names (random weights: times do not depend on them), local-dir:FOLDER or hf-hub:OWNER/REPO"
     ))
     usual = [name for name in ENGINES if name not in SLOW_TO_START]
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", default=usual, help=(
+    older = renamed(**{"numba-1bit": "c-1bit"})
+    parser.add_argument("--engines", nargs="+", type=older, choices=ENGINES, metavar="ENGINE", default=usual, help=(
         f"of {', '.join(ENGINES)} (default: all but {', '.join(SLOW_TO_START)})"
     ))
     parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes and a C++ compiler")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="in every engine (default: 1)")
-    parser.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images a call (default: 1)")
-    parser.add_argument("--img-size", type=_positive, default=224, metavar="PIXELS", help="default: %(default)s")
-    parser.add_argument("--rounds", type=_positive, default=10, metavar="N", help="default: %(default)s")
-    parser.add_argument("--runs", type=_positive, default=10, metavar="N", help="a round (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="in every engine (default: 1)")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images a call (default: 1)")
+    parser.add_argument("--img-size", type=positive, default=224, metavar="PIXELS", help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=10, metavar="N", help="default: %(default)s")
+    parser.add_argument("--runs", type=positive, default=10, metavar="N", help="a round (default: %(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory (a process a row)")
-    parser.add_argument("--output", type=Path, metavar="RESULT.json", help="write rows and provenance, and RESULT.png")
+    parser.add_argument(
+        "--output", type=_json_file, metavar="RESULT.json", help="write rows and provenance, and RESULT.png",
+    )
     parser.set_defaults(run=_bench)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
-    return int(text)
+def _json_file(text: str) -> Path:
+    if not text.endswith(".json") or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file that ends in .json, not {text}")
+    return Path(text)
 
 
 def _export(args: argparse.Namespace) -> None:
-    check_folder(args.outdir)
+    require_replaceable(args.outdir, FILES)
     model = _open(args)
     if args.headless:
         model.reset_classifier(0)
@@ -83,54 +93,6 @@ def _export(args: argparse.Namespace) -> None:
         print(f"run it with: burn_timm.deploy.load({json.dumps(str(args.outdir))})")
     else:
         print(f"{args.format} is {NOT_ONE_BIT}")
-
-
-def _bench(args: argparse.Namespace) -> None:
-    from ..provenance import hardware  # here, for scikit-learn takes a second to import
-    from .report import draw_chart, table, write_json
-
-    output = args.output
-    if output is not None and (output.suffix != ".json" or output.is_dir()):
-        raise BurnError(f"--output {output}: expected a file that ends in .json")
-    for name in args.models:
-        require_model(name)
-    engines = list(dict.fromkeys([*args.engines, *(SLOW_TO_START if args.compile else ())]))
-    settings = {
-        "models": args.models, "engines": engines, "threads": args.threads, "batch_size": args.batch_size,
-        "img_size": args.img_size, "rounds": args.rounds, "runs_a_round": args.runs, "input": "noise",
-        "weights": "random where the name has none; the accuracy of bf16 and int8 rows is not measured",
-        "time": "median over all runs of wall time a call, engines alternating in one process",
-        "memory": "resident bytes that opening and running adds to a process of its own that holds the libraries",
-    }
-    rows_at_most = len(args.models) * len(engines)
-    with tqdm(total=rows_at_most * (1 + args.rounds), unit="step", leave=False) as bar:
-        def progress(what: str) -> None:
-            bar.set_description(what, refresh=False)
-            bar.update()
-
-        rows = bench(
-            args.models, engines, args.img_size, args.batch_size, args.threads, args.rounds, args.runs,
-            not args.no_memory, progress,
-        )
-    cpu = hardware()["cpu"]
-    print(f"{cpu}; batch {args.batch_size}, {args.img_size} px, threads {args.threads}; ratio to the first 1-bit row\n")
-    print(table(rows))
-    if output is not None:
-        write_json(output, rows, settings, _command(args))
-        print(f"\nwrote {output}")
-        if any(row["ms"] for row in rows):
-            draw_chart(output.with_suffix(".png"), rows, settings, cpu)
-            print(f"wrote {output.with_suffix('.png')}")
-    if not any(row["ms"] for row in rows):
-        raise BurnError("no row was measured; the reasons stand in the table")
-
-
-def _command(args: argparse.Namespace) -> list[str]:
-    """The command line of this benchmark, from its options: it may have been called by another program."""
-    words = ["burn-timm", "bench", *args.models, "--engines", *args.engines]
-    for option in ("threads", "batch_size", "img_size", "rounds", "runs", "output"):
-        words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
-    return words + ["--compile"] * args.compile + ["--no-memory"] * args.no_memory
 
 
 def _open(args: argparse.Namespace) -> torch.nn.Module:
@@ -156,14 +118,67 @@ def _model_name(file: Path, given: str | None) -> str:
         name = given or metadata.get("model") or infer_model(state_dict)
     except BurnError as error:
         raise BurnError(f"{file}: {error}") from error
-    if name.partition(".")[0] in burn_models() and not is_packed(state_dict):
-        bits = metadata.get("weight_bits")
-        if bits == "32":
+    if name.partition(".")[0] in burn_models():
+        bits = trained_bits(state_dict, binary_shapes(name.partition(".")[0]), metadata)
+        if bits == 32:
             raise BurnError(f"{file}: weights trained with 32 bits; give the folder with the config.json of its stage")
-        weights = [state_dict[key] for key in binary_shapes(name.partition(".")[0]) if key in state_dict]
-        if bits is None and not all(torch.equal(restore_weight(*pack_weight(w), w.shape), w) for w in weights):
+        if bits is None:
             raise BurnError(
                 f"{file}: nothing tells whether its weights were trained with 1 bit; if they were, first run: "
                 "burn-timm pack --binarize"
             )
     return name
+
+
+def _bench(args: argparse.Namespace) -> None:
+    for name in args.models:
+        require_model(name)
+    engines = list(dict.fromkeys([*args.engines, *(SLOW_TO_START if args.compile else ())]))
+    with tqdm(total=len(args.models) * len(engines) * (1 + args.rounds), unit="step", leave=False) as bar:
+        def progress(what: str) -> None:
+            bar.set_description(what, refresh=False)
+            bar.update()
+
+        rows = bench(
+            args.models, engines, args.img_size, args.batch_size, args.threads, args.rounds, args.runs,
+            not args.no_memory, progress,
+        )
+    cpu = provenance.hardware()["cpu"]
+    print(f"{cpu}; batch {args.batch_size}, {args.img_size} px, threads {args.threads}; ratio to the first 1-bit row\n")
+    print(table(rows))
+    if args.output is not None:
+        _write(args, engines, rows)
+        print(f"\nwrote {args.output}")
+    if not any(row["ms"] for row in rows):
+        raise BurnError("no row was measured; the reasons stand in the table")
+    if args.output is not None:
+        picture = args.output.with_suffix(".png")
+        draw_chart(picture, rows, vars(args), cpu)
+        print(f"wrote {picture}")
+
+
+def _write(args: argparse.Namespace, engines: list[str], rows: list[dict[str, Any]]) -> None:
+    """Rows and settings with what `eval_downstream.py` writes beside a figure."""
+    settings = {
+        "models": args.models, "engines": engines, "threads": args.threads, "batch_size": args.batch_size,
+        "img_size": args.img_size, "rounds": args.rounds, "runs_a_round": args.runs, "input": "noise",
+        "weights": "random where the name has none; the accuracy of bf16 and int8 rows is not measured",
+        "time": "median over all runs of wall time a call, engines alternating in one process",
+        "memory": "resident bytes that opening and running adds to a process of its own that holds the libraries",
+    }
+    installed = {package for engine in ENGINES.values() for package in engine.packages if not engine.missing()}
+    versions = {package: importlib.metadata.version(package) for package in sorted(installed)}
+    write_json(args.output, {
+        "task": "bench", "settings": provenance.redact_tree(settings), "rows": provenance.redact_tree(rows),
+        "commit": provenance.git_commit(), "command": provenance.redact_command(_command(args)),
+        "hardware": provenance.hardware(), "versions": {**provenance.versions(), **versions},
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    })
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """The command line of this benchmark, from its options: it may have been called by another program."""
+    words = ["burn-timm", "bench", *args.models, "--engines", *args.engines]
+    for option in ("threads", "batch_size", "img_size", "rounds", "runs", "output"):
+        words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    return words + ["--compile"] * args.compile + ["--no-memory"] * args.no_memory

@@ -1,30 +1,30 @@
-"""A network to a folder of another engine: OpenVINO, numba (1 bit), ONNX, torch.export (interchange, not 1 bit)."""
+"""A network to a folder of another engine: OpenVINO, C (1 bit), ONNX, torch.export (interchange, not 1 bit)."""
 
 import hashlib
-import json
-import platform
-import warnings
+import importlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from .. import provenance
 from ..checkpoints import state_hash
-from ..errors import BurnError, one_line
-from ..files import atomic_folder
-from ..version import __version__
-from . import folded
-from .engine import CONFIG, FOLDED, FORMAT_VERSION, GRAPH, OPENVINO, POPCOUNT, WEIGHTS, require_openvino
+from ..files import atomic_folder, require_replaceable, write_json
+from .c_engine import C_SOURCES
 from .fold import fold
-from .plain import FeaturesAndLogits, plain_network
+from .interchange import NOT_ONE_BIT, ONNX_OPSET, write_onnx, write_torch_export
+from .runtime import CONFIG, FORMAT_VERSION, ONE_BIT_FORMATS, PooledFeatures, engine, load
 
-ONNX_OPSET = 17
-NOT_ONE_BIT = "for interchange: its binary convolutions are ordinary ones, so it does not run in 1 bit"
-FORMATS = ("openvino", "numba", "onnx", "torch-export")
-_FILES = {CONFIG, GRAPH, WEIGHTS, FOLDED, "model.onnx", "model.pt2"}
+FORMATS = (*ONE_BIT_FORMATS, "onnx", "torch-export")
+FILES = (
+    CONFIG, "model.onnx", "model.pt2", "network.safetensors", *C_SOURCES,
+    *(name for _, files in ONE_BIT_FORMATS.values() for name in files),
+)
+
+Shape = tuple[int, int, int, int]
 
 
 def export(
@@ -33,12 +33,12 @@ def export(
     """Write `model` to `folder`, whole or not at all; returns what its config.json holds.
 
     Args:
-        model: A timm model, in any mode; for `openvino` and `numba` a ReActNet with 1-bit weights and activations. It
+        model: A timm model, in any mode; for `openvino` and `c` a binary one with 1-bit weights and activations. It
             is only read.
         folder: New, empty, or written by this function before.
-        format: `openvino`: model.xml, model.bin. `numba`: network.safetensors, for any CPU (numba is not needed to
-            write it). `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each with
-            config.json: preprocessing, labels if known, versions.
+        format: `openvino`: model.xml, model.bin. `c`: network.bin and the sources to compile with it, for any
+            CPU (no compiler is needed to write them). `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each
+            with config.json: preprocessing, labels if known, versions.
         img_size: Pixels; None: the model's own.
         batch_size: Images a call. Both are fixed in the file.
 
@@ -46,37 +46,42 @@ def export(
         BurnError: A package is missing, the network does not fit the format, or `folder` holds something else.
     """
     folder = Path(folder)
-    check_folder(folder)
-    write = {"openvino": _openvino, "numba": _popcount, "onnx": _onnx, "torch-export": _torch_export}[format]
+    require_replaceable(folder, FILES)
     data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
     shape = (batch_size, getattr(model, "in_chans", channels), img_size or height, img_size or width)
     with atomic_folder(folder) as beside, torch.no_grad():
-        details = write(model, beside, shape)
-        names = sorted(path.name for path in beside.iterdir())
-        config = {
-            **details,
-            **describe(model, data, shape),
-            "files": {name: hashlib.sha256((beside / name).read_bytes()).hexdigest() for name in names},
+        config = {**_write(model, format, beside, shape, data), **_described(model, data, shape)}
+        used = {format: _version(format)} if format in ("openvino", "onnx") else {}
+        config["versions"] = {**provenance.versions(), **used}
+        config["files"] = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(beside.iterdir())
         }
-        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(beside / CONFIG, config)
     return config
 
 
-def check_folder(folder: Path) -> None:
-    """Raise BurnError where writing to `folder` would replace anything but an earlier export."""
-    if folder.exists() and not folder.is_dir():
-        raise BurnError(f"{folder}: OUTDIR is a file; give a new folder")
-    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if others := sorted(held - _FILES):
-        raise BurnError(f"{folder}: would be replaced, but it also holds {others[0]}; give a new folder")
+def _write(model: nn.Module, format: str, folder: Path, shape: Shape, data: dict[str, Any]) -> dict[str, Any]:
+    """Write the network itself; returns what config.json says of its format."""
+    if format in ONE_BIT_FORMATS:
+        network = fold(model)
+        if format == "openvino":
+            engine(format).write(network, folder, shape)
+        else:
+            engine(format).write(network, folder, shape, data["mean"], data["std"])
+        return {"format": ONE_BIT_FORMATS[format][0], "format_version": FORMAT_VERSION, "one_bit": True}
+    if format == "onnx":
+        written = {"opset": ONNX_OPSET, "outputs": write_onnx(model, folder / "model.onnx", shape)}
+    else:
+        written = {"outputs": write_torch_export(model, folder / "model.pt2", shape)}
+    return {"format": format, "one_bit": False, "note": NOT_ONE_BIT, **written}
 
 
-def describe(model: nn.Module, data: dict[str, Any], shape: tuple[int, int, int, int]) -> dict[str, Any]:
+def _described(model: nn.Module, data: dict[str, Any], shape: Shape) -> dict[str, Any]:
     """What a user of the exported network must know; in timm's words where timm has them."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     classes = getattr(model, "num_classes", 0)
-    description = {
+    described = {
         "architecture": cfg.get("architecture") or type(model).__name__.lower(),
         "num_classes": classes,
         "num_features": model.num_features,
@@ -90,86 +95,25 @@ def describe(model: nn.Module, data: dict[str, Any], shape: tuple[int, int, int,
     }
     labels = cfg.get("label_names")
     if labels and len(labels) == classes:
-        description["label_names"] = list(labels)
+        described["label_names"] = list(labels)
         if cfg.get("label_descriptions"):
-            description["label_descriptions"] = cfg["label_descriptions"]
-    return description
+            described["label_descriptions"] = cfg["label_descriptions"]
+    return described
 
 
-def _versions(**others: str) -> dict[str, str]:
-    own = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
-    return {"burn_timm": __version__, **others, **own}
-
-
-def _openvino(model: nn.Module, folder: Path, shape: tuple[int, int, int, int]) -> dict[str, Any]:
-    network = fold(model)
-    openvino = require_openvino()
-    from .graph import build  # it needs OpenVINO at import
-
-    graph, buffers = build(network, shape)
-    openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)  # thresholds must stay as they are
-    del graph, buffers
-    versions = _versions(openvino=openvino.__version__)
-    return {"format": OPENVINO, "format_version": FORMAT_VERSION, "one_bit": True, "versions": versions}
-
-
-def _popcount(model: nn.Module, folder: Path, shape: tuple[int, int, int, int]) -> dict[str, Any]:
-    folded.write(fold(model), folder / FOLDED)
-    return {"format": POPCOUNT, "format_version": FORMAT_VERSION, "one_bit": True, "versions": _versions()}
-
-
-def _onnx(model: nn.Module, folder: Path, shape: tuple[int, int, int, int]) -> dict[str, Any]:
-    network, names = _network(model)
-    version = to_onnx(network, folder / "model.onnx", shape, names)
-    return {
-        "format": "onnx", "opset": ONNX_OPSET, "one_bit": False, "note": NOT_ONE_BIT, "outputs": names,
-        "versions": _versions(onnx=version),
-    }
-
-
-def to_onnx(network: nn.Module, path: Path, shape: tuple[int, int, int, int], names: list[str]) -> str:
-    """Write one ONNX file of standard operators, opset 17, and check it; returns the version of onnx.
-
-    Through torch's TorchScript exporter: it needs no package but onnx, and works in every torch since 2.6.
+def pooled_features(
+    model: nn.Module, img_size: int, batch_size: int = 16, threads: int | None = None, format: str = "openvino",
+) -> tuple[PooledFeatures, dict[str, str]]:
+    """`model` on a 1-bit engine, for evaluations of frozen features, and the engine in words, for a protocol.
 
     Raises:
-        BurnError: onnx is missing, or torch cannot export the network.
+        BurnError: The network has no 1-bit form, or the engine is missing.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise BurnError(f'onnx is missing ({one_line(error)}): pip install "burn-timm[onnx]"') from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecation, and shapes that become constants, as they shall
-            torch.onnx.export(
-                network, (torch.zeros(shape),), str(path), input_names=["images"], output_names=names,
-                opset_version=ONNX_OPSET, dynamo=False,
-            )
-        written = onnx.load(path)
-        onnx.helper.set_model_props(written, {"note": NOT_ONE_BIT})
-        onnx.checker.check_model(written)
-        onnx.save(written, path)
-    except Exception as error:  # torch and onnx raise a dozen types
-        raise BurnError(f"this network cannot be written as ONNX: {one_line(error)}") from error
-    return onnx.__version__
+    with tempfile.TemporaryDirectory(prefix="burn-timm-") as folder:
+        export(model, Path(folder) / "network", format, img_size, batch_size)
+        features = PooledFeatures(load(Path(folder) / "network", threads))
+    return features, {"name": f"{format}, 1-bit kernels", "version": _version(format)}
 
 
-def _torch_export(model: nn.Module, folder: Path, shape: tuple[int, int, int, int]) -> dict[str, Any]:
-    network, names = _network(model)
-    try:
-        torch.export.save(torch.export.export(network, (torch.zeros(shape),)), folder / "model.pt2")
-    except Exception as error:
-        raise BurnError(f"this network cannot be exported by torch.export: {one_line(error)}") from error
-    return {
-        "format": "torch-export", "one_bit": False, "note": NOT_ONE_BIT, "outputs": names, "versions": _versions(),
-    }
-
-
-def _network(model: nn.Module) -> tuple[nn.Module, list[str]]:
-    plain = plain_network(model).float().cpu()
-    if getattr(model, "num_classes", 0):
-        return FeaturesAndLogits(plain).eval(), ["features", "logits"]
-    return plain, ["features"]
-
-
+def _version(package: str) -> str:
+    return importlib.import_module("burn_timm" if package == "c" else package).__version__

@@ -1,4 +1,4 @@
-"""A 1-bit ReActNet as the few arrays that an engine needs: everything per channel is folded into its neighbours.
+"""A 1-bit network as the few arrays that an engine needs.
 
 Each binary convolution with what surrounds it (RSign, BatchNorm, scale, shortcut, RPReLU) becomes one `Step`:
 
@@ -7,20 +7,24 @@ Each binary convolution with what surrounds it (RSign, BatchNorm, scale, shortcu
     output = prelu(scale * count + bias + shortcut(x), slope)
 
 Outputs lack the last shift of RPReLU: it is a constant per channel, so it moves into the next threshold and bias
-(average pooling leaves it as it is). numpy only; nothing here knows an engine.
+(average pooling leaves it as it is). Nothing here knows an engine.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..errors import BurnError
-from ..models import ReActNet
-from ..models.reactnet import ConvBN, PairBlock
-from ..nn import BinaryConv2d, RPReLU, RSign
+from ..models import BinaryUnit, is_binary
 from ..packing import weight_scale
+
+_PER_CHANNEL = ("threshold", "scale", "bias", "slope")
 
 
 @dataclass
@@ -45,7 +49,7 @@ class Step:
 
 
 @dataclass
-class Network:
+class FoldedNetwork:
     """Stem, steps and head of a network; float32.
 
     The stem is a convolution (`stem_weight` `[O, C, k, k]`, `stem_bias` `[O]`, stride 2, padding k // 2), with a 3x3/2
@@ -63,42 +67,14 @@ class Network:
     classifier: tuple[np.ndarray, np.ndarray] | None
 
 
-def fold(model: nn.Module) -> Network:
-    """Fold a ReActNet with 1-bit weights and activations; BatchNorm uses its running statistics.
+@torch.no_grad()
+def fold(model: nn.Module) -> FoldedNetwork:
+    """Fold a binary network with 1-bit weights and activations; BatchNorm uses its running statistics.
 
     Raises:
-        BurnError: another network, other bits, a part this does not know, or weights that are not finite.
+        BurnError: Another network, other bits, a head with a hidden layer, or weights that are not finite.
     """
-    check_one_bit(model)
-    stem_weight, stem_bias = fold_conv_bn(model.stem)
-    steps = []
-    shift = np.zeros(len(stem_bias))
-    for block in (block for stage in model.stages for block in stage):
-        if isinstance(block, PairBlock):
-            parts = [
-                (block.sign1, block.conv1, block.bn1, block.act1), (block.sign2, block.conv2, block.bn2, block.act2),
-            ]
-        else:
-            parts = [(block.sign, block.conv, block.bn, block.act)]
-        for sign, conv, norm, act in parts:
-            down = getattr(block, "downsample", None)
-            step, shift = _step(shift, sign, conv, norm, act, down if isinstance(down, ConvBN) else None)
-            steps.append(step)
-    classifier = None
-    if model.num_classes:
-        fc = model.get_classifier()
-        classifier = _single(_array(fc.weight)), _single(_array(fc.bias))
-    network = Network(
-        _single(stem_weight), _single(stem_bias), not isinstance(model.stem.pool, nn.Identity), steps, _single(shift),
-        model.head.global_pool.pool_type.removeprefix("fast"), classifier,
-    )
-    _check_finite(network)
-    return network
-
-
-def check_one_bit(model: nn.Module) -> None:
-    """Raise BurnError, in one line, unless `model` is a ReActNet with 1-bit weights and 1-bit activations."""
-    if not isinstance(model, ReActNet):
+    if not is_binary(model):
         raise BurnError(f"{type(model).__name__} has no binary convolutions to run in 1 bit: expected a ReActNet")
     if (model.weight_bits, model.act_bits) != (1, 1):
         raise BurnError(
@@ -107,64 +83,96 @@ def check_one_bit(model: nn.Module) -> None:
         )
     if getattr(model.head, "hidden_size", None):
         raise BurnError("the network's head has a hidden layer, which has no 1-bit form yet: export it to ONNX")
+    stem_weight, stem_bias = fused(model.stem.conv.weight, model.stem.bn)
+    steps, shift = [], torch.zeros_like(stem_bias)
+    for unit in model.binary_units():
+        step, shift = _step(unit, shift)
+        steps.append(step)
+    fc = model.head.fc
+    network = FoldedNetwork(
+        _array(stem_weight), _array(stem_bias), not isinstance(model.stem.pool, nn.Identity), steps, _array(shift),
+        model.head.global_pool.pool_type.removeprefix("fast"),
+        (_array(fc.weight), _array(fc.bias)) if model.num_classes else None,
+    )
+    _check_finite(network)
+    return network
 
 
-def fold_conv_bn(module: ConvBN) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias, float64, of the convolution that does what `module` (without its pooling) does."""
-    gain, offset = _affine(module.bn)
-    return _array(module.conv.weight) * gain[:, None, None, None], offset
+def fused(weight: torch.Tensor, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight `[O, I, ...]` and bias `[O]`, float64, of the convolution that does what `weight` and then `norm` do."""
+    statistics = norm.running_mean.double(), norm.running_var.double()
+    fused = fuse_conv_bn_weights(
+        weight.double(), None, *statistics, norm.eps, norm.weight.double(), norm.bias.double(),
+    )
+    return fused[0].detach(), fused[1].detach()
 
 
-def _step(
-    shift: np.ndarray, sign: RSign, conv: BinaryConv2d, norm: nn.BatchNorm2d, act: RPReLU, down: ConvBN | None,
-) -> tuple[Step, np.ndarray]:
+def _step(unit: BinaryUnit, shift: torch.Tensor) -> tuple[Step, torch.Tensor]:
     """The step, and the shift that its output lacks; `shift` is the one that its input lacks."""
-    gain, offset = _affine(norm)
-    stride, outputs = conv.stride[0], conv.out_channels
-    project, lost = None, shift
-    if down is not None:
-        project, lost = fold_conv_bn(down)
+    conv = unit.conv
+    scale, bias = fused(weight_scale(conv.weight)[:, None], unit.norm)
+    repeat = unit.projection is None and conv.out_channels == 2 * conv.in_channels
+    project, lost = None, torch.cat([shift, shift]) if repeat else shift
+    if unit.projection is not None:
+        project, lost = fused(unit.projection.conv.weight, unit.projection.bn)
         project = project[:, :, 0, 0]
         lost = lost + project @ shift
-    repeat = down is None and outputs == 2 * conv.in_channels
-    if repeat:
-        lost = np.concatenate([shift, shift])
     step = Step(
-        threshold=_single(-(_array(sign.bias) + shift)),
-        positive=(conv.weight.detach() >= 0).cpu().numpy(),
-        stride=stride,
+        threshold=_array(-(unit.sign.bias.double() + shift)),
+        positive=(conv.weight >= 0).cpu().numpy(),
+        stride=conv.stride[0],
         padding=conv.padding[0],
-        scale=_single(gain * _array(weight_scale(conv.weight.detach()))),
-        bias=_single(offset + lost + _array(act.shift1.bias)),
-        slope=_single(_array(act.prelu.weight)),
-        pool=stride == 2,
+        scale=_array(scale[:, 0]),
+        bias=_array(bias + lost + unit.act.shift1.bias.double()),
+        slope=_array(unit.act.prelu.weight),
+        pool=conv.stride[0] == 2,
         repeat=repeat,
-        project=None if project is None else _single(project),
+        project=None if project is None else _array(project),
     )
-    return step, _array(act.shift2.bias)
-
-
-def _affine(norm: nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
-    gain = _array(norm.weight) / np.sqrt(_array(norm.running_var) + norm.eps)
-    return gain, _array(norm.bias) - gain * _array(norm.running_mean)
+    return step, unit.act.shift2.bias.double()
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().double().cpu().numpy()
+    """float32 and contiguous; + 0 turns a threshold of -0 into 0."""
+    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32) + np.float32(0)
 
 
-def _single(array: np.ndarray) -> np.ndarray:
-    # Contiguous, and + 0 turns a threshold of -0 into 0.
-    return np.ascontiguousarray(array, dtype=np.float32) + np.float32(0)
-
-
-def _check_finite(network: Network) -> None:
+def _check_finite(network: FoldedNetwork) -> None:
     arrays = [("stem", network.stem_weight), ("stem", network.stem_bias), ("last shift", network.shift)]
     arrays += [("classifier", array) for array in network.classifier or ()]
     for number, step in enumerate(network.steps):
-        for name in ("threshold", "scale", "bias", "slope", "project"):
-            if getattr(step, name) is not None:
-                arrays.append((f"{name} of binary convolution {number}", getattr(step, name)))
+        parts = {name: getattr(step, name) for name in (*_PER_CHANNEL, "project")}
+        arrays += [(f"{name} of binary convolution {number}", array) for name, array in parts.items()]
     for name, array in arrays:
-        if not np.isfinite(array).all():
+        if array is not None and not np.isfinite(array).all():
             raise BurnError(f"{name}: NaN or infinite weights cannot be exported; did the training diverge?")
+
+
+def half_precision(weight: np.ndarray) -> np.ndarray:
+    """A classifier's weight in float16 where its range allows: half the file, for a relative error of 2^-11."""
+    return weight.astype(np.float16) if np.abs(weight).max() <= np.finfo(np.float16).max else weight
+
+
+def read_folded(path: Path) -> FoldedNetwork:
+    """The network of a folder that `burn-timm export --format numba` wrote, until version 0.1.
+
+    The caller has checked the checksum: errors are those of safetensors and json.
+    """
+    with safe_open(path, "numpy") as file:
+        rest = json.loads(file.metadata()["network"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    steps = []
+    for number, step in enumerate(rest["steps"]):
+        shape = step.pop("shape")
+        rows = np.unpackbits(arrays[f"steps.{number}.bits"], axis=1, bitorder="little", count=int(np.prod(shape[1:])))
+        steps.append(Step(
+            positive=rows.reshape(shape).astype(bool), project=arrays.get(f"steps.{number}.project"), **step,
+            **{name: arrays[f"steps.{number}.{name}"] for name in _PER_CHANNEL},
+        ))
+    classifier = None
+    if "classifier.weight" in arrays:
+        classifier = arrays["classifier.weight"].astype(np.float32), arrays["classifier.bias"]
+    return FoldedNetwork(
+        arrays["stem.weight"], arrays["stem.bias"], rest["stem_pool"], steps, arrays["shift"], rest["pool_type"],
+        classifier,
+    )

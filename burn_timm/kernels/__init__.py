@@ -1,1 +1,1 @@
-"""1-bit convolutions on a CPU by counting bits, compiled by numba: for inference (`kernels`) and training."""
+"""1-bit kernels in C: inference (burn.c) and training (train.c), built and loaded by `library`."""

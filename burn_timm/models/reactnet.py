@@ -12,6 +12,7 @@ Written from the papers' descriptions; Apache-2.0.
 """
 
 import importlib.resources
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, NormMlpClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 
+from ..compat import feature_take_indices
 from ..nn import BinaryConv2d, RPReLU, RSign, Shift
 from ..nn.checkpointing import checkpointed_blocks
 from .packed_loading import checkpoint_filter_fn, load_features_hook, load_hook
+from .protocol import BinaryUnit
 
 __all__ = ["ReActNet"]
 
@@ -77,6 +79,10 @@ class PairBlock(nn.Module):
         shortcut = torch.cat([x, x], dim=1) if self.double else x
         return self.act2(self.bn2(self.conv2(self.sign2(x))) + shortcut)
 
+    def binary_units(self) -> list[BinaryUnit]:
+        first = BinaryUnit(self.sign1, self.conv1, self.bn1, self.act1)
+        return [first, BinaryUnit(self.sign2, self.conv2, self.bn2, self.act2)]
+
 
 class SingleBlock(nn.Module):
     """ReActNet-18's block: one binary 3x3 with a shortcut, which is pooled and projected (real-valued) when strided."""
@@ -93,6 +99,10 @@ class SingleBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.downsample(_half_size(x) if self.stride == 2 else x)
         return self.act(self.bn(self.conv(self.sign(x))) + shortcut)
+
+    def binary_units(self) -> list[BinaryUnit]:
+        projection = self.downsample if isinstance(self.downsample, ConvBN) else None
+        return [BinaryUnit(self.sign, self.conv, self.bn, self.act, projection)]
 
 
 class ReActNet(nn.Module):
@@ -173,16 +183,14 @@ class ReActNet(nn.Module):
             elif isinstance(module, nn.PReLU):
                 nn.init.constant_(module.weight, 0.25)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set:
-        return set()
+    def binary_units(self) -> Iterator[BinaryUnit]:
+        """All binary convolutions with what surrounds them, in the order in which they run (see `protocol`)."""
+        return (unit for stage in self.stages for block in stage for unit in block.binary_units())
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return {
-            "stem": r"^stem",
-            "blocks": [(r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)", None)],
-        }
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        return {"stem": r"^stem", "blocks": [(blocks, None)]}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -234,8 +242,6 @@ class ReActNet(nn.Module):
         """Outputs `[B, C, H, W]` of the stages in `indices` (an int: the last n, None: all), and the final features.
 
         Args:
-            x: Images `[B, C, H, W]`.
-            indices: Stages to return.
             norm: Without effect; ReActNet has no final normalisation.
             stop_early: Do not run the stages behind the last one that is asked for.
             output_fmt: Only `NCHW`.
@@ -334,13 +340,9 @@ default_cfgs = generate_default_cfgs({
 
 def _create_reactnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     stages = len(kwargs.get("depths", (1, 2, 2, 6, 2)))
+    feature_cfg = {"out_indices": tuple(range(stages)), "flatten_sequential": True}
     model = build_model_with_cfg(
-        ReActNet,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": tuple(range(stages)), "flatten_sequential": True},
-        **kwargs,
+        ReActNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs,
     )
     if not isinstance(model, ReActNet):
         model.register_load_state_dict_pre_hook(load_features_hook)

@@ -70,12 +70,13 @@ class CifarResNet(nn.Module):
         return self.linear
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier on the device and in the dtype of the model; `global_pool` None keeps the pooling."""
+        if global_pool is None:
+            global_pool = self.global_pool.pool_type
         self.num_classes = num_classes
-        weight = self.conv1.weight
-        self.global_pool, self.linear = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool or self.global_pool.pool_type,
-            device=weight.device, dtype=weight.dtype,
-        )
+        dd = {"device": self.conv1.weight.device, "dtype": self.conv1.weight.dtype}
+        pool, linear = create_classifier(self.num_features, num_classes, pool_type=global_pool, **dd)
+        self.global_pool, self.linear = pool.train(self.training), linear.train(self.training)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn1(self.conv1(x)))

@@ -14,10 +14,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.models import register_notrace_function
 
-from ..kernels.layout import out_side
 from ..packing import restore_weight, weight_scale
 from . import sign_conv
-from .small_maps import by_product, conv2d_by_product
+from .small_maps import by_product, conv2d_by_product, out_side
 
 ACT_GRADS = ("approx", "clip")
 Held = list[torch.Tensor] | None  # not a tuple: TorchScript has none of any length

@@ -1,40 +1,30 @@
-"""A binary convolution in training whose forward pass counts bits, on a CPU with numba.
+"""A binary convolution in training whose forward pass counts bits, on a CPU.
 
 Inputs are +-1, weights +-scale: the sums are whole numbers and exact, where bfloat16 would round the scale. Bits are
 all that is kept for the backward pass, a sixteenth of bfloat16; it makes the numbers again, and is the usual one:
 incoming gradients are real-valued. Both passes are operators of torch, so that torch.compile leaves them as they are.
+The kernels are in C (`burn_timm/kernels/train.c`).
 """
 
-import importlib.util
-
-import numpy as np
 import torch
 from torch import library
 
-from ..errors import one_line
-from ..kernels.layout import block_width, out_side, pixels_at_a_time, sums_without_mismatch
-from .small_maps import convolution_backward
+from ..errors import BurnError
+from ..kernels.library import check, load, why_not_loaded
+from .small_maps import convolution_backward, out_side
 
-_INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # of the same width
+_DTYPES = (torch.bfloat16, torch.float32)
 _GROUP = 16  # channels
 
 
 def why_not(device: torch.device) -> str | None:
-    """What keeps this from working on `device`, or None."""
-    if device.type != "cpu":
-        return "it is for CPUs"
-    if importlib.util.find_spec("numba") is None:
-        return 'numba is missing: pip install "burn-timm[numba]"'
-    try:
-        from ..kernels import training  # noqa: F401
-    except ImportError as error:
-        return f"numba cannot be loaded ({one_line(error)})"
-    return None
+    """The reason why this does not work on `device`, or None."""
+    return "it is for CPUs" if device.type != "cpu" else why_not_loaded()
 
 
 def fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether `sign_conv2d` takes `x` `[B, I, H, W]` and `weight` `[O, I, k, k]`."""
-    return x.dtype in _INTEGERS and takes(weight)
+    return x.dtype in _DTYPES and takes(weight)
 
 
 def takes(weight: torch.Tensor) -> bool:
@@ -48,16 +38,13 @@ def takes(weight: torch.Tensor) -> bool:
 
 @library.custom_op("burn_timm::pack_latent", mutates_args=())
 def pack_latent(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `sign_conv2d` needs of a float32 weight `[O, I, k, k]`, best in channels_last: bits, mean|w| `[O]`, and how
-    many weights of each tap are positive, int32 `[O, k, k]`. I and O are multiples of 16."""
-    outputs, _, size, _ = weight.shape
-    packed = torch.zeros(_packed_shape(weight.shape), dtype=torch.int64)
+    """What `sign_conv2d` needs of a float32 weight `[O, I, k, k]`, best in channels_last: bits (uint8, in the order of
+    this CPU's kernels), mean|w| `[O]`, and how many weights of each tap are positive, int16 `[k, k, O]`."""
+    outputs, inputs, size, _ = weight.shape
+    packed = torch.empty(_packed_bytes(weight), dtype=torch.uint8, device="cpu")
     scale = torch.empty(outputs, dtype=torch.float32, device="cpu")
-    ones = torch.empty((outputs, size, size), dtype=torch.int32, device="cpu")
-    _kernels().pack_weights(
-        weight.detach().permute(0, 2, 3, 1).contiguous().numpy(), np.zeros(_GROUP, np.float32),
-        packed.numpy().view(np.uint64), scale.numpy(), ones.numpy(),
-    )
+    ones = torch.empty((size, size, outputs), dtype=torch.int16, device="cpu")
+    _call("burn_pack_weights", _channels_last(weight), outputs, inputs, size, packed, scale, ones)
     return packed, scale, ones
 
 
@@ -65,9 +52,9 @@ def pack_latent(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
 def _(weight):
     outputs, _, size, _ = weight.shape
     return (
-        weight.new_empty(_packed_shape(weight.shape), dtype=torch.int64),
+        weight.new_empty((_packed_bytes(weight),), dtype=torch.uint8),
         weight.new_empty((outputs,), dtype=torch.float32),
-        weight.new_empty((outputs, size, size), dtype=torch.int32),
+        weight.new_empty((size, size, outputs), dtype=torch.int16),
     )
 
 
@@ -87,18 +74,17 @@ def sign_conv2d(
     Returns:
         The result `[B, O, H', W']`, of x's dtype, in channels_last; and the bits of x, for the backward pass.
     """
-    kernels = _kernels()
-    outputs, inputs, _, _ = weight.shape
+    outputs, inputs, size, _ = weight.shape
     batch, _, height, width = x.shape
     bits = torch.zeros(_bits_shape(x.shape, padding), dtype=torch.int64)
-    kernels.pack_signs(_array(x), bits.numpy().view(np.uint16), padding)
-    most, row_class, column_class = sums_without_mismatch(inputs, ones.numpy(), height, width, stride, padding)
-    out = torch.empty((batch, len(row_class), len(column_class), outputs), dtype=_INTEGERS[x.dtype])
-    kernels.convolve(
-        bits.numpy().view(np.uint64), packed.numpy().view(np.uint64), stride, most, row_class, column_class,
-        scale.numpy(), pixels_at_a_time(outputs), out.numpy(),
+    _call("burn_pack_signs", x.element_size(), _channels_last(x), batch, height, width, inputs, padding, bits)
+    sides = [out_side(side, size, stride, padding) for side in (height, width)]
+    out = torch.empty((batch, *sides, outputs), dtype=x.dtype)
+    _call(
+        "burn_sign_conv", x.element_size(), bits, batch, height, width, inputs, outputs, size, stride, padding, packed,
+        scale, ones, out,
     )
-    return out.view(x.dtype).permute(0, 3, 1, 2), bits
+    return out.permute(0, 3, 1, 2), bits
 
 
 @sign_conv2d.register_fake
@@ -117,23 +103,21 @@ def sign_conv2d_backward(
     stride: int, padding: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of x `[B, I, H, W]`, of grad's dtype, and of the latent weight `[O, I, k, k]`; in channels_last."""
-    kernels = _kernels()
     outputs, inputs, size, _ = latent.shape
-    integer = _INTEGERS[grad.dtype]
-    x = torch.empty(_x_shape(bits.shape, inputs, padding), dtype=integer)
-    one, minus_one = (_as_integer(value, grad.dtype) for value in (1.0, -1.0))
-    kernels.unpack_signs(bits.numpy().view(np.uint16), padding, one, minus_one, x.numpy())
-    weight = torch.empty((outputs, size, size, inputs), dtype=integer)
+    bytes_each = grad.element_size()
+    shape = _x_shape(bits.shape, inputs, padding)
+    x = torch.empty(shape, dtype=grad.dtype)
+    one = torch.tensor([1.0, -1.0], dtype=grad.dtype)
+    _call("burn_unpack_signs", bytes_each, bits, *shape[:3], inputs, padding, one[:1], one[1:], x)
+    weight = torch.empty((outputs, size, size, inputs), dtype=grad.dtype)
     plus = scale.to(grad.dtype)
-    kernels.unpack_weights(
-        packed.numpy().view(np.uint64), plus.view(integer).numpy(), (-plus).view(integer).numpy(), weight.numpy(),
-    )
+    _call("burn_unpack_weights", bytes_each, packed, outputs, inputs, size, plus, -plus, weight)
     grad_x, grad_weight = convolution_backward(
-        grad, x.view(grad.dtype).permute(0, 3, 1, 2), weight.view(grad.dtype).permute(0, 3, 1, 2), stride, padding,
+        grad, x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), stride, padding,
     )
     passed = torch.empty(weight.shape, dtype=torch.float32)
-    latent = latent.detach().permute(0, 2, 3, 1).contiguous().numpy()
-    kernels.pass_through(_array(grad_weight), latent, passed.numpy())
+    each = weight[0].numel()
+    _call("burn_pass_through", bytes_each, _channels_last(grad_weight), _channels_last(latent), outputs, each, passed)
     return grad_x, passed.permute(0, 3, 1, 2)
 
 
@@ -159,32 +143,24 @@ def _backward(ctx, grad, _):
 sign_conv2d.register_autograd(_backward, setup_context=_keep)
 
 
-class _Kernels:
-    """The kernels on as many threads as torch has."""
-
-    def __init__(self, threads: int):
-        from ..kernels.training import compiled
-
-        if threads > 1:
-            from ..kernels.threads import use_threads
-
-            use_threads(threads)
-        functions = compiled(threads > 1)
-        self.pack_signs, self.unpack_signs, self.pack_weights, self.unpack_weights = functions[:4]
-        self.convolve, self.pass_through = functions[4:]
+def _call(name: str, *arguments: torch.Tensor | int) -> None:
+    """Call a kernel on as many threads as torch has; tensors, which are contiguous, go as addresses."""
+    addresses = [value.data_ptr() if isinstance(value, torch.Tensor) else value for value in arguments]
+    code = getattr(load(), name)(torch.get_num_threads(), *addresses)
+    try:
+        check(load(), code, name)
+    except BurnError as error:  # out of memory: everything else was checked before
+        raise MemoryError(str(error)) from error
 
 
-def _kernels() -> _Kernels:
-    return _Kernels(torch.get_num_threads())
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """`[B, C, H, W]` to contiguous `[B, H, W, C]`."""
+    return x.detach().permute(0, 2, 3, 1).contiguous()
 
 
-def _array(x: torch.Tensor) -> np.ndarray:
-    """`[B, C, H, W]` to integers `[B, H, W, C]` of the same bits."""
-    return x.detach().permute(0, 2, 3, 1).contiguous().view(_INTEGERS[x.dtype]).numpy()
-
-
-def _as_integer(value: float, dtype: torch.dtype) -> int:
-    return int(torch.tensor(value, dtype=dtype).view(_INTEGERS[dtype]))
+def _packed_bytes(weight: torch.Tensor) -> int:
+    outputs, inputs, size, _ = weight.shape
+    return load().burn_packed_bytes(int(outputs), int(inputs), int(size))
 
 
 def _bits_shape(shape: torch.Size, padding: int) -> tuple[int, int, int, int]:
@@ -195,9 +171,3 @@ def _bits_shape(shape: torch.Size, padding: int) -> tuple[int, int, int, int]:
 def _x_shape(bits_shape: torch.Size, channels: int, padding: int) -> tuple[int, int, int, int]:
     batch, height, width, _ = bits_shape
     return batch, height - 2 * padding, width - 2 * padding, channels
-
-
-def _packed_shape(shape: torch.Size) -> tuple[int, int, int, int]:
-    outputs, inputs, size, _ = shape
-    width = block_width(outputs, "bits")
-    return -(-outputs // width), size, size * -(-inputs // 64), width

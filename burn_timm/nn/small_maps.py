@@ -7,6 +7,13 @@ kernels take 2.7 times as long, all others are faster (forward and backward toge
 import torch
 import torch.nn.functional as F
 
+from .. import compat
+
+
+def out_side(side: int, size: int, stride: int, padding: int) -> int:
+    """Pixels on a side of a convolution's output."""
+    return (side + 2 * padding - size) // stride + 1
+
 
 def by_product(x: torch.Tensor, weight: torch.Tensor, out_pixels: int) -> bool:
     """Whether `conv2d(x, weight)` with so many pixels of output is faster as a matrix product."""
@@ -19,7 +26,7 @@ def by_product(x: torch.Tensor, weight: torch.Tensor, out_pixels: int) -> bool:
 
 def columns_of(x: torch.Tensor, size: int, stride: int, padding: int) -> torch.Tensor:
     """`[B, C, H, W]` to `[B, H', W', k * k * C]`: what each output pixel sees."""
-    height, width = ((side + 2 * padding - size) // stride + 1 for side in x.shape[2:])
+    height, width = (out_side(side, size, stride, padding) for side in x.shape[2:])
     x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
     taps = [
         x[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
@@ -46,9 +53,7 @@ def convolution_backward(
     grad = grad.contiguous(memory_format=torch.channels_last)
     batch, outputs, height, width = grad.shape
     if not by_product(x, weight, height * width):
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [True, True, False],
-        )
+        grad_x, grad_weight = compat.convolution_backward(grad, x, weight, stride, padding)
         layout = {"memory_format": torch.channels_last}
         return grad_x.contiguous(**layout), grad_weight.contiguous(**layout)
     size, channels = weight.shape[2], weight.shape[1]

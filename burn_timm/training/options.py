@@ -138,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--count-bits", default=None, action=argparse.BooleanOptionalAction,
         help="binary convolutions count bits in the forward pass, exactly, and keep bits for the backward one; on "
-        "CPUs, with numba. Default: where it works",
+        "CPUs. Default: where a C compiler is at hand",
     )
     add("--grad-checkpointing", action="store_true", help="less memory: compute the student's stages again, backward")
     add(

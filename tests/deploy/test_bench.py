@@ -11,22 +11,21 @@ import torch
 
 from burn_timm.cli import main
 from burn_timm.deploy import bench as bench_module
-from burn_timm.deploy.bench import bench, fill_zero_gains
+from burn_timm.deploy.bench import bench, fill_zero_gains, table
 from burn_timm.deploy.engines import ENGINES, Engine
-from burn_timm.deploy.report import draw_chart, table
 
 TINY = ["--img-size", "64", "--rounds", "2", "--runs", "2", "--no-memory"]
 
 
 def fake(calls, name, seconds=0.0, **kwargs):
-    def open_it(path, threads, images):
+    def open_it(folder, threads, images):
         def run():
             calls.append(name)
             time.sleep(seconds)
 
         return run
 
-    return Engine(name, (), lambda model, path, shape: path.write_bytes(b"12345"), open_it, **kwargs)
+    return Engine(name, (), lambda model, folder, shape: (folder / "x").write_bytes(b"12345"), open_it, **kwargs)
 
 
 def failing(*args):
@@ -58,17 +57,13 @@ def test_rounds_alternate_and_medians_and_ratios_are_right(fakes):
     assert 2 <= rows["openvino-1bit"]["ms"] < 5 and 6 <= rows["slow"]["ms"] < 12
     assert rows["openvino-1bit"]["ratio"] == 1
     assert rows["slow"]["ratio"] == rows["slow"]["ms"] / rows["openvino-1bit"]["ms"]
-    assert len(rows["slow"]["ms_rounds"]) == 3 and rows["slow"]["cpu_per_wall"] < 0.9  # it sleeps
-    assert rows["slow"]["file_bytes"] == 5
+    assert rows["slow"]["file_bytes"] == 5 and rows["slow"]["cpu_per_wall"] < 0.9  # it sleeps
     assert rows["broken"]["ms"] is None and rows["broken"]["error"] == "no such instruction"
     assert rows["absent"]["error"] == 'no_such_package is missing: pip install "burn-timm[no_such_package]"'
     if affinity is not None:
         assert os.sched_getaffinity(0) == affinity
-    lines = table(list(rows.values())).splitlines()
-    assert len({len(line) for line in lines[:6]}) == 1 and lines[0].startswith("| network ")
-    assert re.search(r"\| broken +\| +n/a \| +n/a \| +n/a \| +n/a \|", lines[4])
-    assert "n/a: test_reactnet broken: no such instruction" in lines
-    assert re.match(r"busy machine: 2 rows had 0\.\d\d to 0\.\d\d of a CPU; measure again", lines[-1])  # they sleep
+    shown = table(list(rows.values()))
+    assert "n/a: test_reactnet broken: no such instruction" in shown and "busy machine: 2 rows" in shown
 
 
 def test_the_command(tmp_path, capsys):
@@ -80,33 +75,33 @@ def test_the_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     result = json.loads(out.read_text())
     assert set(result) == {"task", "settings", "rows", "commit", "command", "hardware", "versions", "date"}
-    assert result["command"].startswith("burn-timm bench test_reactnet test_resnet --engines openvino-1bit")
+    assert result["command"].startswith("burn-timm bench test_reactnet test_resnet --engines c-1bit openvino-1bit")
     assert (result["settings"]["img_size"], result["settings"]["rounds"], result["settings"]["threads"]) == (64, 2, 1)
-    assert {"openvino", "onnxruntime", "torch", "timm"} <= set(result["versions"])
     assert not re.search(r"(?<![\w.])/\w", out.read_text())
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     rows = {(row["model"], row["engine"]): row for row in result["rows"]}
     usual = ["torch", "torch-bf16", "onnxruntime", "openvino", "openvino-bf16"]
     assert list(rows) == [
-        *(("test_reactnet", name) for name in ENGINES if name in ["openvino-1bit", "numba-1bit", *usual]),
+        *(("test_reactnet", name) for name in ENGINES if name in ["openvino-1bit", "c-1bit", *usual]),
         *(("test_resnet", name) for name in ENGINES if name in [*usual, "onnxruntime-int8", "openvino-int8"]),
     ]
     for key, row in rows.items():
         if row["error"]:  # what this machine lacks; anything else is a defect
             assert "is missing: pip install" in row["error"] or "bfloat16" in row["error"], (key, row["error"])
-            assert f"{row['title']}: {row['error']}" in printed
         else:
             assert 0 < row["ms_min"] <= row["ms"] and len(row["ms_rounds"]) == 2 and row["file_bytes"] > 1000
             assert re.search(rf"\| {key[0]} +\| \**{re.escape(row['title'])}\** ", printed)
 
 
 @pytest.mark.slow
-def test_memory_is_that_of_the_network(tmp_path):
-    if not os.path.exists("/proc/self/statm"):
+@pytest.mark.parametrize("engine", [name for name in ENGINES if "int8" not in name and "compile" not in name])
+def test_memory_is_that_of_the_network(engine):
+    if not os.path.exists("/proc/self/clear_refs"):
         pytest.skip("memory is measured on Linux only")
-    (row,) = bench(["reactnet_a_050"], ["torch"], 32, rounds=1, runs=1)
+    (row,) = bench(["reactnet_a_050"], [engine], 32, rounds=1, runs=1)
     weights = sum(parameter.numel() for parameter in timm.create_model("reactnet_a_050").parameters()) * 4
-    assert 0.8 * weights < row["memory_bytes"] < 4 * weights and row["memory_peak_bytes"] >= row["memory_bytes"]
+    least = 1e6 if "1bit" in engine else 0.4 * weights
+    assert least < row["memory_bytes"] < 4 * weights and row["memory_peak_bytes"] >= row["memory_bytes"], row
 
 
 def test_gains_of_zero_are_filled():
@@ -118,10 +113,7 @@ def test_gains_of_zero_are_filled():
 
 def test_cores_of_their_own_come_first(monkeypatch):
     pairs = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}
-    read = bench_module.Path.read_text
-    monkeypatch.setattr(bench_module.Path, "read_text", lambda path, *args: (
-        pairs[int(re.search(r"cpu(\d+)/", str(path))[1])] if "topology" in str(path) else read(path, *args)
-    ))
+    monkeypatch.setattr(bench_module.Path, "read_text", lambda path: pairs[int(re.search(r"cpu(\d+)/", str(path))[1])])
     assert bench_module._cores({0, 1, 4, 5}, 2) == {0, 1}
     assert bench_module._cores({0, 4, 5}, 2) == {0, 5}
     assert bench_module._cores({0, 4, 5}, 3) == {0, 4, 5}
@@ -131,15 +123,12 @@ def test_cores_of_their_own_come_first(monkeypatch):
     (["no_such_net"], "timm knows no such name"),
     (["test_reactnet", "--output", "result.txt"], "expected a file that ends in .json"),
     (["test_reactnet", "--threads", "4096"], "--threads 4096: this process may use"),
+    (["test_reactnet", "--engines", "broken"], "no row was measured"),
 ])
-def test_bad_input_is_one_line(options, message, capsys):
-    assert main(["bench", *TINY, *options]) == 2
+def test_bad_input_is_one_line(options, message, fakes, capsys):
+    try:
+        assert main(["bench", *TINY, *options]) == 2
+    except SystemExit as stopped:
+        assert stopped.code == 2
     err = capsys.readouterr().err
     assert message in err and err.rstrip("\n").splitlines()[-1].startswith("burn-timm bench: ")
-
-
-def test_nothing_measured_is_an_error(fakes, tmp_path, capsys):
-    assert main(["bench", "test_reactnet", *TINY, "--engines", "broken"]) == 2
-    assert "no row was measured" in capsys.readouterr().err
-    with pytest.raises(Exception, match="no row was measured"):
-        draw_chart(tmp_path / "chart.png", [], {}, "cpu")

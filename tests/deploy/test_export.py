@@ -2,20 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from hub_server import HubServer
 from safetensors.torch import save_file
 
-import burn_timm.deploy
 from burn_timm.checkpoints import save_latent
 from burn_timm.cli import main
+from burn_timm.deploy import load
+from burn_timm.deploy.export import export
 from burn_timm.nn import binary_weight_names
 from burn_timm.packing import pack_state_dict, save_packed
 from deploy.networks import errors, lively
@@ -61,7 +58,7 @@ def trained(tmp_path):
 def outputs(folder, format, x):
     """Features and logits of an exported folder."""
     if format == "openvino":
-        model = burn_timm.deploy.load(folder, threads=1)
+        model = load(folder, threads=1)
         return model.features(x), model(x)
     if format == "onnx":
         import onnxruntime
@@ -103,15 +100,12 @@ def test_a_weights_file(trained, tmp_path, kind):
     model, folder = trained
     file = folder / "model.safetensors"
     if kind == "restored":  # floats whose rows are +-scale: they must be of 1 bit
-        assert run("unpack", file, tmp_path / "floats.safetensors") == 0
-        restored = timm.create_model("test_reactnet", num_classes=5, checkpoint_path=tmp_path / "floats.safetensors")
-        file = tmp_path / "bare.safetensors"
-        save_file(restored.state_dict(), file)
+        file = bare(tmp_path, timm.create_model("test_reactnet", num_classes=5, checkpoint_path=file))
     elif kind == "latent":
         file = tmp_path / "latent.safetensors"
         save_latent(file, model.state_dict(), "test_reactnet", 1)
     assert run("export", file, tmp_path / "net", "--img-size", 41) == 0
-    loaded = burn_timm.deploy.load(tmp_path / "net")
+    loaded = load(tmp_path / "net")
     x = torch.randn(1, 3, 41, 41)
     assert loaded.num_classes == 5 and errors(loaded(x), model(x).detach()) < 0.05
 
@@ -120,7 +114,7 @@ def test_headless(trained, tmp_path):
     pytest.importorskip("openvino")
     model, folder = trained
     assert run("export", folder, tmp_path / "net", "--headless") == 0
-    loaded = burn_timm.deploy.load(tmp_path / "net")
+    loaded = load(tmp_path / "net")
     x = np.zeros((1, 3, 48, 48), np.float32)
     assert loaded.num_classes == 0 and loaded.label_names is None and loaded(x).shape == (1, 128)
 
@@ -156,29 +150,41 @@ def test_onnx_is_standard_operators_of_the_opset_that_it_states(trained, tmp_pat
     assert "does not run in 1 bit" in {entry.key: entry.value for entry in written.metadata_props}["note"]
 
 
-def test_what_is_refused(trained, tmp_path, capsys):
-    model, folder = trained
+def bare(tmp_path, model):
+    file = tmp_path / "bare.safetensors"
+    save_file(model.state_dict(), file)
+    return file
+
+
+def not_finite(tmp_path):
+    model = lively()
+    model.stages[1][0].bn1.bias.data[2] = float("nan")
+    save_packed(tmp_path / "nan.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    return tmp_path / "nan.safetensors"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (lambda path: ["nothing"], "no such file"),
+    (lambda path: ["reactnet_a"], "names a network without weights"),
+    (lambda path: ["reactnet_a", "--pretrained"], "pretrained weights cannot be loaded"),
+    (lambda path: [bare(path, lively())], "nothing tells whether"),
+    (lambda path: [bare(path, timm.create_model("test_resnet"))], "no burn_timm model fits"),
+    (lambda path: [bare(path, timm.create_model("test_resnet")), "--model", "test_resnet"], "no binary convolutions"),
+    (lambda path: [not_finite(path)], "bias of binary convolution 2: NaN or infinite weights"),
+])
+def test_what_is_refused(arguments, message, tmp_path, capsys):
+    checkpoint, *options = arguments(tmp_path)
+    assert message in fails(capsys, checkpoint, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_files_are_not_replaced(trained, tmp_path, capsys):
     out = tmp_path / "out"
-    assert "no such file" in fails(capsys, tmp_path / "nothing", out)
-    assert "names a network without weights" in fails(capsys, "reactnet_a", out)
-    assert "pretrained weights cannot be loaded" in fails(capsys, "reactnet_a", out, "--pretrained")
-    save_file(model.state_dict(), tmp_path / "bare.safetensors")
-    assert "nothing tells whether" in fails(capsys, tmp_path / "bare.safetensors", out)
-    assert "no burn_timm model fits" in fails(capsys, trained_resnet(tmp_path), out)
-    assert "no binary convolutions" in fails(capsys, trained_resnet(tmp_path), out, "--model", "test_resnet")
     out.mkdir()
     (out / "precious.txt").write_text("keep me")
-    assert "would be replaced, but it also holds precious.txt" in fails(capsys, folder, out)
+    assert "would be replaced, but it also holds precious.txt" in fails(capsys, trained[1], out)
     assert os.listdir(out) == ["precious.txt"]
-    assert "OUTDIR is a file" in fails(capsys, folder, out / "precious.txt")
-    with pytest.raises(SystemExit):
-        run("export", folder, tmp_path / "new", "--img-size", "0")
-
-
-def trained_resnet(tmp_path):
-    file = tmp_path / "resnet.safetensors"
-    save_file(timm.create_model("test_resnet").state_dict(), file)
-    return file
+    assert "a file; give the name of a folder" in fails(capsys, trained[1], out / "precious.txt")
 
 
 def test_a_failure_leaves_the_old_export(trained, tmp_path, monkeypatch, capsys):
@@ -192,34 +198,7 @@ def test_a_failure_leaves_the_old_export(trained, tmp_path, monkeypatch, capsys)
     assert sorted(os.listdir(tmp_path)) == ["net", "trained"]
 
 
-def test_weights_that_are_not_finite(tmp_path, capsys):
-    model = lively()
-    model.stages[1][0].bn1.bias.data[2] = float("nan")
-    save_packed(tmp_path / "nan.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    line = fails(capsys, tmp_path / "nan.safetensors", tmp_path / "net")
-    assert "bias of binary convolution 2: NaN" in line and "did the training diverge" in line
-
-
 def test_the_thousand_class_network_takes_less_than_8_mb(tmp_path):
     pytest.importorskip("openvino")
-    from burn_timm.deploy.export import export
-
     export(timm.create_model("reactnet_a"), tmp_path / "net")
     assert sum(path.stat().st_size for path in (tmp_path / "net").iterdir()) < 6.2e6
-
-
-def test_from_the_hub(trained, tmp_path):
-    pytest.importorskip("openvino")
-    root = Path(__file__).parents[2]
-    with HubServer() as hub:
-        hub.commit("somebody/net", trained[1])
-        environment = {**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(root)}
-        command = ["export", "hf-hub:somebody/net", str(tmp_path / "net")]
-        done = subprocess.run(
-            [sys.executable, "-m", "burn_timm.cli", *command],
-            env=environment, capture_output=True, text=True, check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    x = torch.randn(1, 3, 48, 48)
-    loaded = burn_timm.deploy.load(tmp_path / "net")
-    assert loaded.label_names == list("vwxyz") and errors(loaded(x), trained[0](x).detach()) < 0.05

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import burn_timm
-from burn_timm.models import MODEL_MODULES
+from burn_timm.models import BINARY_MODULES
 from burn_timm.models.reactnet import HUB_ORGANISATION
 from burn_timm.packing import read_packed
 
@@ -20,7 +20,7 @@ from .oracle import reactnet_a
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = Path(burn_timm.__file__).parent / "weights"
-TAGS = timm.list_models("*", module=MODEL_MODULES, pretrained=True, include_tags=True)
+TAGS = timm.list_models("*", module=BINARY_MODULES, pretrained=True, include_tags=True)
 EACH = pytest.mark.parametrize("tag", TAGS)
 
 

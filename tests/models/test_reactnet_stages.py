@@ -4,10 +4,10 @@ import pytest
 import timm
 import torch
 
-from burn_timm.models import MODEL_MODULES
+from burn_timm.models import BINARY_MODULES
 from burn_timm.nn import BinaryConv2d, RSign, binary_weight_names
 
-MODELS = timm.list_models(module=MODEL_MODULES)
+MODELS = timm.list_models(module=BINARY_MODULES)
 STAGES = [(32, 32), (32, 1), (1, 1)]
 FAMILIES = pytest.mark.parametrize("name,kwargs", [
     ("test_reactnet", {}), ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64)}),
@@ -26,31 +26,14 @@ def test_the_models_are_registered():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_names_and_shapes_are_the_same_in_all_stages(name):
+def test_names_and_shapes_are_the_same_in_all_stages_and_1_bit_is_the_default(name):
     described = [
-        {key: tuple(tensor.shape) for key, tensor in _stage(name, *bits, device="meta").state_dict().items()}
+        [(key, tuple(tensor.shape)) for key, tensor in _stage(name, *bits, device="meta").state_dict().items()]
         for bits in STAGES
     ]
     assert described[0] == described[1] == described[2]
-    assert [list(names) for names in described[1:]] == [list(described[0])] * 2
-
-
-@FAMILIES
-def test_a_strict_load_carries_each_stage_into_the_next(name, kwargs):
-    before = _stage(name, 32, 32, **kwargs)
-    for bits in STAGES[1:]:
-        after = _stage(name, *bits, **kwargs)
-        after.load_state_dict(before.state_dict(), strict=True)
-        for key, tensor in before.state_dict().items():
-            assert torch.equal(after.state_dict()[key], tensor), key
-        before = after
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_both_bits_are_1_by_default(name):
     model = timm.create_model(name, device="meta")
-    assert {m.weight_bits for m in model.modules() if isinstance(m, BinaryConv2d)} == {1}
-    assert {m.act_bits for m in model.modules() if isinstance(m, RSign)} == {1}
+    assert (model.weight_bits, model.act_bits) == (1, 1)
 
 
 @FAMILIES
@@ -58,10 +41,9 @@ def test_both_bits_are_1_by_default(name):
 def test_every_layer_gets_the_bits_and_the_gradient(name, kwargs, weight_bits, act_bits):
     for extra in ({}, {"features_only": True}):
         model = _stage(name, weight_bits, act_bits, act_grad="clip", **kwargs, **extra)
-        convs = [m for m in model.modules() if isinstance(m, BinaryConv2d)]
-        signs = [m for m in model.modules() if isinstance(m, RSign)]
-        assert {m.weight_bits for m in convs} == {weight_bits}
-        assert {(m.act_bits, m.act_grad) for m in signs} == {(act_bits, "clip")}
+        assert {m.weight_bits for m in model.modules() if isinstance(m, BinaryConv2d)} == {weight_bits}
+        signs = {(m.act_bits, m.act_grad) for m in model.modules() if isinstance(m, RSign)}
+        assert signs == {(act_bits, "clip")}
 
 
 @pytest.mark.parametrize("kwargs,message", [
@@ -87,24 +69,10 @@ def test_pretrained_weights_are_not_pretended(name):
 
 @FAMILIES
 def test_weights_start_symmetric_around_zero(name, kwargs):
-    model = timm.create_model(name, **kwargs)
-    weights = dict(model.named_parameters())
-    signs = torch.cat([weights[key].flatten() for key in binary_weight_names(model)]).sign()
+    weights = timm.create_model(name, **kwargs)
+    signs = torch.cat([weights.get_parameter(key).flatten() for key in binary_weight_names(weights)]).sign()
     assert abs(signs.mean()) < 4 * signs.numel() ** -0.5  # 4 standard deviations of independent signs
     assert signs.abs().min() == 1
-
-
-def test_the_two_gradients_differ_only_backwards(digits):
-    images = digits[0][:4].float() / 255
-    results = {}
-    for grad in ("approx", "clip"):
-        torch.manual_seed(0)
-        model = timm.create_model("test_reactnet", act_grad=grad)
-        logits = model(images)
-        logits.square().sum().backward()
-        results[grad] = logits, model.stem.conv.weight.grad
-    assert torch.equal(results["approx"][0], results["clip"][0])
-    assert not torch.allclose(results["approx"][1], results["clip"][1])
 
 
 @FAMILIES
@@ -112,8 +80,6 @@ def test_the_two_gradients_differ_only_backwards(digits):
 def test_every_parameter_trains(name, kwargs, weight_bits, act_bits):
     model = _stage(name, weight_bits, act_bits, num_classes=5, **kwargs)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(torch.randn(4, 3, 64, 64)).logsumexp(1).sum().backward()
-    optimizer.step()
-    still = [key for key, tensor in model.state_dict().items() if torch.equal(tensor, before[key])]
-    assert not still
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert not [key for key, tensor in model.state_dict().items() if torch.equal(tensor, before[key])]

@@ -1,4 +1,4 @@
-"""What timm models do, where timm's own tests do not look."""
+"""What timm models do, where timm's own tests (test_timm_contract.py) look at shapes or not at all."""
 
 import copy
 import re
@@ -33,7 +33,7 @@ def _model(name="test_reactnet", **kwargs):
 
 
 @FAMILIES
-@pytest.mark.parametrize("size", [(65, 65), (97, 97), (33, 130), (1, 1)])
+@pytest.mark.parametrize("size", [(65, 65), (33, 130), (1, 1)])
 def test_any_input_size(name, kwargs, size):
     model = timm.create_model(name, num_classes=5, **kwargs)
     logits = model(torch.randn(2, 3, *size))
@@ -41,46 +41,29 @@ def test_any_input_size(name, kwargs, size):
     assert logits.shape == (2, 5)
     stages = model.forward_intermediates(torch.randn(2, 3, *size), intermediates_only=True)
     for info, feature in zip(model.feature_info, stages, strict=True):
-        expected = [-(-n // info["reduction"]) for n in size]  # rounded up
-        assert list(feature.shape) == [2, info["num_chs"], *expected]
+        assert list(feature.shape) == [2, info["num_chs"], *(-(-n // info["reduction"]) for n in size)]  # rounded up
 
 
 @FAMILIES
-@pytest.mark.parametrize("out_indices", [(1, 3), (0,), (-1,), 2])
+@pytest.mark.parametrize("out_indices", [(1, 3), (-1,), 2, None])
 @pytest.mark.parametrize("feature_cls", ["list", "dict", "getter", "hook", "fx"])
 def test_features_only(name, kwargs, out_indices, feature_cls, images):
     model = _model(name, **kwargs)
-    features = timm.create_model(
-        name, features_only=True, out_indices=out_indices, feature_cls=feature_cls, **kwargs,
-    ).eval()
+    chosen = {} if out_indices is None else {"out_indices": out_indices}
+    features = timm.create_model(name, features_only=True, feature_cls=feature_cls, **chosen, **kwargs).eval()
     own = model.state_dict()
     # The wrappers put the model under a name, or flatten `stages.0` to `stages_0`.
     prefixes = re.compile(r"^(model|graph_module)\.")
     features.load_state_dict({
         key: own[prefixes.sub("", key).replace("stages_", "stages.")] for key in features.state_dict()
     })
-    expected = model.forward_intermediates(
-        images, indices=list(out_indices) if isinstance(out_indices, tuple) else out_indices, intermediates_only=True,
-    )
+    indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
+    expected = model.forward_intermediates(images, indices=indices, intermediates_only=True)
     outputs = features(images)
     outputs = list(outputs.values()) if isinstance(outputs, dict) else outputs
-    assert len(outputs) == len(expected)
-    for output, wanted in zip(outputs, expected, strict=True):
-        assert torch.equal(output, wanted)
+    assert len(outputs) == len(expected) and all(map(torch.equal, outputs, expected))
     assert features.feature_info.channels() == [output.shape[1] for output in outputs]
     assert features.feature_info.reduction() == [64 // output.shape[-1] for output in outputs]
-
-
-@FAMILIES
-def test_features_only_gives_all_stages_unless_told(name, kwargs, images):
-    features = timm.create_model(name, features_only=True, **kwargs)
-    assert len(features(images)) == 4
-
-
-def test_reactnet_a_has_five_features():
-    features = timm.create_model("reactnet_a", features_only=True, device="meta")
-    assert features.feature_info.channels() == [64, 128, 256, 512, 1024]
-    assert features.feature_info.reduction() == [2, 4, 8, 16, 32]
 
 
 def test_forward_intermediates(images):
@@ -92,16 +75,13 @@ def test_forward_intermediates(images):
         assert torch.equal(feature, x)
     assert torch.equal(final, x) and torch.equal(model.forward_features(images), x)
     assert torch.equal(model.forward_head(final), model(images))
-
     stopped, (feature,) = model.forward_intermediates(images, indices=[1], stop_early=True)
     assert torch.equal(feature, features[1]) and torch.equal(stopped, features[1])
     with pytest.raises(ValueError, match="output_fmt must be NCHW, not NLC"):
         model.forward_intermediates(images, output_fmt="NLC")
-    with pytest.raises(AssertionError):
-        model.forward_intermediates(images, indices=[4])
 
 
-@pytest.mark.parametrize("indices,kept,width", [([1], 2, 32), ([0, 2], 3, 64), (1, 4, 128), ([-4], 1, 16)])
+@pytest.mark.parametrize("indices,kept,width", [([1], 2, 32), ([0, 2], 3, 64), (1, 4, 128)])
 def test_prune_intermediate_layers(indices, kept, width, images):
     model = _model(num_classes=5)
     _, expected = model.forward_intermediates(images, indices=indices)
@@ -109,27 +89,14 @@ def test_prune_intermediate_layers(indices, kept, width, images):
     taken = pruned.prune_intermediate_layers(indices)
     assert taken[-1] == kept - 1 and len(pruned.stages) == kept
     assert pruned.num_features == width and pruned.num_classes == 0
-    for feature, wanted in zip(
-        pruned.forward_intermediates(images, indices=taken, intermediates_only=True), expected, strict=True,
-    ):
-        assert torch.equal(feature, wanted)
+    got = pruned.forward_intermediates(images, indices=taken, intermediates_only=True)
+    assert all(map(torch.equal, got, expected))
     assert torch.equal(pruned(images), expected[-1])  # without head and pooling
     pruned.reset_classifier(7, "avg")
     assert pruned(images).shape == (8, 7)
-
-
-def test_pruning_nothing_can_keep_the_head(images):
-    model = _model(num_classes=5)
-    expected = model(images)
+    logits = model(images)
     model.prune_intermediate_layers(4, prune_head=False)
-    assert torch.equal(model(images), expected)
-
-
-@pytest.mark.parametrize("in_chans", [1, 4])
-def test_in_chans(in_chans):
-    model = timm.create_model("test_reactnet", in_chans=in_chans, num_classes=5)
-    assert model.in_chans == in_chans and model.stem.conv.in_channels == in_chans
-    assert model(torch.randn(2, in_chans, 64, 64)).shape == (2, 5)
+    assert torch.equal(model(images), logits)
 
 
 @pytest.mark.parametrize("global_pool,pooled", [
@@ -155,25 +122,15 @@ def test_reset_classifier(images):
     model.reset_classifier(9, "max")
     assert model.num_classes == 9 and model.head.global_pool.pool_type == "max"
     assert model.get_classifier() is model.head.fc and model.head.fc.weight.shape == (9, 128)
-    assert model.head.drop.p == 0.3 and model.head.training
-    assert model.head.fc.weight.dtype == torch.float64
-    model.reset_classifier(0)
-    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    assert model.head.drop.p == 0.3 and model.head.training and model.head.fc.weight.dtype == torch.float64
+    kept = model.forward_head(model.forward_features(images.double()), pre_logits=True) != 0
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=0.1)
     model.eval().reset_classifier(0, "")
     assert torch.equal(model(images.double()), model.forward_features(images.double()))
 
 
-def test_drop_rate(images):
-    model = _model(num_classes=5, drop_rate=0.5)
-    assert torch.equal(model(images), model(images))
-    features = model.forward_features(images)
-    kept = model.train().forward_head(features, pre_logits=True) != 0
-    pooled = features.mean((2, 3)) != 0
-    assert kept[pooled].float().mean().item() == pytest.approx(0.5, abs=0.1)
-
-
 @FAMILIES
-def test_layer_groups_follow_the_depth(name, kwargs):
+def test_layer_groups_follow_the_depth_and_so_does_layer_decay(name, kwargs):
     model = timm.create_model(name, **kwargs)
     blocks = sum(len(stage) for stage in model.stages)
     group_of = group_parameters(model, model.group_matcher(), reverse=True)
@@ -184,16 +141,10 @@ def test_layer_groups_follow_the_depth(name, kwargs):
     assert group_of["head.fc.weight"] == blocks + 1
     coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert set(coarse.values()) == set(range(len(model.stages) + 2))
-
-
-def test_layer_decay():
-    model = timm.create_model("test_reactnet")
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=0.05, layer_decay=0.7)
     scale_of = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
-    groups = group_parameters(model, model.group_matcher(), reverse=True)
-    head = groups["head.fc.weight"]
     for key, parameter in model.named_parameters():
-        assert scale_of[id(parameter)] == pytest.approx(0.7 ** (head - groups[key])), key
+        assert scale_of[id(parameter)] == pytest.approx(0.7 ** (blocks + 1 - group_of[key])), key
 
 
 @FAMILIES
@@ -211,46 +162,24 @@ def test_shifts_slopes_and_norms_get_no_weight_decay(name, kwargs, layer_decay):
 
 
 @FAMILIES
-def test_gradient_checkpointing_gives_the_same_gradients(name, kwargs, images):
+def test_gradient_checkpointing_gives_the_same_gradients_and_stores_less(name, kwargs, images):
     model = timm.create_model(name, num_classes=5, **kwargs).double()
     randomise(model)
-    gradients = []
+    gradients, kept = [], []
     for enable in (False, True, False):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
-        logits = model(images.double())
-        final, features = model.forward_intermediates(images.double())
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            logits = model(images.double())
+            final, features = model.forward_intermediates(images.double())
         (logits.square().sum() + final.sum() + sum(f.square().mean() for f in features)).backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
+        kept.append(sum(sizes))
     for plain, checkpointed, again in zip(*gradients, strict=True):
         torch.testing.assert_close(checkpointed, plain, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(again, plain, rtol=1e-9, atol=1e-12)
-
-
-def test_gradient_checkpointing_stores_fewer_activations(images):
-    saved = []
-    for enable in (False, True):
-        model = timm.create_model("test_reactnet")
-        model.set_grad_checkpointing(enable)
-        count = 0
-
-        def pack(tensor):
-            nonlocal count
-            count += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model(images)
-        saved.append(count)
-    assert saved[1] < saved[0] / 2
-
-
-@FAMILIES
-def test_device_and_dtype(name, kwargs):
-    model = timm.create_model(name, device="meta", dtype=torch.bfloat16, **kwargs)
-    tensors = dict(model.state_dict())
-    assert {t.device.type for t in tensors.values()} == {"meta"}
-    assert {t.dtype for key, t in tensors.items() if not key.endswith("num_batches_tracked")} == {torch.bfloat16}
+    assert kept[1] < kept[0] / 2
 
 
 @FAMILIES
@@ -263,50 +192,36 @@ def test_bfloat16_model_trains(name, kwargs):
 
 
 @FAMILIES
-def test_init_weights_resets_every_tensor(name, kwargs, images):
+def test_init_weights_resets_every_tensor(name, kwargs):
     model = timm.create_model(name, device="meta", num_classes=5, **kwargs).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-    torch.manual_seed(3)
-    model.init_weights()
     fresh = timm.create_model(name, num_classes=5, **kwargs)
-    torch.manual_seed(3)
-    fresh.init_weights()
+    for each in (model, fresh):
+        torch.manual_seed(3)
+        each.init_weights()
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, fresh.state_dict()[key]), key
-    assert model.eval()(images).isfinite().all()
 
 
 def test_a_float_checkpoint_loads_by_file_with_other_channels_and_classes(tmp_path, images):
     trained = _model(num_classes=1000)
     save_file(trained.state_dict(), tmp_path / "weights.safetensors")
-    overlay = {"file": str(tmp_path / "weights.safetensors")}
-    same = timm.create_model("test_reactnet", pretrained=True, pretrained_cfg_overlay=overlay).eval()
-    assert torch.equal(same(images), trained(images))
-
-    other = timm.create_model(
-        "test_reactnet", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=5,
-    ).eval()
+    source = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.safetensors")}}
+    assert torch.equal(timm.create_model("test_reactnet", **source).eval()(images), trained(images))
+    other = timm.create_model("test_reactnet", in_chans=1, num_classes=5, **source).eval()
     # timm adds up the three colours' kernels, so a grey image gives what its three equal channels gave.
-    features = other.forward_features(images[:, :1])
     torch.testing.assert_close(other.stem(images[:, :1]), trained.stem(images), rtol=1e-4, atol=1e-5)
-    assert features.shape == trained.forward_features(images).shape
     assert other(images[:, :1]).shape == (8, 5)
-
-    features = timm.create_model("test_reactnet", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
-    for output, wanted in zip(
-        features.eval()(images), trained.forward_intermediates(images, intermediates_only=True), strict=True,
-    ):
-        assert torch.equal(output, wanted)
+    features = timm.create_model("test_reactnet", features_only=True, **source).eval()(images)
+    assert all(map(torch.equal, features, trained.forward_intermediates(images, intermediates_only=True)))
 
 
 def test_a_saved_model_remembers_its_stage_and_gradient(tmp_path, images):
-    trained = _model(weight_bits=32, act_bits=32, act_grad="clip", num_classes=7)
-    save_for_hf(
-        trained, tmp_path, safe_serialization=True,
-        model_args={"weight_bits": 32, "act_bits": 32, "act_grad": "clip"},
-    )
+    model_args = {"weight_bits": 32, "act_bits": 32, "act_grad": "clip"}
+    trained = _model(num_classes=7, **model_args)
+    save_for_hf(trained, tmp_path, safe_serialization=True, model_args=model_args)
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert (loaded.weight_bits, loaded.act_bits, loaded.stages[0][0].sign1.act_grad) == (32, 32, "clip")
     assert torch.equal(loaded(images), trained(images))

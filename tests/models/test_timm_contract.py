@@ -16,15 +16,16 @@ import pytest
 import timm
 
 import burn_timm
-from burn_timm.models import MODEL_MODULES
+from burn_timm.models import MODULES
 
-MODELS = timm.list_models(module=MODEL_MODULES)
-# What timm runs on every model with forward_intermediates; below this the run did not test what it should.
+MODELS = timm.list_models(module=MODULES)
+# What timm runs on every model; below this the run did not test what it should.
 REQUIRED = {
     "test_model_forward", "test_model_backward", "test_model_default_cfgs", "test_model_forward_torchscript",
-    "test_model_forward_features", "test_model_forward_intermediates_features", "test_model_forward_intermediates",
-    "test_model_forward_fx", "test_model_backward_fx", "test_model_forward_fx_torchscript",
+    "test_model_forward_features", "test_model_forward_fx", "test_model_backward_fx",
+    "test_model_forward_fx_torchscript",
 }
+INTERMEDIATES = {"test_model_forward_intermediates_features", "test_model_forward_intermediates"}
 # Those of another width, or with other weights, than one of the rest.
 SLOW = ("reactnet_a", "reactnet_a_050")
 PROCESSES = 2  # one thread each; more of them would only fill the memory
@@ -109,5 +110,6 @@ def test_timms_own_tests_pass(model, results, record_property):
     count = f"{passed} of {len(results[model])} pass"
     record_property("summary", f"timm {timm.__version__} tests/test_models.py on {model}: {count}")
     assert not failed, "\n".join(f"{name}: {outcome}" for name, outcome in failed.items())
-    missing = REQUIRED - {test for test, _ in results[model]}
+    required = REQUIRED | (INTERMEDIATES if hasattr(timm.create_model(model), "forward_intermediates") else set())
+    missing = required - {test for test, _ in results[model]}
     assert not missing, f"of timm's tests these did not run: {sorted(missing)}"

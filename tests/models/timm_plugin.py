@@ -1,14 +1,14 @@
 """pytest plugin (`-p timm_plugin --models A B ...`): timm's own tests/test_models.py, run on models of burn_timm.
 
 That file asks `timm.list_models` for names while it is imported, so timm is narrowed to our modules before. It asks for
-the modules that have forward_intermediates by a list of timm's own; ours have it, so any list of modules means ours.
+the modules that have forward_intermediates by a list of timm's own; of ours the binary ones have it.
 Some of its tests hold for every model but name a few of timm's, to save time: these are given ours instead.
 """
 
 import pytest
 import timm
 
-from burn_timm.models import MODEL_MODULES
+from burn_timm.models import BINARY_MODULES, MODULES
 
 MARKERS = ("base", "forward", "backward", "cfg", "cfg_nonstd", "torchscript", "features", "fxforward", "fxbackward")
 # Tests with names of their own, and the names they get.
@@ -24,7 +24,7 @@ _list_models = timm.list_models
 
 
 def list_models(filter="", module="", **kwargs):
-    return _list_models(filter, module=MODEL_MODULES, **kwargs)
+    return _list_models(filter, module=BINARY_MODULES if module else MODULES, **kwargs)
 
 
 def list_pretrained(filter="", exclude_filters=""):
@@ -32,7 +32,7 @@ def list_pretrained(filter="", exclude_filters=""):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--models", nargs="+", default=_list_models(module=MODEL_MODULES))
+    parser.addoption("--models", nargs="+", default=_list_models(module=MODULES))
 
 
 def pytest_configure(config):

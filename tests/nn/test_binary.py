@@ -39,11 +39,6 @@ def test_sign_and_its_gradient(grad, scripted, points):
     torch.testing.assert_close(x.grad, expected.double())
 
 
-@pytest.mark.parametrize("grad", GRADIENTS)
-def test_sign_of_both_zeros_is_plus_one(grad):
-    assert binary_sign(torch.tensor([0.0, -0.0]), grad).tolist() == [1.0, 1.0]
-
-
 def test_approx_is_the_derivative_of_bi_reals_polynomial():
     # Bi-Real Net, Eq. 3: F(x) = 2x + x^2 below zero, 2x - x^2 above, constant outside [-1, 1].
     x = torch.linspace(-1.5, 1.5, 301).double()

@@ -1,10 +1,10 @@
-"""The network out of standard layers does the same as the one that it was made from."""
+"""The network of standard layers does the same as the one that it was made from."""
 
 import pytest
 import torch
 from torch import nn
 
-from burn_timm.deploy.plain import Sign, plain_network
+from burn_timm.deploy.interchange import Sign, with_standard_layers
 from burn_timm.nn import BinaryConv2d, RSign
 from deploy.networks import errors, lively
 
@@ -17,7 +17,7 @@ def test_it_does_the_same(options):
     model = lively(**options)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = torch.randn(8, 3, 50, 64)
-    plain = plain_network(model)
+    plain = with_standard_layers(model)
     assert errors(plain(x), model(x).detach()).median() < 1e-4
     one_bit = options.get("act_bits", 1) == 1
     kinds = {type(module) for module in plain.modules()}

@@ -1,14 +1,19 @@
-"""The training steps that are timed against each other."""
+"""The training steps that are timed against each other, and the memory of one, in a process that runs this file."""
 
 import contextlib
+import gc
+import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from reference_style import ReferenceReActNet
 from timm.data import resolve_model_data_config
 
+from burn_timm import memory
 from burn_timm.data.loader import seed_for
+from burn_timm.errors import BurnError
 from burn_timm.nn import Backbone, weights_held
 from burn_timm.training.networks import build_method, build_student, build_teacher
 from burn_timm.training.optimizer import make_optimizer
@@ -82,16 +87,13 @@ class Step:
             trained = backbone = Backbone(model, config["mean"], config["std"], (args.img_size, args.img_size))
         if row.reference:
             backbone.model = ReferenceReActNet(backbone.model)
-        if not row.reference:
-            args.compile, args.channels_last = row.compiled, row.channels_last
-            choose(args, self.device, "bf16" if row.bf16 else "no", steps=1, tell=False)
-            wrapped = trained if setting.whole else Alone(backbone)
-            apply(wrapped, args)
-        if row.reference:
             self.optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=args.lr)
         else:
+            args.compile, args.channels_last = row.compiled, row.channels_last
+            choose(args, self.device, "bf16" if row.bf16 else "no", steps=1, tell=False)
+            apply(trained if setting.whole else Alone(backbone), args)
             self.optimizer = make_optimizer(args, trained.to(self.device), args.weight_decay[0])
-        self.trained, self.backbone = trained.to(self.device).train(), backbone
+        self.trained = trained.to(self.device).train()
         generator = torch.Generator().manual_seed(0)
         views = trained.n_views if setting.whole else 1
         shape = (setting.batch_size, views, 3, setting.img_size, setting.img_size)
@@ -113,3 +115,53 @@ class Step:
             self.trained.after_step(0.5)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def measure(name: str, setting: Setting, threads: int) -> dict:
+    """Memory of a row's step in a process of its own, or dict(error) where that fails.
+
+    Returns:
+        peak_bytes: Most memory in use during a step after the first, without what the process held before the networks
+            were built: weights, gradients, optimiser and activations. Resident on a CPU, allocated by torch on a GPU.
+        saved_bytes: Kept for the backward pass, parameters and buffers left out.
+    """
+    job = json.dumps({"name": name, "setting": asdict(setting), "threads": threads})
+    try:
+        return memory.in_own_process([__file__, job])
+    except BurnError as error:
+        return {"error": str(error)}
+
+
+def measure_here(name: str, setting: Setting) -> dict:
+    row, cuda = ROWS[name], setting.device.startswith("cuda")
+    # The same step of a tiny network first, so that the code of torch, its compiler and numba does not count.
+    Step(row, replace(setting, model="test_reactnet", teacher="test_resnet", batch_size=2))()
+    gc.collect()
+    before = torch.cuda.memory_allocated() if cuda else memory.resident()
+    step = Step(row, setting)
+    step()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats() if cuda else memory.reset_peak()
+    step()
+    peak = torch.cuda.max_memory_allocated() if cuda else memory.peak()
+    return {"peak_bytes": peak - before, "saved_bytes": saved_bytes(step)}
+
+
+def saved_bytes(step: Step) -> int:
+    """Bytes that a forward pass keeps for the backward one, each storage counted once."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*step.trained.parameters(), *step.trained.buffers())}
+    kept: dict[int, torch.Tensor] = {}  # held, so that no address is used again while we count
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step.loss()
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[1])
+    torch.set_num_threads(job["threads"])
+    print(json.dumps(measure_here(job["name"], Setting(**job["setting"]))))

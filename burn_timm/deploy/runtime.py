@@ -1,12 +1,8 @@
-"""An exported network in memory, with the face of a timm model: 1-bit kernels of OpenVINO, or of ours through numba."""
+"""An exported network in memory, with the face of a timm model."""
 
-import functools
 import hashlib
 import importlib
-import json
 import os
-import platform
-import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,71 +11,32 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from ..errors import BurnError, one_line
+from ..errors import BurnError, one_line, require_package
+from ..files import read_json
 
-OPENVINO, POPCOUNT = "burn-timm-openvino", "burn-timm-popcount"  # config.json's format
 FORMAT_VERSION = 1
-CONFIG, GRAPH, WEIGHTS, FOLDED = "config.json", "model.xml", "model.bin", "network.safetensors"
-
-# Upstream calls BinaryConvolution-1 old. Each convolution was exact in 2026.0 and in 2026.4, the ends of this range.
-TESTED = ((2026, 0), (2027, 0))
+CONFIG = "config.json"
+# --format -> what config.json calls it, and the files beside it.
+ONE_BIT_FORMATS = {
+    "openvino": ("burn-timm-openvino", ("model.xml", "model.bin")),
+    "c": ("burn-timm-c", ("network.bin",)),
+}
+# The same of folders that are read, but not written any more.
+OLDER_FORMATS = {
+    "c": ("burn-timm-popcount", ("network.safetensors",)),  # `--format numba` until version 0.1
+}
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
-
-
-def require_numba() -> ModuleType:
-    """The module `numba`; BurnError, in one line, where it is missing."""
-    try:
-        return importlib.import_module("numba")
-    except ImportError as error:
-        raise BurnError(f'numba is missing ({one_line(error)}): pip install "burn-timm[numba]"') from error
-
-
-def require_openvino() -> ModuleType:
-    """The module `openvino`; BurnError, in one line, where it is missing or outside the tested range."""
-    try:
-        module = importlib.import_module("openvino")
-    except ImportError as error:
-        raise BurnError(f'OpenVINO is missing ({one_line(error)}): pip install "burn-timm[openvino]"') from error
-    version = re.match(r"(\d+)\.(\d+)", module.__version__)
-    if version is None or not TESTED[0] <= tuple(map(int, version.groups())) < TESTED[1]:
-        low, high = (".".join(map(str, end)) for end in TESTED)
-        raise BurnError(
-            f"OpenVINO {module.__version__} is not tested: 1-bit networks need >={low},<{high}: "
-            'pip install "burn-timm[openvino]"'
-        )
-    return module
-
-
-@functools.cache
-def core() -> Any:
-    """The process's one `openvino.Core`; errors as in `require_openvino`.
-
-    Each Core gives its thread another stack for signals. Two that do not end in the reverse of their order leave that
-    stack unmapped (OpenVINO 2026.4), and the next signal, such as the end of a loader's worker, kills the process.
-    """
-    return require_openvino().Core()
-
-
-def cpu_settings(threads: int | None, precision: str = "f32") -> dict[str, Any]:
-    """Properties for compile_model: one image after the other, on at most `threads` threads (None: OpenVINO's choice).
-
-    Without the hint OpenVINO computes in bfloat16 where the CPU can. Pinning would bind two models to the same core.
-    """
-    settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,
-    }
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    return settings
 
 
 class OneBitModel:
     """A network that `load` has opened. Call it from as many threads as you like: images run one call at a time.
 
     Attributes:
+        config: config.json of the folder.
         architecture: timm's name of the network.
         batch_size, input_size: The shape it was exported for; input_size is `(C, H, W)`.
         num_classes: 0 where it has no classifier.
@@ -99,7 +56,7 @@ class OneBitModel:
         self.num_classes: int = config["num_classes"]
         self.num_features: int = config["num_features"]
         self.label_names: list[str] | None = config.get("label_names")
-        self._outputs, self._network = outputs, run  # run: images and the name of an output -> an array of its own
+        self._outputs, self._network = outputs, run
         self._lock = threading.Lock()
 
     def __call__(self, x: Array) -> Array:
@@ -127,13 +84,12 @@ class OneBitModel:
         expected = [self.batch_size, *self.input_size]
         if not isinstance(x, (torch.Tensor, np.ndarray)):
             raise BurnError(f"expected a torch tensor or numpy array {expected}, not {type(x).__name__}")
-        floating = x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
         if list(x.shape) != expected:
             raise BurnError(
                 f"images are {list(x.shape)}, but this {self.architecture} was exported for {expected}: "
                 "export it again with --img-size and --batch-size"
             )
-        if not floating:
+        if not (x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)):
             raise BurnError(f"images are {x.dtype}: expected floats, normalised with mean and std of pretrained_cfg")
         array = x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
         array = np.ascontiguousarray(array, dtype=np.float32)
@@ -142,8 +98,24 @@ class OneBitModel:
         return torch.from_numpy(result).to(x.device) if isinstance(x, torch.Tensor) else result
 
 
+class PooledFeatures(nn.Module):
+    """Pooled features `[B, D]` of images `[B, C, H, W]` for any B: an incomplete batch is filled up with zeros."""
+
+    def __init__(self, model: OneBitModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = self.model.batch_size
+        parts = []
+        for part in x.split(size):
+            filled = F.pad(part, (0, 0, 0, 0, 0, 0, 0, size - len(part)))
+            parts.append(self.model.features(filled)[: len(part)])
+        return torch.cat(parts)
+
+
 def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
-    """Open a folder that `burn-timm export --format openvino` or `--format numba` wrote.
+    """Open a folder that `burn-timm export --format openvino` or `--format c` wrote.
 
     Args:
         folder: With config.json and the files it names.
@@ -156,59 +128,38 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise BurnError(f"threads must be a whole number of at least 1, not {threads}")
     folder = Path(folder)
-    config = read_config(folder)
-    if config["format"] == POPCOUNT:
-        return _open_popcount(folder, config, threads)
-    require_openvino()
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        raise BurnError(
-            f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit: "
-            "export it with --format numba"
-        )
-    try:
-        compiled = core().compile_model(folder / GRAPH, "CPU", cpu_settings(threads))
-    except Exception as error:  # OpenVINO raises RuntimeError and its own types
-        raise BurnError(f"{folder / GRAPH}: OpenVINO cannot run it here; it needs AVX2 ({one_line(error)})") from error
-    request = compiled.create_infer_request()
-
-    def run(images: np.ndarray, output: str) -> np.ndarray:
-        request.infer({0: images})
-        return np.array(request.get_tensor(output).data)  # the request owns its tensors
-
-    return OneBitModel(config, {name for output in compiled.outputs for name in output.names}, run)
-
-
-def _open_popcount(folder: Path, config: dict[str, Any], threads: int | None) -> OneBitModel:
-    require_numba()
-    from .folded import read
-    from .network import PopcountNetwork  # numba is needed at import
-
+    format, config = _read_config(folder)
     shape = (config["batch_size"], *config["pretrained_cfg"]["input_size"])
-    network = PopcountNetwork(read(folder / FOLDED), shape, threads)
-    return OneBitModel(config, network.outputs, lambda images, output: network(images)[output])
+    return OneBitModel(config, *engine(format).open_network(folder, shape, threads))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of an exported folder, whose files are checked against the checksums in it.
-
-    Raises:
-        BurnError: It names the file and what is wrong with it.
-    """
-    file = folder / CONFIG
+def engine(format: str) -> ModuleType:
+    """`openvino_engine` or `c_engine`, imported; BurnError where OpenVINO is missing or broken."""
+    if format != "c":
+        require_package(format, format, f"a 1-bit network of --format {format}")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BurnError(f"{file}: cannot be read ({one_line(error)}); expected a folder of burn-timm export") from error
-    if not isinstance(config, dict) or config.get("format") not in (OPENVINO, POPCOUNT):
+        return importlib.import_module(f".{format}_engine", __package__)
+    except ImportError as error:
+        raise BurnError(f'{format} cannot be loaded ({one_line(error)}): pip install "burn-timm[{format}]"') from error
+
+
+def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    """--format and config.json of an exported folder, whose files are checked against the checksums in it."""
+    file = folder / CONFIG
+    config = read_json(file)
+    formats = [*ONE_BIT_FORMATS.items(), *OLDER_FORMATS.items()]
+    known = {name: (format, files) for format, (name, files) in formats}
+    format, files = known.get(config.get("format"), (None, ()))
+    if format is None:
         raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} OUTDIR --format openvino")
     if config.get("format_version") != FORMAT_VERSION:
         raise BurnError(f"{file}: format_version {config.get('format_version')}, but this burn_timm reads only "
                         f"{FORMAT_VERSION}: update it, or export again")
-    for name in (GRAPH, WEIGHTS) if config["format"] == OPENVINO else (FOLDED,):
+    for name in files:
         try:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:
             raise BurnError(f"{folder / name}: cannot be read ({error.strerror}); export again") from error
         if found != config["files"][name]:
             raise BurnError(f"{folder / name}: truncated, damaged or from another export; copy or export it again")
-    return config
+    return format, config

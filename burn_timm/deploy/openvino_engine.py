@@ -1,16 +1,105 @@
-"""The OpenVINO network of a folded ReActNet, built node by node: no OpenVINO front end knows BinaryConvolution-1."""
+"""The engine OpenVINO, on x86: networks are built node by node, as no front end of it knows BinaryConvolution-1."""
+
+import functools
+import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from ..errors import BurnError
-from .fold import Network, Step
+from ..errors import BurnError, one_line
+from .fold import FoldedNetwork, Step, half_precision
+
+# Upstream calls BinaryConvolution-1 old. Each convolution was exact in 2026.0 and in 2026.4, the ends of this range.
+TESTED = ((2026, 0), (2027, 0))
 
 _CHANNELS = 8  # the CPU plugin packs 8 channels into a byte; with other counts it fails or computes something else
 
 
-def build(network: Network, shape: tuple[int, int, int, int]) -> tuple[ov.Model, list[np.ndarray]]:
+def core() -> ov.Core:
+    """The process's one Core.
+
+    Each Core gives its thread another stack for signals. Two that do not end in the reverse of their order leave that
+    stack unmapped (OpenVINO 2026.4), and the next signal, such as the end of a loader's worker, kills the process.
+
+    Raises:
+        BurnError: OpenVINO is outside the tested range.
+    """
+    version = re.match(r"(\d+)\.(\d+)", ov.__version__)
+    if version is None or not TESTED[0] <= tuple(map(int, version.groups())) < TESTED[1]:
+        low, high = (".".join(map(str, end)) for end in TESTED)
+        raise BurnError(
+            f"OpenVINO {ov.__version__} is not tested: 1-bit networks need >={low},<{high}: "
+            'pip install "burn-timm[openvino]"'
+        )
+    return _core()
+
+
+@functools.cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+def cpu_settings(threads: int | None, precision: str = "f32") -> dict[str, Any]:
+    """Properties for compile_model: one image after the other, on at most `threads` threads (None: OpenVINO's choice).
+
+    Without the hint OpenVINO computes in bfloat16 where the CPU can. Pinning would bind two models to the same core.
+    """
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
+
+
+def open_network(
+    folder: Path, shape: tuple[int, int, int, int], threads: int | None,
+) -> tuple[set[str], Callable[[np.ndarray, str], np.ndarray]]:
+    """Names of the outputs of an exported folder, and a function that gives one of them, an array of its own.
+
+    Args:
+        shape: Of the images, `[B, C, H, W]`; the file has it, too.
+        threads: At most; None: OpenVINO's choice.
+
+    Raises:
+        BurnError: OpenVINO is outside the tested range, or has no 1-bit kernels for this CPU.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        raise BurnError(
+            f"{platform.machine()}: OpenVINO has 1-bit kernels for x86 only; here it goes bit by bit: "
+            "export it with --format c"
+        )
+    file = folder / "model.xml"
+    try:
+        compiled = core().compile_model(file, "CPU", cpu_settings(threads))
+    except BurnError:
+        raise
+    except Exception as error:  # OpenVINO raises RuntimeError and its own types
+        raise BurnError(f"{file}: OpenVINO cannot run it here; it needs AVX2 ({one_line(error)})") from error
+    request = compiled.create_infer_request()
+
+    def run(images: np.ndarray, output: str) -> np.ndarray:
+        request.infer({0: images})
+        return np.array(request.get_tensor(output).data)  # the request owns its tensors
+
+    return {name for output in compiled.outputs for name in output.names}, run
+
+
+def write(network: FoldedNetwork, folder: Path, shape: tuple[int, int, int, int]) -> None:
+    """Write model.xml and model.bin for images of one `shape` `[B, C, H, W]`."""
+    core()  # of a tested version
+    graph, buffers = build(network, shape)
+    ov.save_model(graph, folder / "model.xml", compress_to_fp16=False)  # thresholds must stay as they are
+    del graph, buffers
+
+
+def build(network: FoldedNetwork, shape: tuple[int, int, int, int]) -> tuple[ov.Model, list[np.ndarray]]:
     """An OpenVINO model for images of one `shape` `[B, C, H, W]`, float32.
 
     Its outputs are `feature_map` `[B, D, H', W']`, `features` `[B, D]` unless the network has no pooling, and `logits`
@@ -35,7 +124,9 @@ def build(network: Network, shape: tuple[int, int, int, int]) -> tuple[ov.Model,
         outputs["features"] = x
     if network.classifier is not None:
         weight, bias = network.classifier
-        outputs["logits"] = ops.add(ops.matmul(x, _classifier_weight(weight), False, True), _constant(bias[None]))
+        outputs["logits"] = ops.add(
+            ops.matmul(x, ops.convert(_constant(half_precision(weight)), "f32"), False, True), _constant(bias[None])
+        )
     results = []
     for name, node in outputs.items():
         result = ops.result(node)
@@ -115,13 +206,6 @@ def _pooled(x: ov.Node, pool_type: str) -> ov.Node:
     if pool_type == "avgmax":
         return ops.multiply(ops.add(mean, largest), _constant(np.float32(0.5)))
     return ops.concat([mean, largest], 1)
-
-
-def _classifier_weight(weight: np.ndarray) -> ov.Node:
-    """`[K, D]`, stored in half precision where its range allows: half the file, for a relative error of 2^-11."""
-    if np.abs(weight).max() > np.finfo(np.float16).max:
-        return _constant(weight)
-    return ops.convert(ops.constant(weight.astype(np.float16)), "f32")
 
 
 def _channels(values: np.ndarray) -> ov.Node:

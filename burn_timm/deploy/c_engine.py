@@ -1,0 +1,140 @@
+"""The engine in C (`burn_timm/kernels/burn.c`): the file network.bin, and running it through ctypes.
+
+docs/packed-format.md describes network.bin; `network_bytes` writes it and burn.c reads it.
+"""
+
+import ctypes
+import os
+import shutil
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BurnError
+from ..kernels import library
+from .fold import FoldedNetwork, half_precision, read_folded
+
+VERSION = 1
+POOLING = ("", "avg", "max", "avgmax", "catavgmax")
+C_SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "main.c")
+_WORD = (1 << 64) - 1
+
+
+def write(
+    network: FoldedNetwork, folder: Path, shape: tuple[int, int, int, int], mean: Sequence[float], std: Sequence[float],
+) -> None:
+    """Write network.bin, and beside it what a C programmer compiles: burn.c, its headers, and main.c."""
+    (folder / "network.bin").write_bytes(network_bytes(network, shape[1:], mean, std))
+    for name in C_SOURCES:
+        shutil.copyfile(Path(library.__file__).parent / name, folder / name)
+
+
+def open_network(
+    folder: Path, shape: tuple[int, int, int, int], threads: int | None,
+) -> tuple[set[str], Callable[[np.ndarray, str], np.ndarray]]:
+    """Names of the outputs of an exported folder, and a function that gives one of them, an array of its own.
+
+    Args:
+        folder: With network.bin, or with network.safetensors as `--format numba` wrote it until version 0.1.
+        shape: Of the images, `[B, C, H, W]`.
+        threads: At most; None: all cores.
+
+    Raises:
+        BurnError: The library cannot be built or the file is damaged.
+    """
+    older = folder / "network.safetensors"
+    if older.exists():
+        data = network_bytes(read_folded(older), shape[1:], (0.0,) * shape[1], (1.0,) * shape[1])
+    else:
+        data = (folder / "network.bin").read_bytes()
+    network = CNetwork(data, threads or len(os.sched_getaffinity(0)), folder)
+    return network.outputs, network
+
+
+class CNetwork:
+    """Runs one network.bin, image by image.
+
+    Args:
+        data: Content of the file.
+        threads: 1 or more; results do not depend on it.
+        name: What an error message calls the file.
+    """
+
+    def __init__(self, data: bytes, threads: int, name: object = "network.bin"):
+        self.library = library.load()
+        self._network = ctypes.c_void_p()
+        library.check(self.library, self.library.burn_open_memory(data, len(data), threads, self._network), name)
+        shape = self.library.burn_get_shape(self._network)
+        self.input_size = (shape.channels, shape.height, shape.width)
+        self.sizes = {"feature_map": (shape.map_channels, shape.map_height, shape.map_width)}
+        self.sizes |= {"features": (shape.feature_dim,)} if shape.pooled else {}
+        self.sizes |= {"logits": (shape.classes,)} if shape.classes else {}
+
+    @property
+    def outputs(self) -> set[str]:
+        return set(self.sizes)
+
+    def __call__(self, images: np.ndarray, output: str) -> np.ndarray:
+        """float32 images `[B, C, H, W]`, C-contiguous, to `output` `[B, ...]`."""
+        if images.shape[1:] != self.input_size or images.dtype != np.float32 or not images.flags.c_contiguous:
+            raise BurnError(f"images must be contiguous float32 [B, {', '.join(map(str, self.input_size))}]")
+        result = np.empty((len(images), *self.sizes[output]), np.float32)
+        for image, place in zip(images, result, strict=True):
+            outputs = [place.ctypes.data if output == name else None for name in ("features", "logits", "feature_map")]
+            code = self.library.burn_run(self._network, image.ctypes.data, *outputs)
+            library.check(self.library, code, output)
+        return result
+
+    def __del__(self) -> None:
+        if getattr(self, "_network", None):
+            self.library.burn_close(self._network)
+
+
+def network_bytes(
+    network: FoldedNetwork, input_size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float],
+) -> bytes:
+    """The content of network.bin for images `[C, H, W]`, which are normalised by `mean` and `std`."""
+    outputs, _, size, _ = network.stem_weight.shape
+    weight, bias = network.classifier or (None, ())
+    weight = None if weight is None else half_precision(weight)
+    half = weight is not None and weight.dtype == np.float16
+    pooling = POOLING.index(network.pool_type)
+    counts = (outputs, size, network.stem_pool, len(network.steps), pooling, len(bias), half)
+    parts = [struct.pack("<11I", VERSION, *input_size, *counts), _floats(mean), _floats(std)]
+    for step in network.steps:
+        rows, inputs, kernel, _ = step.positive.shape
+        flags = (step.stride, step.padding, step.pool, step.repeat, step.project is not None)
+        parts.append(struct.pack("<8I", inputs, rows, kernel, *flags))
+    parts += [_floats(network.stem_weight.transpose(0, 2, 3, 1)), _floats(network.stem_bias)]
+    for step in network.steps:
+        parts += map(_floats, (step.threshold, step.scale, step.bias, step.slope))
+        parts.append(words_of(step.positive.transpose(0, 2, 3, 1)).tobytes())
+        parts += [_floats(step.project)] if step.project is not None else []
+    parts.append(_floats(network.shift))
+    if weight is not None:
+        content = weight.astype("<f2").tobytes() if half else _floats(weight)
+        parts += [content, bytes(-len(content) % 4), _floats(bias)]
+    content = b"".join(parts)
+    return b"BURN1BIT" + struct.pack("<Q", _checksum(content)) + content
+
+
+def words_of(positive: np.ndarray) -> np.ndarray:
+    """Bool `[..., C]` to uint64 `[..., ceil(C / 64)]`, bit c of the words is element c."""
+    extra = -positive.shape[-1] % 64
+    padded = np.pad(positive, [(0, 0)] * (positive.ndim - 1) + [(0, extra)])
+    return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view("<u8")
+
+
+def _floats(values: Sequence[float] | np.ndarray) -> bytes:
+    return np.ascontiguousarray(values, "<f4").tobytes()
+
+
+def _checksum(content: bytes) -> int:
+    """As burn.c computes it: over words of eight bytes, beginning with the length."""
+    total = len(content)
+    for word in np.frombuffer(content + bytes(-len(content) % 8), "<u8").tolist():
+        total = ((total ^ word) * 0x9E3779B97F4A7C15) & _WORD
+        total ^= total >> 29
+    return total

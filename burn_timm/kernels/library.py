@@ -1,0 +1,139 @@
+"""burn.c as a shared library: built once by a C compiler of the system, or by zig, and then loaded through ctypes.
+
+The library lies in the user's cache folder under a name that holds a hash of sources and compiler, so a new release or
+another compiler builds anew. A wheel may carry a built library beside the sources; it is taken first.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ..errors import BurnError, one_line
+from ..files import atomic_write
+
+SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "train.c")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wno-psabi", "-w")
+_HERE = Path(__file__).parent
+_MISSING = (
+    'no C compiler: 1-bit kernels need cc, gcc or clang (or the one that CC names), or: pip install "burn-timm[c]"'
+)
+
+_int, _size, _pointer, _floats = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p
+
+
+class Shape(ctypes.Structure):
+    """`burn_shape` of burn.h."""
+
+    _fields_ = [
+        *((name, _int) for name in (
+            "channels", "height", "width", "feature_dim", "classes", "pooled", "map_channels", "map_height",
+            "map_width",
+        )),
+        ("mean", _pointer), ("std", _pointer), ("target", ctypes.c_char_p),
+    ]
+
+
+_SIGNATURES = {
+    "burn_open": (_int, [ctypes.c_char_p, _int, ctypes.POINTER(_pointer)]),
+    "burn_open_memory": (_int, [ctypes.c_char_p, _size, _int, ctypes.POINTER(_pointer)]),
+    "burn_run": (_int, [_pointer] * 5),
+    "burn_resize": (_int, [_pointer, _int, _int]),
+    "burn_close": (None, [_pointer]),
+    "burn_get_shape": (Shape, [_pointer]),
+    "burn_error": (ctypes.c_char_p, [_int]),
+    "burn_use": (_int, [ctypes.c_char_p]),
+    "burn_pack_signs": (_int, [_int, _int, _pointer, *[_int] * 5, _pointer]),
+    "burn_unpack_signs": (_int, [_int, _int, _pointer, *[_int] * 5, _pointer, _pointer, _pointer]),
+    "burn_packed_bytes": (_size, [_int, _int, _int]),
+    "burn_pack_weights": (_int, [_int, _floats, _int, _int, _int, _pointer, _floats, _pointer]),
+    "burn_unpack_weights": (_int, [_int, _int, _pointer, _int, _int, _int, _pointer, _pointer, _pointer]),
+    "burn_sign_conv": (_int, [_int, _int, _pointer, *[_int] * 8, _pointer, _floats, _pointer, _pointer]),
+    "burn_pass_through": (_int, [_int, _int, _pointer, _floats, _int, _size, _floats]),
+}
+
+
+def why_not_loaded() -> str | None:
+    """The reason why the kernels cannot be built or loaded here, or None."""
+    try:
+        load()
+    except BurnError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The library, built first where that is necessary (a few seconds, once).
+
+    Raises:
+        BurnError: There is no compiler, or it fails; one line says what to do.
+    """
+    path = _prebuilt() or _built()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BurnError(f"{path}: cannot be loaded ({one_line(error)}); remove it, and it is built anew") from error
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def check(library: ctypes.CDLL, error: int, what: object) -> None:
+    """Raise BurnError with the library's own words for a code other than 0."""
+    if error:
+        raise BurnError(f"{what}: {library.burn_error(error).decode()}")
+
+
+def build(path: Path, compiler: list[str], extra: tuple[str, ...] = ()) -> None:
+    """Build the library as `path`, whole or not at all. Raises BurnError with the compiler's first words."""
+    with atomic_write(path) as beside:
+        command = [*compiler, *FLAGS, *extra, str(_HERE / "train.c"), "-o", str(beside), "-lpthread"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise BurnError(f"the C compiler {compiler[0]} cannot be run: {one_line(error)}") from error
+        if done.returncode:
+            raise BurnError(f"the C compiler failed: {shlex.join(command)}: {one_line(done.stderr, 200)}")
+
+
+def compiler() -> list[str]:
+    """The command of a C compiler: that of CC, cc, gcc or clang, else zig's. Raises BurnError where there is none."""
+    named = shlex.split(os.environ.get("CC", ""))
+    for command in [named] if named else [["cc"], ["gcc"], ["clang"]]:
+        if shutil.which(command[0]):
+            return command
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise BurnError(_MISSING)
+
+
+def _prebuilt() -> Path | None:
+    path = _HERE / f"libburn-{platform.system().lower()}-{platform.machine().lower()}.so"
+    return path if path.is_file() else None
+
+
+def _built() -> Path:
+    command = compiler()
+    content = hashlib.sha256(repr((command, FLAGS, platform.machine())).encode())
+    for name in SOURCES:
+        content.update((_HERE / name).read_bytes())
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burn_timm"
+    path = folder / f"libburn-{content.hexdigest()[:16]}.so"
+    if not path.is_file():
+        try:
+            build(path, command)
+        except OSError as error:
+            raise BurnError(
+                f"{folder}: the 1-bit kernels cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a folder "
+                "that can be written"
+            ) from error
+    return path

@@ -1,0 +1,280 @@
+"""burn.c against torch: each convolution exactly, whole networks by tolerance, with every set of instructions."""
+
+import multiprocessing
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from burn_timm.deploy import load
+from burn_timm.deploy.c_engine import C_SOURCES, CNetwork, _checksum, network_bytes
+from burn_timm.deploy.export import export
+from burn_timm.deploy.fold import FoldedNetwork, Step, fold
+from burn_timm.errors import BurnError
+from burn_timm.kernels import library
+from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
+
+KERNELS = Path(library.__file__).parent
+HERE = Path(__file__).parent
+PLAIN = (0.0,) * 300, (1.0,) * 300
+SETS = [name for name in ("avx512", "avx2", "neon", "plain") if library.load().burn_use(name.encode()) == 0]
+
+
+@pytest.fixture(params=SETS)
+def instructions(request):
+    assert library.load().burn_use(request.param.encode()) == 0
+    yield request.param
+    library.load().burn_use(None)
+
+
+def opened(network, shape, threads=1):
+    return CNetwork(network_bytes(network, shape[1:], PLAIN[0][: shape[1]], PLAIN[1][: shape[1]]), threads)
+
+
+def counts(case, threads=1):
+    """The sums alone: a stem that copies every second pixel, and a step that adds nothing to them."""
+    batch, inputs, height, width = case.x.shape
+    outputs, _, kernel, _ = case.positive.shape
+    ones, zeros = np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
+    nothing = np.zeros((outputs, inputs), np.float32)
+    pool = case.stride == 2
+    step = Step(case.threshold, case.positive, case.stride, kernel // 2, ones, zeros, ones, pool, False, nothing)
+    stem = np.eye(inputs, dtype=np.float32)[:, :, None, None]
+    network = FoldedNetwork(stem, np.zeros(inputs, np.float32), False, [step], zeros, "", None)
+    images = np.zeros((batch, inputs, 2 * height, 2 * width), np.float32)
+    images[:, :, ::2, ::2] = case.x.clip(-1e37, 1e37)  # four huge ones must not be infinite
+    return opened(network, images.shape, threads)(images, "feature_map")
+
+
+def check_exact(cases, kernel, seed, threads=1):
+    for case in convolutions(cases, kernel, seed):
+        np.testing.assert_array_equal(counts(case, threads).astype(np.float64), case.expected, strict=True)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_a_binary_convolution_is_exact(inputs, kernel, stride, instructions):
+    check_exact(sizes_with(inputs, stride), kernel, seed=1000 * inputs + 10 * kernel + stride)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_binary_convolution_is_exact_in_images_of_every_width(kernel, instructions):
+    """The kernels work on a few pixels at a time, in pieces of the image, and on blocks of outputs."""
+    widths = [*range(1, 20), 56, 112]
+    check_exact([(1, 16, 24, (4, width), stride) for width in widths for stride in (1, 2)], kernel, seed=0)
+    check_exact([(2, 70, outputs, (9, 7), 1) for outputs in (8, 17, 31, 32, 40, 2049)], kernel, seed=1, threads=2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("name", "shape", "options"), NETWORKS)
+def test_a_network_does_what_torch_does(name, shape, options, threads, digits, instructions):
+    model, images = lively(name, **options), images_of(digits, shape)
+    network = opened(fold(model), shape, threads)
+    got = {output: torch.from_numpy(network(images.numpy(), output)) for output in network.outputs}
+    check_outputs(got, model, images)
+
+
+def test_results_do_not_depend_on_threads_or_on_the_last_images(digits):
+    images = images_of(digits, (4, 3, 37, 50)).numpy()
+    folded = fold(lively())
+    alone, together = (opened(folded, images.shape, threads) for threads in (1, 2))
+    first = alone(images, "feature_map")
+    together(images[::-1].copy(), "feature_map")
+    for network in (alone, together):
+        np.testing.assert_array_equal(network(images, "feature_map"), first)
+
+
+def test_another_size_without_a_new_export(digits):
+    model = lively(num_classes=0)
+    network = opened(fold(model), (1, 3, 32, 32))
+    assert network.library.burn_resize(network._network, 48, 40) == 0
+    network.input_size = (3, 48, 40)
+    images = images_of(digits, (2, 3, 48, 40))
+    with torch.no_grad():
+        assert errors(torch.from_numpy(network(images.numpy(), "features")), model(images)).median() < 1e-4
+    assert network.library.burn_resize(network._network, 0, 40) != 0  # and the size stays
+    network(images.numpy(), "features")
+
+
+def test_networks_on_several_threads_at_once(digits):
+    images = images_of(digits, (8, 3, 64, 64)).numpy()
+    networks = [opened(fold(lively(seed=seed)), (1, 3, 64, 64), 1 + seed % 2) for seed in range(4)]
+    expected = [network(images, "logits") for network in networks]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda network: network(images, "logits"), networks))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _in_child(network, images, queue):
+    queue.put(network(images, "logits"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_network_that_ran_on_threads_runs_in_a_forked_child(digits):
+    images = images_of(digits, (2, 3, 64, 64)).numpy()
+    network = opened(fold(lively()), images.shape, 2)
+    expected = network(images, "logits")
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(network, images, queue))
+    child.start()
+    np.testing.assert_array_equal(queue.get(timeout=60), expected)
+    child.join(60)
+    assert child.exitcode == 0
+    np.testing.assert_array_equal(network(images, "logits"), expected)
+
+
+def test_a_folder_of_an_earlier_release_loads_with_equal_outputs():
+    """`older/` was written by --format numba, with what torch gave then."""
+    model = load(HERE / "older", threads=1)
+    images = np.load(HERE / "older_images.npy")
+    expected = np.load(HERE / "older_logits.npy")
+    assert errors(torch.from_numpy(model(images)), torch.from_numpy(expected)).median() < 2e-3
+
+
+def test_images_of_another_kind_are_refused(digits):
+    network = opened(fold(lively()), (1, 3, 64, 64))
+    whole = np.zeros((1, 3, 64, 128), np.float32)
+    for images in (whole, whole[..., :64].astype(np.float64), whole[..., ::2]):
+        with pytest.raises(BurnError, match="contiguous float32"):
+            network(images, "logits")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An export, and a picture with the features that torch gives of it."""
+    folder = tmp_path_factory.mktemp("c") / "net"
+    model = lively(num_classes=0)
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 48, 48)}
+    config = export(model, folder, "c")
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    (folder / "image.ppm").write_bytes(b"P6\n# a comment\n48 48\n255\n" + pixels.tobytes())
+    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = model((torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - mean) / std)[0].numpy()
+    return folder, expected
+
+
+def compiled(folder, command, *flags, sources=("burn.c", "main.c"), name="program"):
+    """The path of a program; skipped where the compiler is missing."""
+    if command[0] != sys.executable and shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]}")
+    subprocess.run([*command, "-std=c11", "-Wno-psabi", *flags, *(str(folder / s) for s in sources), "-o",
+                    str(folder / name), "-lpthread"], check=True, cwd=folder)
+    return folder / name
+
+
+def features_of(command):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return np.array(done.stdout.split(), np.float32)
+
+
+ZIG = [sys.executable, "-m", "ziglang", "cc"]
+
+
+@pytest.mark.parametrize("compiler", [["gcc"], ["clang"], ZIG], ids=["gcc", "clang", "zig"])
+def test_the_exported_folder_compiles_and_gives_the_features_of_torch(compiler, folder):
+    pytest.importorskip("ziglang")
+    folder, expected = folder
+    assert set(C_SOURCES) <= set(os.listdir(folder))
+    program = compiled(folder, compiler, "-O3", "-Wall", "-Wextra", "-Werror", name=f"program_{compiler[-1]}")
+    for name in SETS:
+        for threads in (1, 2):
+            got = features_of([program, folder / "network.bin", folder / "image.ppm", threads, name])
+            assert errors(torch.from_numpy(got)[None], torch.from_numpy(expected)[None]) < 1e-4
+    wrong = subprocess.run([program, folder / "network.bin", folder / "burn.c"], capture_output=True, text=True)
+    assert wrong.returncode == 1 and "no binary PPM" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("qemu-aarch64"), reason="needs qemu-aarch64")
+def test_an_arm_cpu_gives_the_features_of_torch(folder):
+    pytest.importorskip("ziglang")
+    folder, expected = folder
+    program = compiled(folder, [*ZIG, "-target", "aarch64-linux-musl"], "-O3", "-static", name="program_arm")
+    for name in ("neon", "plain"):
+        got = features_of(["qemu-aarch64", program, folder / "network.bin", folder / "image.ppm", 2, name])
+        assert errors(torch.from_numpy(got)[None], torch.from_numpy(expected)[None]) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_webassembly_gives_the_features_of_torch(folder):
+    pytest.importorskip("ziglang")
+    folder, expected = folder
+    program = compiled(folder, [*ZIG, "-target", "wasm32-wasi", "-msimd128"], "-O3", "-w", name="program.wasm")
+    (folder / "wasi.mjs").write_text("""
+import { WASI } from 'node:wasi'; import fs from 'node:fs';
+const wasi = new WASI({ version: 'preview1', args: ['main', ...process.argv.slice(3)], preopens: { '/': '/' } });
+const module = await WebAssembly.compile(fs.readFileSync(process.argv[2]));
+process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject()));
+""")
+    for name in ("wasm", "plain"):
+        got = features_of(["node", "--no-warnings", folder / "wasi.mjs", program, folder / "network.bin",
+                           folder / "image.ppm", 1, name])
+        assert errors(torch.from_numpy(got)[None], torch.from_numpy(expected)[None]) < 1e-4
+
+
+SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@pytest.mark.parametrize("name", ["test_reactnet", "reactnet_18"])
+def test_mutated_files_are_an_error_or_the_exact_network(name, tmp_path):
+    """10,000 mutations under AddressSanitizer and UBSan, and 3,000 whose checksum was computed again."""
+    small = {"stem_chs": 16, "channels": (16, 24 if name == "reactnet_18" else 32), "depths": (1, 2), "num_classes": 5}
+    folded = fold(lively(name, **small))
+    (tmp_path / "network.bin").write_bytes(network_bytes(folded, (3, 24, 20), (0.5,) * 3, (0.2,) * 3))
+    for file in (*(KERNELS / source for source in C_SOURCES), HERE / "mutate.c"):
+        shutil.copy(file, tmp_path)
+    program = compiled(tmp_path, ["gcc"], *SANITIZED, sources=("burn.c", "mutate.c"))
+    for arguments in (["10000"], ["3000", "checksum"]):
+        done = subprocess.run([program, "network.bin", *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    (lambda data: b"", "no network.bin"),
+    (lambda data: data[:200], "damaged"),
+    (lambda data: data[:-1], "damaged"),
+    (lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], "damaged"),
+    (lambda data: b"X" + data[1:], "no network.bin"),
+    (lambda data: resummed(data[:16] + struct.pack("<I", 2) + data[20:]), "version"),
+    (lambda data: resummed(data[:20] + struct.pack("<I", 2**31) + data[24:]), "sizes that cannot be"),
+    (lambda data: resummed(data + bytes(8)), "sizes that cannot be"),
+])
+def test_a_damaged_file_is_one_line(change, word):
+    data = network_bytes(fold(lively()), (3, 64, 64), *(values[:3] for values in PLAIN))
+    with pytest.raises(BurnError, match=word) as told:
+        CNetwork(change(data), 1, "net/network.bin")
+    assert "\n" not in str(told.value) and str(told.value).startswith("net/network.bin: ")
+
+
+def resummed(data):
+    return data[:8] + struct.pack("<Q", _checksum(data[16:])) + data[16:]
+
+
+def test_a_missing_or_broken_compiler_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    library.load.cache_clear()
+    try:
+        with pytest.raises(BurnError, match=r"no C compiler.*burn-timm\[c\]"):
+            library.load()
+        monkeypatch.setenv("CC", "false")
+        with pytest.raises(BurnError, match="the C compiler failed: false"):
+            library.load()
+        assert list((tmp_path / "burn_timm").iterdir()) == []
+    finally:
+        library.load.cache_clear()

@@ -1,0 +1,125 @@
+"""OpenVINO's 1-bit network against torch: each convolution exactly, whole networks by tolerance."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("openvino")
+
+import openvino as ov
+from openvino import opset13 as ops
+
+from burn_timm.deploy import load
+from burn_timm.deploy.export import export
+from burn_timm.deploy.fold import fold
+from burn_timm.deploy.openvino_engine import TESTED, binary_convolution, build, core, cpu_settings
+from burn_timm.errors import BurnError
+from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("inputs", INPUTS)
+def test_a_binary_convolution_is_exact(inputs, kernel, stride):
+    check_exact(sizes_with(inputs, stride), kernel, seed=1000 * inputs + 10 * kernel + stride)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_binary_convolution_is_exact_in_images_of_every_width(kernel):
+    """The kernels work in strips of several pixels, with other code at both ends."""
+    widths = [*range(1, 41), 56, 75, 112]
+    check_exact([(1, 16, 24, (4, width), stride) for width in widths for stride in (1, 2)], kernel, seed=0)
+
+
+def check_exact(cases, kernel, seed):
+    images, nodes, arrays, expected, buffers = [], [], [], [], []
+    for case in convolutions(cases, kernel, seed):
+        images.append(ops.parameter(list(case.x.shape), np.float32))
+        nodes.append(binary_convolution(images[-1], case.threshold, case.positive, case.stride, kernel // 2, buffers))
+        arrays.append(case.x)
+        expected.append(case.expected)
+    compiled = core().compile_model(ov.Model(nodes, images, "test"), "CPU", cpu_settings(1))
+    for got, reference in zip(compiled(arrays).values(), expected, strict=True):
+        np.testing.assert_array_equal(got.astype(np.float64), reference, strict=True)
+
+
+@pytest.mark.parametrize("kernel", [2, 5])
+def test_other_kernels_are_refused(kernel):
+    image = ops.parameter([1, 8, 9, 9], np.float32)
+    with pytest.raises(BurnError, match=f"a binary {kernel}x{kernel} convolution .* only 1x1 and 3x3"):
+        binary_convolution(image, np.zeros(8, np.float32), np.ones((8, 8, kernel, kernel), bool), 1, kernel // 2, [])
+
+
+def outputs_of(model, x):
+    graph, buffers = build(fold(model), tuple(x.shape))
+    results = core().compile_model(graph, "CPU", cpu_settings(1))(x.numpy()).items()
+    return {next(iter(output.names)): torch.from_numpy(np.array(value)) for output, value in results}
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), NETWORKS)
+def test_a_network_does_what_torch_does(name, shape, options, digits):
+    model, images = lively(name, **options), images_of(digits, shape)
+    check_outputs(outputs_of(model, images), model, images)
+
+
+def test_a_shift_that_is_lost_in_one_place_shows(digits):
+    """The tolerance above is tight enough: a single parameter of a single block moves the features beyond it."""
+    model, images = lively(), images_of(digits, (4, 3, 64, 64))
+    before = outputs_of(model, images)["features"]
+    model.stages[1][0].act1.shift2.bias.data[3] += 0.5
+    assert errors(outputs_of(model, images)["features"], before).median() > 1e-3
+
+
+SIGNAL = """
+import faulthandler, signal, sys
+import burn_timm.deploy, burn_timm.deploy.openvino_engine
+faulthandler.enable()  # gives this thread a stack for signals
+signal.signal(signal.SIGUSR1, lambda *args: print("handled"))
+first, second = (burn_timm.deploy.load(sys.argv[1], threads=1) for _ in range(2))
+del first
+del second
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "net"
+    export(lively(), folder)
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_after_two_models_have_come_and_gone(exported):
+    """With a Core for each of them OpenVINO would leave the signal's stack unmapped: a segmentation fault."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL, exported], env=environment, capture_output=True, text=True, check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.parametrize("version", ["2025.4.1", "2027.0.0-1", "custom"])
+def test_a_version_that_nobody_tested(exported, monkeypatch, version):
+    monkeypatch.setattr(ov, "__version__", version)
+    with pytest.raises(BurnError, match=rf"OpenVINO {version} is not tested.* >=2026.0,<2027.0: pip install"):
+        load(exported)
+
+
+def test_the_range_is_that_of_the_extra():
+    (low, _), (high, _) = TESTED
+    assert f'openvino = ["openvino>={low}.0,<{high}"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_other_processors_are_refused(exported, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(BurnError, match="aarch64: OpenVINO has 1-bit kernels for x86 only.* --format c"):
+        load(exported)

@@ -1,0 +1,201 @@
+"""deploy.load and the object it gives: timm's face, one clear line for everything that is wrong, and evaluations."""
+
+import importlib
+import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import eval_downstream
+from burn_timm.data import eval_loader, open_dataset, random_subset
+from burn_timm.deploy import load
+from burn_timm.deploy.export import export, pooled_features
+from burn_timm.errors import BurnError
+from burn_timm.evals.features import calibrate_batchnorm, eval_transform
+from deploy.networks import errors, images_of, lively
+
+pytest.importorskip("openvino")
+
+FORMATS = ("openvino", "c")
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def exported(request, tmp_path_factory):
+    model = lively(num_classes=7)
+    model.pretrained_cfg = {**model.pretrained_cfg, "crop_pct": 0.9, "mean": (0.1, 0.2, 0.3), "input_size": (3, 64, 64),
+                            "label_names": list("abcdefg")}
+    folder = tmp_path_factory.mktemp("exported") / "net"
+    export(model, folder, request.param, batch_size=2)
+    return model, folder
+
+
+@pytest.fixture
+def images(digits):
+    return images_of(digits, (2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("call", ["__call__", "features", "forward_features"])
+def test_the_face_of_timm(exported, images, call):
+    model, folder = exported
+    loaded = load(folder, threads=1)
+    with torch.no_grad():
+        feature_map = model.forward_features(images)
+        expected = {
+            "__call__": model(images), "features": model.forward_head(feature_map, pre_logits=True),
+            "forward_features": feature_map,
+        }[call]
+    got = getattr(loaded, call)(images)
+    assert isinstance(got, torch.Tensor) and got.dtype == torch.float32 and got.shape == expected.shape
+    assert errors(got, expected).median() < 2e-3
+    channels_last = images.to(memory_format=torch.channels_last)
+    for x in (images.numpy(), images.double().numpy(), channels_last.numpy()):
+        other = getattr(loaded, call)(x)
+        assert isinstance(other, np.ndarray)
+        np.testing.assert_array_equal(other, got.numpy())
+
+
+def test_threads_share_a_model_and_results_stay(exported, images):
+    loaded = load(exported[1], threads=1)
+    inputs = [images * scale for scale in (1, 0.5, -1, 2)] * 8
+    results = [loaded(x) for x in inputs]
+    expected = [result.clone() for result in results]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(torch.equal, pool.map(loaded, inputs), expected))
+    assert all(map(torch.equal, results, expected))  # a call does not overwrite what another one gave
+
+
+def test_it_knows_what_a_user_needs(exported):
+    model, folder = exported
+    loaded = load(folder)
+    assert (loaded.architecture, loaded.batch_size, loaded.input_size) == ("test_reactnet", 2, (3, 64, 64))
+    assert (loaded.num_classes, loaded.num_features, loaded.label_names) == (7, 128, list("abcdefg"))
+    assert timm.data.resolve_model_data_config(loaded) == timm.data.resolve_model_data_config(model)
+
+
+@pytest.mark.parametrize(("x", "message"), [
+    (torch.zeros(1, 3, 64, 64), r"images are \[1, 3, 64, 64\], but .* exported for \[2, 3, 64, 64\]"),
+    (np.zeros((2, 3, 32, 64), np.float32), r"images are \[2, 3, 32, 64\], but"),
+    (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "expected floats, normalised"),
+    ([0.0], "expected a torch tensor or numpy array"),
+])
+def test_wrong_images(exported, x, message):
+    with pytest.raises(BurnError, match=message):
+        load(exported[1])(x)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_without_pooling_there_are_no_pooled_features(tmp_path, images, format):
+    export(lively(num_classes=0, global_pool=""), tmp_path / "net", format, batch_size=2)
+    loaded = load(tmp_path / "net")
+    assert loaded(images).shape == (2, 128, 4, 4)
+    with pytest.raises(BurnError, match="without pooling: use forward_features"):
+        loaded.features(images)
+
+
+def edit(**changes):
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("weights", lambda path: path.write_bytes(path.read_bytes()[:-10]), "truncated, damaged or from another export"),
+    ("weights", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "truncated, damaged"),
+    ("weights", lambda path: path.unlink(), "cannot be read"),
+    ("config.json", lambda path: path.unlink(), "config.json: cannot be read"),
+    ("config.json", lambda path: path.write_text("{"), "config.json: cannot be read"),
+    ("config.json", edit(format="timm"), "no 1-bit network; write one with: burn-timm export"),
+    ("config.json", edit(format_version=9), "format_version 9, but this burn_timm reads only 1"),
+])
+def test_a_damaged_folder(exported, tmp_path, name, change, message):
+    shutil.copytree(exported[1], tmp_path / "net")
+    for file in list((tmp_path / "net").iterdir()):
+        if file.name == name or (name == "weights" and file.name != "config.json"):
+            change(file)
+    with pytest.raises(BurnError, match=message) as caught:
+        load(tmp_path / "net")
+    assert "\n" not in str(caught.value) and str(tmp_path / "net") in str(caught.value)
+
+
+def test_without_openvino(tmp_path, monkeypatch):
+    export(lively(), tmp_path / "net", "openvino", img_size=32)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BurnError, match=r'needs the package openvino: pip install "burn-timm\[openvino\]"'):
+        load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+def test_threads_must_be_a_number(exported, threads):
+    with pytest.raises(BurnError, match="threads must be a whole number of at least 1"):
+        load(exported[1], threads=threads)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_pooled_features_of_any_number_of_images(digits, format):
+    model, images = lively(num_classes=0), images_of(digits, (11, 3, 32, 32))
+    features, _ = pooled_features(model, 32, batch_size=4, threads=1, format=format)
+    got = features(images)
+    assert got.shape == (11, 128) and errors(got, model(images).detach()).median() < 1e-4
+    assert torch.equal(got[9:], features(images[9:]))
+
+
+DIGITS = ["--model", "test_reactnet", "--dataset", "digits", "--workers", "0", "--img-size", "64",
+          "--limit-train", "300", "--limit-test", "90", "--calibrate-bn", "256", "--batch-size", "64"]
+
+
+def test_an_evaluation_through_the_engines(tmp_path):
+    values = {}
+    for engine in ("torch", *FORMATS):
+        path = tmp_path / f"{engine}.json"
+        eval_downstream.main(["knn", *DIGITS, "--engine", engine, "--threads", "1", "--output", str(path)])
+        result = json.loads(path.read_text())
+        values[engine] = result["value"]
+        if engine != "torch":
+            version = importlib.import_module("burn_timm" if engine == "c" else engine).__version__
+            assert result["protocol"]["engine"] == {"name": f"{engine}, 1-bit kernels", "version": version}
+    assert values["torch"] > 0.3 and all(abs(value - values["torch"]) <= 0.04 for value in values.values())
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    (["--pixels"], "--engine openvino takes"), (["--model", "test_resnet"], "no binary convolutions"),
+    (["--model", "test_reactnet", "--device", "meta"], "--engine openvino takes"),
+])
+def test_what_an_evaluation_cannot_do(option, message, tmp_path, capsys):
+    options = ["--dataset", "digits", "--workers", "0", "--img-size", "32", "--engine", "openvino"]
+    with pytest.raises(SystemExit) as caught:
+        eval_downstream.main(["knn", *options, *option, "--output", str(tmp_path / "r.json")])
+    assert caught.value.code == 2 and message in capsys.readouterr().err.rstrip("\n").splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("dataset", ["cifar10", "tiny-imagenet-80"])
+def test_real_photos(dataset, format, burn_data, record_property, tmp_path):
+    """Argmax on at least 99 % of 500 real photos as torch has it, and how far the features are off."""
+    if not (Path(burn_data) / dataset).is_dir():
+        pytest.skip(f"{dataset} is not in BURN_DATA")
+    model = lively("reactnet_a_025", num_classes=10)
+    transform = eval_transform(model, 64)
+    source = random_subset(open_dataset(f"hfds/{burn_data}/{dataset}", None, "train"), 756, 0)
+    images = torch.cat([batch for batch, _ in eval_loader(source, transform, 63, 0)])
+    calibrate_batchnorm(model, images[500:].split(64))
+    parts = images[:500].split(50)
+    with torch.no_grad():
+        features = torch.cat([model.forward_head(model.forward_features(x), pre_logits=True) for x in parts])
+        # A random classifier gives many classes equal scores. This one tells the photos apart, as a trained one does.
+        directions = torch.linalg.svd(features - features.mean(0), full_matrices=False)[2][:10]
+        model.head.fc.weight.copy_(directions)
+        model.head.fc.bias.copy_(-directions @ features.mean(0))
+        classes = model.head.fc(features).argmax(1)
+    export(model, tmp_path / "net", format, img_size=64, batch_size=50)
+    loaded = load(tmp_path / "net", threads=1)
+    error = errors(torch.cat([loaded.features(x) for x in parts]), features)
+    agree = (torch.cat([loaded(x) for x in parts]).argmax(1) == classes).double().mean()
+    record_property("summary", f"{format}, {dataset}: argmax equal on {100 * agree:.1f} % of 500 photos; relative "
+                               f"error of features: median {error.median():.1e}, mean {error.mean():.1e}, "
+                               f"most {error.max():.1e}")
+    assert len(classes.unique()) >= 5 and agree >= 0.99 and error.median() < 1e-2
