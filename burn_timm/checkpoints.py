@@ -1,21 +1,22 @@
-"""Weights from files: reading them by content, finding the model they belong to, and loading them without surprises."""
+"""The reader of weights: any file, folder or repository of the Hub to a state dict, and to a model, strictly."""
 
-import argparse
 import difflib
 import functools
 import json
 import os
 import pickle
-import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg, clean_state_dict, load_model_config_from_hf
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from timm.models import PretrainedCfg, clean_state_dict
 
+from .compat import create_with_weights, load_pickle
+from .configs import read_config
 from .errors import BurnError, one_line
 from .models import BINARY_MODULES
 from .nn import binary_weight_names
@@ -34,9 +35,8 @@ from .packing import (
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # in a folder; timm's names
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")  # timm's order, then others'
 _FEATURE_ARGS = ("features_only", "out_indices", "feature_cls")
-_PICKLE_REMEDY = (
-    "if you trust it, read it once with weights_only=False and write its state dict with safetensors.torch.save_file"
-)
+_LFS_POINTER = b"version https://git-lfs"
+_SAVE = "save model.state_dict()"
 
 
 def burn_models() -> list[str]:
@@ -57,12 +57,12 @@ def weights_file(path: str | os.PathLike) -> Path:
 def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """State dict and metadata of a safetensors or torch file, told apart by content.
 
-    A torch file is read with weights_only=True and unwrapped (`state_dict`, `model`, ...; prefixes `module.` and
-    `_orig_mod.`); its metadata are empty. A packed state dict is verified and returned as it is, mark included.
+    A torch file is unwrapped (`state_dict`, `model`, ...; prefixes `module.` and `_orig_mod.`); its metadata are empty.
+    A packed state dict is verified and returned as it is, mark included.
 
     Raises:
-        BurnError: No such file, truncated, damaged, a pickle that weights_only refuses or under the name of a
-            safetensors file, or no state dict. It names the file and, where there is one, the tensor.
+        BurnError: See `read_content`; or there is no state dict, or it is packed and malformed. It names the file and,
+            where there is one, the tensor.
     """
     path = weights_file(path)
     content, metadata = read_content(path)
@@ -75,65 +75,41 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
     return state_dict, metadata or {}
 
 
-def read_content(path: Path, placeholders: bool = False) -> tuple[Any, dict[str, str] | None]:
+def read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
     """All that a safetensors file (its tensors, its metadata) or a torch file (any object, None) holds.
 
-    With `placeholders`, settings and other objects of foreign packages in a pickle become empty stand-ins: nothing
-    of theirs is imported or run. Raises BurnError as `read_state_dict` does.
+    Objects of foreign packages in a torch file become empty stand-ins: nothing of theirs is imported or run.
+
+    Raises:
+        BurnError: Truncated, damaged, a pointer of Git LFS, a pickle that would run code or that has the name of a
+            safetensors file. It names the file.
     """
     with open(path, "rb") as file:
-        start = file.read(9)
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+        start = file.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise BurnError(f"{path}: a pointer of Git LFS, not the weights themselves; fetch them with: git lfs pull")
+    if start[:2] == b"PK" or start[:1] == b"\x80":
         if path.suffix == ".safetensors":
             raise BurnError(f"{path}: a torch (pickle) file under the name of a safetensors file; rename it to .pth")
-        return _read_torch(path, placeholders), None
-    if start[8:] == b"{" or path.suffix == ".safetensors":
+        return _read_torch(path), None
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
         return read_tensors(path)
     raise BurnError(f"{path}: truncated or damaged, or neither a safetensors nor a torch file")
 
 
-class _Placeholder:
-    """Stands for an object of a foreign class: takes any arguments and state, and stays empty."""
-
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-def _read_torch(path: Path, placeholders: bool = False) -> Any:
-    stand_ins: dict[str, type] = {}
-    while True:
-        # timm's own checkpoints hold their arguments
-        harmless = [argparse.Namespace, *((stand_in, name) for name, stand_in in stand_ins.items())]
-        try:
-            with torch.serialization.safe_globals(harmless):
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
-            mapping = re.search(r"Can only SETITEM .* but got <class '(\S+)'>", str(error))
-            if placeholders and foreign and foreign[1] not in stand_ins and len(stand_ins) < 100:
-                module, _, name = foreign[1].rpartition(".")
-                stand_ins[foreign[1]] = type(name, (_Placeholder,), {"__module__": module})
-                continue
-            if mapping and stand_ins.get(mapping[1], dict) not in (dict, OrderedDict):
-                stand_ins[mapping[1]] = OrderedDict  # torch fills no subclass of dict but this one
-                continue
-            try:
-                refused = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-            except Exception:  # only the wording of the message depends on it
-                refused = ""
-            if not refused and "truncated" in str(error):
-                raise BurnError(f"{path}: truncated; copy or download the file again") from error
-            what = f"it holds Python objects ({refused})" if refused else one_line(error)
-            raise BurnError(f"{path}: weights_only=True refuses this pickle: {what}; {_PICKLE_REMEDY}") from error
-        except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
-            what = f"truncated or damaged ({one_line(error)})"
-            raise BurnError(f"{path}: {what}; copy or download the file again") from error
+def _read_torch(path: Path) -> Any:
+    try:
+        return load_pickle(path)
+    except pickle.UnpicklingError as error:
+        if "truncated" in str(error):
+            raise BurnError(f"{path}: truncated; copy or download the file again") from error
+        raise BurnError(
+            f"{path}: a pickle that is not safe to read ({one_line(error, 160)}); where it was made, write the state "
+            "dict alone with safetensors.torch.save_file"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for damaged files
+        what = f"truncated or damaged ({one_line(error)})"
+        raise BurnError(f"{path}: {what}; copy or download the file again") from error
 
 
 def _unwrapped(path: Path, content: Any) -> dict[str, torch.Tensor]:
@@ -142,10 +118,10 @@ def _unwrapped(path: Path, content: Any) -> dict[str, torch.Tensor]:
             break
         content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise BurnError(f"{path}: holds no state dict but {type(content).__name__}; save model.state_dict()")
+        raise BurnError(f"{path}: holds no state dict but {type(content).__name__}; {_SAVE}")
     for name, value in content.items():
         if not isinstance(value, torch.Tensor):
-            raise BurnError(f"{path}: {name} is {type(value).__name__}, not a tensor; save model.state_dict()")
+            raise BurnError(f"{path}: {name} is {type(value).__name__}, not a tensor; {_SAVE}")
     return clean_state_dict(content)
 
 
@@ -265,19 +241,26 @@ def load_model(
     Raises:
         BurnError: One line: the model, or the file and the tensor, and what is wrong with it.
     """
-    scheme, _, location = model_name.rpartition(":")
-    if scheme == "local-dir" and checkpoint is None and pretrained is not False:
-        checkpoint = location
-    if pretrained is None:
-        pretrained = scheme in ("local-dir", "hf-hub")
     require_model(model_name)
+    architecture = architecture_of(model_name)  # which checks a config.json before anything is built from it
+    source, location = _source(model_name)
+    if checkpoint is None and source and pretrained is not False:
+        checkpoint = location if source == "local-dir" else _download(model_name, *WEIGHTS_FILES)
     if checkpoint is not None:
-        return _load_checkpoint(model_name, weights_file(checkpoint), num_classes, kwargs)
-    if not pretrained:
+        path = weights_file(checkpoint)
+        try:
+            model = _load(model_name, architecture, path, kwargs)
+        except BurnError as error:
+            raise BurnError(f"model {model_name}: {error}" if source == "hf-hub" else str(error)) from error
+    elif pretrained:
+        context = f"model {model_name}: its pretrained weights cannot be loaded"
+        model = _create(model_name, context, pretrained=True, **kwargs)
+    else:
         kwargs = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
-        return _create(model_name, f"model {model_name}", False, **kwargs).eval()
-    model = _create(model_name, f"model {model_name}: its pretrained weights cannot be loaded", True, **kwargs)
-    return _with_classes(model, num_classes)  # features_only has no num_classes and stays as it is
+        return _create(model_name, f"model {model_name}", **kwargs).eval()
+    if num_classes is not None and getattr(model, "num_classes", num_classes) != num_classes:
+        model.reset_classifier(num_classes)  # features_only has no num_classes and stays as it is
+    return model.eval()
 
 
 def require_model(model_name: str) -> None:
@@ -287,29 +270,55 @@ def require_model(model_name: str) -> None:
         raise BurnError(f"model {model_name}: timm knows no such name{'; is it ' + ' or '.join(near) if near else ''}?")
 
 
-def _create(model_name: str, context: str, pretrained: bool, **kwargs: Any) -> torch.nn.Module:
+def architecture_of(model_name: str) -> str:
+    """timm's name of the architecture behind a name with or without tag, `local-dir:` or `hf-hub:`."""
+    source, location = _source(model_name)
+    if not source:
+        return model_name.partition(".")[0]
     try:
-        return timm.create_model(model_name, pretrained=pretrained, **kwargs)
-    except Exception as error:  # timm, torch, safetensors and the hub raise a dozen types; the cause stays attached
+        config = Path(location) / "config.json" if source == "local-dir" else _download(model_name, "config.json")
+        return read_config(config)["architecture"]
+    except BurnError as error:
+        raise BurnError(f"model {model_name}: its config.json cannot be used: {error}") from error
+
+
+def _source(model_name: str) -> tuple[str, str]:
+    """`local-dir` and the folder, `hf-hub` and the repository, or two empty strings for a name of timm's."""
+    source, colon, location = model_name.partition(":")
+    source = source.replace("_", "-")
+    if colon and source not in ("local-dir", "hf-hub"):
+        raise BurnError(f"model {model_name}: expected a timm name, local-dir:FOLDER or hf-hub:OWNER/NAME")
+    return (source, location) if colon else ("", "")
+
+
+def _download(model_name: str, *names: str) -> Path:
+    """The first of the files `names` that the repository behind `hf-hub:OWNER/NAME[@REVISION]` has."""
+    repo, _, revision = _source(model_name)[1].partition("@")
+    for name in names:
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision or None))
+        except EntryNotFoundError as error:
+            failure = error
+        except Exception as error:  # the Hub's own errors, and those of whichever HTTP library it uses
+            failure = error
+            break
+    raise BurnError(f"model {model_name}: its {name} cannot be loaded: {one_line(failure)}") from failure
+
+
+def _create(model_name: str, context: str, create: Any = timm.create_model, **kwargs: Any) -> torch.nn.Module:
+    try:
+        return create(model_name, **kwargs)
+    except Exception as error:  # timm, torch, safetensors and the Hub raise a dozen types; the cause stays attached
         raise BurnError(f"{context}: {one_line(error)}") from error
 
 
-def _with_classes(model: torch.nn.Module, num_classes: int | None) -> torch.nn.Module:
-    if num_classes is not None and getattr(model, "num_classes", num_classes) != num_classes:
-        model.reset_classifier(num_classes)
-    return model.eval()
-
-
-def _load_checkpoint(model_name: str, path: Path, num_classes: int | None, kwargs: dict[str, Any]) -> torch.nn.Module:
+def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]) -> torch.nn.Module:
+    """The model with all of a file's weights, and as many classes as the file has."""
     state_dict, _ = read_state_dict(path)
-    architecture = architecture_of(model_name)
-    config = timm.get_pretrained_cfg(architecture) or PretrainedCfg()
-    # timm's loader (first in its order: a state dict) applies each model's own renaming. It drops the classifier, and
-    # with it the strictness, where the counts differ: so the model is first built with as many classes as the file has.
-    overlay = {"source": "", "label_offset": 0}
+    config, size = timm.get_pretrained_cfg(architecture) or PretrainedCfg(), None
     if architecture in burn_models():
         plain = {key: value for key, value in kwargs.items() if key not in _FEATURE_ARGS}
-        model = _create(model_name, f"model {model_name}", False, **{**plain, "num_classes": 0, "device": "meta"})
+        model = _create(model_name, f"model {model_name}", **{**plain, "num_classes": 0, "device": "meta"})
         if is_packed(state_dict):
             shapes = {name: model.get_parameter(name).shape for name in binary_weight_names(model)}
             try:
@@ -318,40 +327,21 @@ def _load_checkpoint(model_name: str, path: Path, num_classes: int | None, kwarg
                 raise BurnError(f"{path}: {error}") from error
         first = state_dict.get(f"{config.first_conv}.weight")
         if first is not None and first.ndim == 4:
-            overlay["input_size"] = (first.shape[1], *model.pretrained_cfg["input_size"][1:])
+            size = (first.shape[1], *model.pretrained_cfg["input_size"][1:])
     elif is_packed(state_dict):
         raise BurnError(f"{path}: packed 1-bit weights, but {model_name} is no model of burn_timm")
-    names = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
-    heads = [f"{name}.weight" for name in names if f"{name}.weight" in state_dict]
-    counts = [len(state_dict[heads[0]])] if heads else [0, config.num_classes]
+    heads = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
+    counts = [len(state_dict[f"{name}.weight"]) for name in heads if f"{name}.weight" in state_dict][:1]
     if kwargs.get("features_only"):
-        dropped = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+        dropped = {f"{name}.{part}" for name in heads for part in ("weight", "bias")}
         state_dict, counts = {name: state_dict[name] for name in state_dict if name not in dropped}, [0]
-    first_error = None
-    for count in dict.fromkeys(counts):  # a file in the layout of another library may name its classifier otherwise
-        own = {**overlay, "state_dict": dict(state_dict), "num_classes": count}
+    errors = []
+    for count in counts or (0, config.num_classes):  # a file of another library may name its classifier otherwise
         try:
-            model = _create(model_name, f"{path} does not fit {model_name}", True, pretrained_cfg_overlay=own, **kwargs)
-            break
+            return _create(
+                model_name, f"{path} does not fit {model_name}", create_with_weights, state_dict=state_dict,
+                num_classes=count, input_size=size, **kwargs,
+            )
         except BurnError as error:
-            first_error = first_error or error
-    else:
-        raise first_error
-    model = _with_classes(model, num_classes)
-    # timm keeps the overlay in the model: the weights would be there twice, and in each deep copy.
-    model.pretrained_cfg = {**model.pretrained_cfg, "state_dict": None, "num_classes": getattr(model, "num_classes", 0)}
-    model.default_cfg = model.pretrained_cfg
-    return model
-
-
-def architecture_of(model_name: str) -> str:
-    """timm's name of the architecture behind a name with or without tag, `local-dir:` or `hf-hub:`."""
-    scheme, _, location = model_name.rpartition(":")
-    if not scheme:
-        return model_name.partition(".")[0]
-    try:
-        if scheme == "local-dir":
-            return json.loads((Path(location) / "config.json").read_text())["architecture"]
-        return load_model_config_from_hf(location)[1]
-    except Exception as error:  # the hub's errors, a damaged file, a missing entry
-        raise BurnError(f"model {model_name}: its config.json cannot be read: {one_line(error)}") from error
+            errors.append(error)
+    raise errors[0]

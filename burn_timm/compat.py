@@ -3,23 +3,54 @@
 `tests/test_compat.py` has a test for each: when an upgrade breaks one, the test says which, and what to do.
 """
 
+import argparse
 import os
+import pickle
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from timm.models._features import feature_take_indices as feature_take_indices
+from torch import nn
 
 # timm: models and their registry ------------------------------------------------------------------------------------
 
 # Also `feature_take_indices`, above: which stages a call of forward_intermediates asks for.
 
 
+def create_with_weights(
+    model_name: str, state_dict: Mapping[str, torch.Tensor], num_classes: int,
+    input_size: tuple[int, int, int] | None = None, **kwargs: Any,
+) -> nn.Module:
+    """The timm model `model_name` with the weights `state_dict`, loaded strictly through timm's own renaming.
+
+    timm takes a state dict from the pretrained configuration. It drops the classifier, and with it the strictness,
+    where the classes of model and weights differ, so both get `num_classes`. Raises whatever timm and torch raise.
+
+    Args:
+        input_size: Of the weights, where that is not the model's usual one: it tells the number of input channels.
+    """
+    overlay: dict[str, Any] = {"source": "", "label_offset": 0, "num_classes": num_classes}
+    if input_size is not None:
+        overlay["input_size"] = input_size
+    model = timm.create_model(
+        model_name, pretrained=True, num_classes=num_classes,
+        pretrained_cfg_overlay={**overlay, "state_dict": dict(state_dict)}, **kwargs,
+    )
+    # timm keeps the overlay in the model: the weights would be there twice, and in each deep copy.
+    model.pretrained_cfg = {**model.pretrained_cfg, "state_dict": None, "num_classes": num_classes}
+    model.default_cfg = model.pretrained_cfg
+    return model
+
+
 def save_model_config(
-    model: torch.nn.Module, path: str | os.PathLike, model_args: dict[str, Any], data_config: dict[str, Any],
+    model: nn.Module, path: str | os.PathLike, model_args: dict[str, Any], data_config: dict[str, Any],
 ) -> None:
     """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too."""
     from timm.models import _hub
@@ -91,6 +122,47 @@ def convolution_backward(
 
 
 # torch: reading and exporting files ---------------------------------------------------------------------------------
+
+# What torch's messages say of a class that is not on its list, and of a mapping that it does not fill.
+_FOREIGN_CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
+_FOREIGN_MAPPING = re.compile(r"Can only SETITEM .* but got <class '(\S+)'>")
+
+
+class _Placeholder:
+    """Stands for an object of a foreign class: takes any arguments and state, and stays empty."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def load_pickle(path: str | os.PathLike) -> Any:
+    """What a torch file holds, read with weights_only=True.
+
+    Settings, numpy scalars and other objects of foreign classes become empty stand-ins: nothing of theirs is imported
+    or run. Raises whatever torch raises, pickle.UnpicklingError for what it still refuses.
+    """
+    stand_ins: dict[str, type] = {}
+    while True:
+        # timm's own checkpoints hold their arguments
+        harmless = [argparse.Namespace, *((stand_in, name) for name, stand_in in stand_ins.items())]
+        try:
+            with torch.serialization.safe_globals(harmless):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            foreign, mapping = _FOREIGN_CLASS.search(str(error)), _FOREIGN_MAPPING.search(str(error))
+            if foreign and foreign[1] not in stand_ins and len(stand_ins) < 100:
+                module, _, name = foreign[1].rpartition(".")
+                stand_ins[foreign[1]] = type(name, (_Placeholder,), {"__module__": module})
+            elif mapping and stand_ins.get(mapping[1], OrderedDict) is not OrderedDict:
+                stand_ins[mapping[1]] = OrderedDict  # torch fills no subclass of dict but this one
+            else:
+                raise
 
 
 def export_onnx(network: torch.nn.Module, path: Path, images: torch.Tensor, names: Sequence[str], opset: int) -> None:

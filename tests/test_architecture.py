@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "burn_timm"
 LEVELS = [
     {"errors", "version", "distributed", "schedules", "tables", "timing", "memory"},
     {"files", "arguments", "compat", "provenance"},
-    {"losses", "heads", "packing", "kernels", "runs"},
+    {"losses", "heads", "packing", "configs", "kernels", "runs"},
     {"nn"},
     {"models", "methods"},
     {"checkpoints", "counting"},

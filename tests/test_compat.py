@@ -3,6 +3,7 @@
 When a test fails after an upgrade, its docstring says what to do.
 """
 
+import argparse
 import io
 import json
 import tarfile
@@ -20,6 +21,27 @@ from burn_timm import compat
 # timm: models and their registry ------------------------------------------------------------------------------------
 
 
+def test_create_with_weights_is_strict_renames_and_forgets_the_weights():
+    """If it fails: timm no longer takes a state dict from pretrained_cfg_overlay. Create the model without weights,
+    apply the filter function of its module, and call load_state_dict."""
+    weights = timm.create_model("test_resnet", num_classes=5).state_dict()
+    model = compat.create_with_weights("test_resnet", weights, 5)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert model.pretrained_cfg["state_dict"] is None and model.num_classes == 5
+    for classes, changes in ((5, {"conv1.0.strange": torch.ones(1)}), (0, {})):
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            compat.create_with_weights("test_resnet", {**weights, **changes}, classes)
+
+
+def test_save_model_config(tmp_path):
+    """If it fails: timm moved `save_config_for_hf`; see by what `timm.models.save_for_hf` writes config.json."""
+    model = timm.create_model("test_resnet", num_classes=5)
+    compat.save_model_config(model, tmp_path / "config.json", {"num_classes": 5}, {"input_size": (3, 32, 32)})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architecture"] == "test_resnet" and config["model_args"]["num_classes"] == 5
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+
+
 def test_feature_take_indices():
     """If timm moves it: write it into compat.py (an int counts from the end, negative numbers too; None is all)."""
     assert compat.feature_take_indices(4, [1, -1]) == ([1, 3], 3)
@@ -31,43 +53,6 @@ def test_binary_functions_are_leaves_of_a_trace():
     """If `register_notrace_function` leaves timm.models: `torch.fx.wrap` alone does for tracers of torch."""
     names = {function.__name__ for function in timm.models.get_notrace_functions()}
     assert {"binary_sign", "binary_weight"} <= names
-
-
-# torch: optimisers and operators ------------------------------------------------------------------------------------
-
-
-def test_convolution_backward():
-    """If ATen's operator changes: call `torch.nn.grad.conv2d_input` and `conv2d_weight`, one after the other."""
-    x = torch.randn(2, 3, 5, 5, requires_grad=True)
-    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
-    out = F.conv2d(x, weight, None, 2, 1)
-    grad = torch.randn_like(out)
-    for got, expected in zip(
-        compat.convolution_backward(grad, x, weight, 2, 1), torch.autograd.grad(out, (x, weight), grad), strict=True,
-    ):
-        torch.testing.assert_close(got, expected)
-
-
-# torch: reading and exporting files ---------------------------------------------------------------------------------
-
-
-def test_export_onnx(tmp_path):
-    """If torch drops `dynamo=False`: use its other exporter, which needs onnxscript (in the extra `onnx`, then)."""
-    onnx = pytest.importorskip("onnx")
-    compat.export_onnx(torch.nn.Conv2d(3, 4, 3).eval(), tmp_path / "m.onnx", torch.zeros(1, 3, 8, 8), ["y"], 17)
-    written = onnx.load(tmp_path / "m.onnx")
-    assert [entry.version for entry in written.opset_import] == [17]
-    assert [value.name for value in (*written.graph.input, *written.graph.output)] == ["images", "y"]
-
-
-def test_timm_writes_the_config_by_which_it_builds_a_model_again(tmp_path):
-    """If `timm.models._hub.save_config_for_hf` is gone: take the config.json that `timm.models.save_for_hf` writes."""
-    model = timm.create_model("test_reactnet", num_classes=3)
-    data_config = {"input_size": (3, 48, 48), "crop_pct": 1.0}
-    compat.save_model_config(model, tmp_path / "config.json", {"act_grad": "clip"}, data_config)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["architecture"] == "test_reactnet" and config["num_classes"] == 3
-    assert config["model_args"]["act_grad"] == "clip" and config["pretrained_cfg"]["input_size"] == [3, 48, 48]
 
 
 # timm: dataset readers ----------------------------------------------------------------------------------------------
@@ -132,6 +117,57 @@ def test_torchvision_targets():
 
     for dataset in (Known, Rows, Index):
         np.testing.assert_array_equal(compat.torchvision_targets(dataset), [3, 1])
+
+
+# torch: optimisers and operators ------------------------------------------------------------------------------------
+
+
+def test_convolution_backward():
+    """If ATen's operator changes: call `torch.nn.grad.conv2d_input` and `conv2d_weight`, one after the other."""
+    x = torch.randn(2, 3, 5, 5, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    out = F.conv2d(x, weight, None, 2, 1)
+    grad = torch.randn_like(out)
+    for got, expected in zip(
+        compat.convolution_backward(grad, x, weight, 2, 1), torch.autograd.grad(out, (x, weight), grad), strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+
+
+# torch: reading and exporting files ---------------------------------------------------------------------------------
+
+
+class Settings(dict):
+    """A mapping of a class that torch does not know."""
+
+
+class Stranger:
+    """An object of a class that torch does not know."""
+
+    def __init__(self):
+        self.value = 1
+
+
+def test_load_pickle_puts_placeholders_for_foreign_classes(tmp_path):
+    """If it fails: torch words its refusals otherwise. Correct the two patterns in compat.py, which find the class that
+    torch.load(weights_only=True) refused in the text of its UnpicklingError."""
+    content = {
+        "weights": torch.ones(2), "args": argparse.Namespace(lr=1), "best": np.float64(0.5), "array": np.ones(2),
+        "settings": Settings(a=1), "other": Stranger(),
+    }
+    torch.save(content, tmp_path / "file.pth")
+    read = compat.load_pickle(tmp_path / "file.pth")
+    assert torch.equal(read["weights"], content["weights"]) and read["args"].lr == 1
+    assert not isinstance(read["other"], Stranger) and not isinstance(read["best"], float)
+
+
+def test_export_onnx(tmp_path):
+    """If torch drops `dynamo=False`: use its other exporter, which needs onnxscript (in the extra `onnx`, then)."""
+    onnx = pytest.importorskip("onnx")
+    compat.export_onnx(torch.nn.Conv2d(3, 4, 3).eval(), tmp_path / "m.onnx", torch.zeros(1, 3, 8, 8), ["y"], 17)
+    written = onnx.load(tmp_path / "m.onnx")
+    assert [entry.version for entry in written.opset_import] == [17]
+    assert [value.name for value in (*written.graph.input, *written.graph.output)] == ["images", "y"]
 
 
 # accelerate ---------------------------------------------------------------------------------------------------------

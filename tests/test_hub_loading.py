@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from hub_server import DROP, TOKEN
-from timm.models._hub import save_config_for_hf
 
 from burn_timm.cli import main
+from burn_timm.compat import save_model_config
 from burn_timm.nn import binary_weight_names
 from burn_timm.packing import pack_state_dict, save_packed
 
@@ -42,7 +42,7 @@ def network(folder, seed=0):
     torch.manual_seed(seed)
     model = timm.create_model("test_reactnet", num_classes=10).eval()
     folder.mkdir()
-    save_config_for_hf(model, folder / "config.json", model_args={"num_classes": 10})
+    save_model_config(model, folder / "config.json", {"num_classes": 10}, {})
     save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
     assert main(["card", str(folder), "--repo", "me/model"]) == 0
     return model
@@ -103,7 +103,7 @@ def test_a_download_that_fails_leaves_nothing_half_and_works_again(hub, load, sa
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
     hub.faults = {WEIGHTS: list(faults)}
     line = safe("hf-hub:me/model")
-    assert line.startswith("model hf-hub:me/model: its pretrained weights cannot be loaded: ") and said in line
+    assert line.startswith("model hf-hub:me/model: its model.safetensors cannot be loaded: ") and said in line
     hub.faults = {}
     loaded, err = load("hf-hub:me/model")
     assert loaded is not None and torch.equal(loaded[0], output_of(model)), err

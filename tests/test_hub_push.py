@@ -1,30 +1,33 @@
-"""burn-timm push: byte for byte, once, over nobody's files, through the real client; and what stands in its way."""
+"""burn-timm push: an export's files, byte for byte, once, over nobody's files, through the real client."""
 
 import functools
 import hashlib
+import json
 
 import pytest
 import timm
 from hub_server import TOKEN
-from timm.models._hub import save_config_for_hf
 
 from burn_timm.cli import main
+from burn_timm.compat import save_model_config
 from burn_timm.nn import binary_weight_names
 from burn_timm.packing import pack_state_dict, save_packed
 
 CARD = b"---\nlibrary_name: timm\n---\n# A model\n"
+NAMES = {"README.md", "config.json", "model.safetensors", "curves.png"}
 
 
 @pytest.fixture
 def folder(tmp_path):
+    """An export, with files beside it that are nobody's business."""
     model = timm.create_model("test_reactnet", num_classes=10).eval()
     export = tmp_path / "export"
     export.mkdir()
-    save_config_for_hf(model, export / "config.json", model_args={"num_classes": 10})
+    save_model_config(model, export / "config.json", {"num_classes": 10}, {})
     save_packed(export / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
     (export / "README.md").write_bytes(CARD)
     (export / "curves.png").write_bytes(b"\x89PNG\r\n")
-    (export / ".DS_Store").write_bytes(b"nobody's business")
+    (export / ".DS_Store").write_bytes(b"hidden")
     return export
 
 
@@ -41,7 +44,7 @@ def one_line(done, start):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+    return {name: (folder / name).read_bytes() for name in NAMES if (folder / name).exists()}
 
 
 def test_push_and_push_again(hub, push, folder):
@@ -52,27 +55,32 @@ def test_push_and_push_again(hub, push, folder):
     assert hub.files("me/fresh") == {**content(folder), ".gitattributes": b"*.bin filter=lfs"}
 
 
+def test_only_what_an_export_writes_is_pushed_and_no_link_is_followed(hub, push, folder, tmp_path):
+    (folder / "secret.env").write_text("TOKEN=1")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "README.md").write_text("mine")
+    (folder / "link").symlink_to("/etc/passwd")
+    code, out, err = push(folder, "me/model")
+    assert (code, err) == (0, f"{folder}: not pushed, for no export writes it: link, notes, secret.env\n")
+    assert hub.files("me/model") == content(folder)
+    (folder / "training.json").symlink_to("/etc/passwd")
+    one_line(push(folder, "me/other"), f"{folder}/training.json: a link or no file")
+    (folder / "training.json").unlink()
+    (folder / "README.md").rename(tmp_path / "README.md")
+    (folder / "README.md").symlink_to(tmp_path / "README.md")
+    one_line(push(folder, "me/other"), f"{folder}/README.md: a link or no file")
+    assert "me/other" not in hub.repos
+
+
 def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
-    hub.commit("me/taken", {"README.md": b"another", "pytorch_model.bin": b"1"})
-    start = "me/taken: holds files already (README.md, pytorch_model.bin); name another repository, or "
-    one_line(push(folder, "me/taken"), start)
-    assert push(folder, "me/taken", "--yes")[0] == 0
-    assert hub.files("me/taken") == content(folder) and len(hub.repos["me/taken"]) == 2
-
-
-def test_yes_removes_what_an_earlier_export_left_and_nothing_else(hub, push, folder):
     others = {"LICENSE": b"mine", "photos/bird.png": b"2", "model.fp32.safetensors": b"3", ".gitattributes": b"4"}
     stale = {"pytorch_model.bin": b"1", "training.json": b"{}", "curves.png": b"5"}
     hub.commit("me/taken", {**others, **stale, "config.json": b"{}"})
     (folder / "curves.png").unlink()
-    told = []
+    one_line(push(folder, "me/taken"), "me/taken: holds files already (LICENSE, config.json, curves.png, ...); name ")
     for _ in range(2):  # the second push finds nothing to do
-        code, out, err = push(folder, "me/taken", "--yes")
-        assert (code, out) == (0, f"{hub.endpoint}/me/taken\n")
+        assert push(folder, "me/taken", "--yes")[:2] == (0, f"{hub.endpoint}/me/taken\n")
         assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 2
-        told.append(err)
-    assert told == ["me/taken: of its other files, removed curves.png, pytorch_model.bin, training.json; left alone "
-                    "LICENSE, model.fp32.safetensors, photos/bird.png\n", ""]
     hub.commit("me/taken", {"training.json": b"{}"})  # all of the folder is there already
     assert push(folder, "me/taken")[0] == 0 and "training.json" in hub.files("me/taken")
     assert push(folder, "me/taken", "--yes")[0] == 0
@@ -85,30 +93,29 @@ def test_private(hub, push, folder):
     one_line(push(folder, "lab/open", "--private"), "lab/open: is public, and --private only makes new repositories ")
 
 
-def test_a_push_that_failed_is_completed_by_the_next(hub, push, folder):
-    hub.faults = {"POST /api/repos/create": [403], "POST /api/models/me/model/commit/": [500]}
-    assert "403" in one_line(push(folder, "me/model"), "me/model: ") and "me/model" not in hub.repos
-    said = one_line(push(folder, "me/model"), "me/model: ")
-    assert "500" in said and said.endswith(f"; burn-timm push {folder} me/model completes it\n")
-    assert hub.repos["me/model"] == []
-    assert push(folder, "me/model")[0] == 0
-    assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 1
-
-
-def test_weights_go_by_lfs_and_a_failure_on_their_way_is_told_and_completed(hub, push, folder):
+def test_what_failed_is_completed_by_the_next_push(hub, push, folder):
     weights = (folder / "model.safetensors").read_bytes()
     put = f"PUT /lfs/{hashlib.sha256(weights).hexdigest()}"
-    hub.faults = {put: [500] * 99}
-    said = one_line(push(folder, "me/model"), "me/model: Error while uploading 'model.safetensors' to the Hub: ")
-    assert "500" in said and "secret" not in said
-    assert said.endswith(f"; burn-timm push {folder} me/model completes it\n")
-    assert hub.repos["me/model"] == [] and not hub.objects
+    ways = ({"POST /api/repos/create": [403]}, {"POST /api/validate-yaml": [400]}, {put: [500] * 99},
+            {"POST /api/models/me/model/commit/": [500]})
+    for faults in ways:
+        hub.faults = faults
+        said = one_line(push(folder, "me/model"), "me/model: ")
+        assert "secret" not in said and said.endswith(f"; burn-timm push {folder} me/model completes it\n")
+        assert not hub.repos.get("me/model")
     hub.faults = {}
+    with hub.away():
+        one_line(push(folder, "me/model"), "me/model: ")
     assert push(folder, "me/model")[0] == 0
-    assert hub.files("me/model") == content(folder) and list(hub.objects.values()) == [weights]
+    assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 1
     sent = hub.requests.count(put)
     assert push(folder, "me/copy")[0] == 0 and hub.requests.count(put) == sent  # the Hub has them already
-    assert hub.files("me/copy")["model.safetensors"] == weights
+
+
+def test_a_card_that_the_hub_refuses_is_one_line(hub, push, folder):
+    (folder / "README.md").write_bytes(b"---\nlicense: my-own\n---\n# A model\n")
+    assert "license" in one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md")
+    assert not hub.repos["me/model"]
 
 
 def test_a_token_that_is_refused_is_not_printed(hub, push, folder):
@@ -119,61 +126,39 @@ def test_a_token_that_is_refused_is_not_printed(hub, push, folder):
     assert not hub.repos
 
 
-def test_a_hub_that_cannot_be_reached(hub, push, folder):
-    with hub.away():
-        said = one_line(push(folder, "me/model"), "me/model: ")
-    assert said.endswith(f"; burn-timm push {folder} me/model completes it\n")
-    assert push(folder, "me/model")[0] == 0
-
-
-@pytest.mark.parametrize("card, text", [
-    (b"---\nlicense: my-own\nmodel-index: 3\n---\n# A model\n", "license must be one of"),
-    (b"# A model\n", "the card does not begin with front matter"),
-    (b"---\nlicense: mit\n---\n\xff", "not text in UTF-8"),
-])
-def test_a_card_that_breaks_the_hubs_rules_stays_at_home(hub, push, folder, card, text):
-    (folder / "README.md").write_bytes(card)
-    said = one_line(push(folder, "me/model"), f"{folder}/README.md: {text}")
-    assert said.endswith("; correct it there, or burn-timm card writes a new one\n") and not hub.requests
-
-
-def test_what_only_the_hub_refuses_is_told_too(hub, push, folder):
-    hub.faults = {"POST /api/validate-yaml": [400]}
-    one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md")
-    assert not any("/commit/" in request for request in hub.requests)
-
-
 def test_a_card_whose_usage_names_no_repository_is_uploaded_as_it_is_with_a_warning(hub, push, folder):
     (folder / "README.md").write_bytes(CARD + b'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER")\n')
     code, out, err = push(folder, "model")
     assert (code, out) == (0, f"{hub.endpoint}/me/model\n") and err.count("\n") == 1
     assert err.startswith(f"{folder}/README.md: its usage says local-dir:PATH_OF_THIS_FOLDER, which ")
-    assert "write hf-hub:me/model there" in err
-    assert hub.files("me/model") == content(folder)
+    assert "write hf-hub:me/model there" in err and hub.files("me/model") == content(folder)
 
 
-@pytest.mark.parametrize("name, text", [
-    ("config.json", "has no config.json; expected an export folder"),
-    ("model.safetensors", "has no model.safetensors; expected an export folder"),
-    ("README.md", "has no README.md; burn-timm card "),
+def flip(path):
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+
+
+def other_network(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architecture": "reactnet_a_025"}))
+
+
+@pytest.mark.parametrize("name, damage, text", [
+    ("config.json", lambda path: path.unlink(), "has no config.json; expected an export folder"),
+    ("model.safetensors", lambda path: path.unlink(), "has no model.safetensors; expected an export folder"),
+    ("README.md", lambda path: path.unlink(), "has no README.md; burn-timm card "),
+    ("model.safetensors", flip, "model.safetensors: the checksum"), ("config.json", other_network, "model.safetensors"),
+    ("config.json", lambda path: path.write_text('{"password": 1}'), "config.json: architecture"),
 ])
-def test_an_incomplete_folder_stays_at_home(folder, capsys, name, text):
-    (folder / name).unlink()
-    assert main(["push", str(folder), "me/model"]) == 2
+def test_an_incomplete_damaged_or_foreign_folder_stays_at_home(folder, capsys, name, damage, text):
+    damage(folder / name)
+    assert main(["push", str(folder), "me/model"]) == 2  # no Hub is near
     err = capsys.readouterr().err
-    assert err.startswith(f"burn-timm push: {folder}: {text}") and err.count("\n") == 1
+    assert err.startswith("burn-timm push: ") and str(folder) in err and text in err and err.count("\n") == 1
 
 
-def test_other_folders_and_damaged_weights_stay_at_home(folder, capsys):
-    assert main(["push", str(folder.parent), "me/model"]) == 2
-    assert f"is it {folder}?" in capsys.readouterr().err
-    assert main(["push", str(folder / "nowhere"), "me/model"]) == 2
-    assert "no such folder" in capsys.readouterr().err
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-    assert main(["push", str(folder), "me/model"]) == 2
-    assert "model.safetensors" in capsys.readouterr().err
+def test_the_folder_above_the_export_is_told(folder, capsys):
+    for path, text in ((folder.parent, f"is it {folder}?"), (folder / "nowhere", "no such folder")):
+        assert main(["push", str(path), "me/model"]) == 2 and text in capsys.readouterr().err
 
 
 CHECK = """

@@ -12,12 +12,12 @@ from pathlib import Path
 import timm
 import torch
 
+from .. import packing
 from ..checkpoints import burn_models
 from ..errors import BurnError
-from .result import Converted
-from .source import Ledger, Source, drop_twin
+from .source import Converted, Ledger, Source
 
-STAGES = {"w1a1": (1, 1), "w32a1": (32, 1)}
+STAGES = tuple(stage for stage, (_, act_bits) in packing.STAGES.items() if act_bits == 1)
 _BN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _PAIR = {  # name in the checkpoint: name in a PairBlock
     "move11.bias": "sign1.bias", "move12.bias": "act1.shift1.bias", "prelu1.weight": "act1.prelu.weight",
@@ -40,7 +40,7 @@ def convert_reactnet(source: Source, stage: str | None, part: str | None, keep_h
         told = None
     else:
         tensors, args = _pairs(ledger, "")
-        told = "w1a1" if any(name.endswith(".weights") for name in source.tensors) else "w32a1"
+        told = "w1a1" if any(name.endswith(".weights") for name in source.tensors) else None
     classes = _linear(ledger, "fc", tensors, "head.fc")
     return _finish("reactnet", ledger, tensors, args, _stage(source, told, stage, tensors), classes)
 
@@ -83,7 +83,7 @@ def convert_burn(source: Source, stage: str | None, part: str | None, keep_hidde
         classes = _linear(ledger, "head.fc_cls", tensors, "head.fc")
     ledger.drop("head.fc_cls.", f"classifier{behind}")
     if root != "online_net.0.":
-        drop_twin(ledger, "online_net.0.", root)
+        ledger.drop_twin("online_net.0.", root)
     for prefix, reason in (
         ("online_net.1.", "student's classifier"), ("classifier.", "student's classifier"),
         ("diff_branch_net.0.", "teacher; --part teacher converts it"),
@@ -110,12 +110,10 @@ def _no_hidden(source: Source, layout: str, keep_hidden: bool) -> None:
 
 
 def _stage(source: Source, told: str | None, asked: str | None, tensors: dict[str, torch.Tensor]) -> str:
-    if told and asked and told != asked:
-        raise BurnError(f"{source.path}: --stage {asked}, but the file is of stage {told}; leave --stage out")
-    if told or asked:
-        return told or asked
-    binary = [tensor.abs().flatten(1) for name, tensor in tensors.items() if _is_binary(name)]
-    if all((size == size[:, :1]).all() for size in binary):  # scaled signs: nothing but 1-bit training gives these
+    """What the user says, else what the file tells, by its keys, its settings or scaled signs."""
+    if asked or told:
+        return asked or told
+    if all(packing.is_scaled_sign(tensor) for name, tensor in tensors.items() if _is_binary(name)):
         return "w1a1"
     raise BurnError(
         f"{source.path}: nothing in the file tells its stage; pass --stage w1a1 if its weights were trained with 1 bit "
@@ -223,12 +221,12 @@ def _finish(
     ledger.close(layout)
     shape = {name: args.pop(name) for name in ("block", "stem_chs", "channels", "depths")}
     name, rest = _architecture(ledger.source.path, shape)
-    bits = STAGES[stage]
+    weight_bits, act_bits = packing.STAGES[stage]
     if stage == "w1a1":
         zeros = sum(int((tensor == 0).sum()) for name, tensor in tensors.items() if _is_binary(name))
         if zeros:
             ledger.notes.append(f"{zeros} binary weights are exactly 0, whose sign is 0 in the original; here it is +1")
-    args = {**rest, "weight_bits": bits[0], "act_bits": bits[1], **args}
+    args = {**rest, "weight_bits": weight_bits, "act_bits": act_bits, **args}
     return Converted(layout, name, tensors, ledger, classes, args, stage, part)
 
 

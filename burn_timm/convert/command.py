@@ -4,10 +4,12 @@ import argparse
 import shlex
 from pathlib import Path
 
+from ..files import require_replaceable
 from .binary import STAGES
 from .detect import NAMES, convert_source
+from .origins import licence_line
 from .source import read_source
-from .write import check_destination, licence_line, write_folder
+from .write import FILES, write_folder
 
 _SHAPE = ("stem_chs", "channels", "depths", "head_hidden_size")  # arguments that a reader of the report should see
 
@@ -22,7 +24,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="auto (by the keys), " + ", ".join(NAMES),
     )
     convert.add_argument(
-        "--stage", choices=tuple(STAGES),
+        "--stage", choices=STAGES,
         help="of a binary network, where the file does not tell: w1a1 (step 2: 1-bit weights) or w32a1 (step 1)",
     )
     convert.add_argument("--part", metavar="NAME", help="which network of the file, for example encoder_k or teacher")
@@ -32,10 +34,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    check_destination(args.dst)
+    require_replaceable(args.dst, FILES)
     layout = None if args.layout == "auto" else args.layout
-    source = read_source(args.src)
-    converted = convert_source(source, layout, args.stage, args.part, args.keep_hidden)
+    converted = convert_source(read_source(args.src), layout, args.stage, args.part, args.keep_hidden)
     options = ["--from", converted.layout, *(["--stage", converted.stage] if converted.stage else [])]
     options += ["--part", args.part] if args.part else []
     options += ["--keep-hidden"] if args.keep_hidden else []
@@ -43,15 +44,14 @@ def _convert(args: argparse.Namespace) -> None:
     command = shlex.join(["burn-timm", "convert", args.src.name, "DST", *options])
     size = write_folder(converted, args.dst, command, args.license)
     told = "by its keys" if converted.by_keys else "given"
-    origin = converted.origin
-    stage = f", stage {converted.stage}" if converted.stage else ""
-    classes = f"{converted.num_classes} classes" if converted.num_classes else "no classifier"
-    print(f"layout: {converted.layout}, {told}; part {converted.part}{stage}")
-    print(f"origin: {origin}")
+    part = converted.part + (f", stage {converted.stage}" if converted.stage else "")
     shape = {key: converted.model_args[key] for key in _SHAPE if key in converted.model_args}
     model = converted.model_name + "".join(f", {key} {value}" for key, value in shape.items())
+    classes = f"{converted.num_classes} classes" if converted.num_classes else "no classifier"
+    print(f"layout: {converted.layout}, {told}; part {part}")
+    print(f"origin: {converted.origin}")
     print(f"model: {model}, {classes}; all of its {len(converted.state_dict)} tensors filled")
     for line in converted.ledger.lines():
         print(line)
-    print(f"licence: {licence_line(origin, args.license)}")
+    print(f"licence: {licence_line(converted.origin, args.license)}")
     print(f"{args.dst / 'model.safetensors'}: {size:,} bytes")

@@ -1,13 +1,32 @@
 """Which layout a checkpoint has, told by its keys."""
 
+import re
+
 from ..errors import BurnError
 from .binary import convert_burn, convert_reactnet, convert_s2bnn
-from .result import Converted
-from .source import Ledger, Source
+from .source import Converted, Ledger, Source
 from .teachers import LAYOUTS, convert_encoder, convert_teacher
 
 BINARY = {"reactnet": convert_reactnet, "s2bnn": convert_s2bnn, "burn": convert_burn}
 NAMES = (*BINARY, *LAYOUTS)  # what --from knows
+
+
+# Names that only other binary networks have: tensors of a convolution beside its weight (RBNN, ReCU, AdaBin), BatchNorm
+# around the classifier (IR-Net), blocks of BNext.
+_FOREIGN = re.compile(r"^layer\d+\.\d+\.conv\d\.(?!weight$|bias$)|^bn[23]\.|\.Attention\.|\.FFN(_\w+)?\.")
+
+
+def require_known_blocks(source: Source) -> None:
+    """BurnError where the file holds binary blocks that are not ReActNet's: a plain ResNet would take their floats."""
+    resnet = source.has("conv1.weight") and source.has("layer1.")
+    foreign = [name for name in source.tensors if _FOREIGN.search(name) and (resnet or ".binary_conv." in name)]
+    if source.mentions(".binary_conv.") and not source.mentions(".move0.") and not foreign:  # Bi-Real
+        foreign = [name for name in source.tensors if ".binary_conv." in name]
+    if foreign:
+        raise BurnError(
+            f"{source.path}: binary blocks, but not ReActNet's ({source.full[foreign[0]]}); only ReActNet, S2-BNN and "
+            "BURN can be converted"
+        )
 
 
 def detect(source: Source) -> str:
@@ -63,6 +82,7 @@ def convert_source(
     Raises:
         BurnError: No or several layouts fit, an option does not, or a tensor is missing or unknown. It names the file.
     """
+    require_known_blocks(source)
     asked, layout = layout, layout or detect(source)
     converted = _convert(source, layout, stage, part, keep_hidden)
     converted.by_keys = asked is None

@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoints import read_content, weights_file
 from ..errors import BurnError
+from .origins import ORIGINS, Origin
 
 # Whole branches of a checkpoint that hold no network: optimisers, schedules, counters, losses with buffers, settings.
 _TRAINING = {
@@ -51,7 +52,7 @@ class Source:
 def read_source(path: Path) -> Source:
     """Read a torch or safetensors file; BurnError names the file and what is wrong with it."""
     path = weights_file(path)
-    return source_of(path, read_content(path, placeholders=True)[0])
+    return source_of(path, read_content(path)[0])
 
 
 def source_of(path: Path, content: Any) -> Source:
@@ -65,28 +66,24 @@ def source_of(path: Path, content: Any) -> Source:
         if not isinstance(value, torch.Tensor):
             continue
         head = name.removeprefix("classy_state_dict.").partition(".")[0]
-        if "." in name and head in _TRAINING or value.ndim == 0 and head in _TRAINING:
+        if head in _TRAINING and ("." in name or value.ndim == 0):
             training.append(name)
             continue
         short = _short(name)
         if short in tensors:
             raise BurnError(f"{path}: {full[short]} and {name} are the same weight; remove one of the two networks")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise BurnError(f"{path}: {name} holds NaN or infinite values; did the training diverge?")
         tensors[short], full[short] = value, name
     if not tensors:
         raise BurnError(f"{path}: holds no weights; its entries are {', '.join(map(str, list(content)[:5]))}")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise BurnError(f"{path}: {full[name]} holds NaN or infinite values; did the training diverge?")
     return Source(path, tensors, full, training, texts)
 
 
 def _leaves(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inside in value.items():
+    if isinstance(value, (Mapping, list, tuple)):
+        for key, inside in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _leaves(inside, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for index, inside in enumerate(value):
-            yield from _leaves(inside, f"{name}.{index}")
     else:
         yield name, value
 
@@ -128,6 +125,15 @@ class Ledger:
         if names:
             self.dropped.setdefault(reason, []).extend(names)
 
+    def drop_twin(self, prefix: str, root: str) -> None:
+        """Leave out `prefix`, the same module as `root` by another name; BurnError where the two differ."""
+        tensors = self.source.tensors
+        for name in [name for name in self.left if name.startswith(prefix)]:
+            twin = tensors.get(root + name.removeprefix(prefix))
+            if twin is None or not torch.equal(twin, tensors[name]):
+                raise BurnError(f"{self.source.path}: {name} should equal its twin under {root}, but does not")
+        self.drop(prefix, f"the same network as {root[:-1]}")
+
     def close(self, layout: str) -> None:
         """BurnError that names the first tensor of which nothing is known."""
         if self.left:
@@ -135,7 +141,7 @@ class Ledger:
             more = f" (and {len(self.left) - 1} more)" if len(self.left) > 1 else ""
             raise BurnError(
                 f"{self.source.path}: {self.source.full[name]} {list(self.left[name].shape)} has no place in the "
-                f"layout {layout}{more}; is --from right? If it is, take what is unknown out of the file"
+                f"layout {layout}{more}; is --from right?"
             )
 
     def lines(self) -> list[str]:
@@ -148,11 +154,32 @@ class Ledger:
         return lines + self.notes
 
 
-def drop_twin(ledger: Ledger, prefix: str, root: str) -> None:
-    """Drop what lies under `prefix`, the same module as `root` by another name; BurnError where it differs."""
-    source = ledger.source
-    for name in [name for name in ledger.left if name.startswith(prefix)]:
-        twin = source.tensors.get(root + name.removeprefix(prefix))
-        if twin is None or not torch.equal(twin, source.tensors[name]):
-            raise BurnError(f"{source.path}: {name} should equal its twin under {root}, but does not")
-    ledger.drop(prefix, f"the same network as {root[:-1]}")
+@dataclass
+class Converted:
+    """A network in timm's names.
+
+    Attributes:
+        layout: The layout it came in.
+        model_name, model_args, num_classes: What `timm.create_model` builds it with.
+        state_dict: All of its tensors.
+        ledger: Where the tensors of the file went.
+        stage: `w1a1` or `w32a1` of a binary network, None of another.
+        part: Which network of the file it is.
+        variant: The key of its origin in ORIGINS, where that is not the layout.
+        by_keys: Whether the layout was told by the keys, not by the user.
+    """
+
+    layout: str
+    model_name: str
+    state_dict: dict[str, torch.Tensor]
+    ledger: Ledger
+    num_classes: int = 0
+    model_args: dict[str, Any] = field(default_factory=dict)
+    stage: str | None = None
+    part: str = "network"
+    variant: str | None = None
+    by_keys: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        return ORIGINS[self.variant or self.layout]

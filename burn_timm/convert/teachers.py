@@ -15,8 +15,7 @@ import torch
 
 from ..errors import BurnError
 from . import moco
-from .result import Converted
-from .source import Ledger, Source, drop_twin
+from .source import Converted, Ledger, Source
 
 _RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
@@ -138,7 +137,7 @@ def convert_teacher(layout: str, source: Source, part: str | None) -> Converted:
         if name != part:
             ledger.drop(prefix, f"another encoder; --part {name} converts it")
     if layout == "byol" and source.has("backbone."):
-        drop_twin(ledger, "online_net.0.", "backbone.")
+        ledger.drop_twin("online_net.0.", "backbone.")
     for prefix, reason in spec.drops:
         ledger.drop(prefix, reason)
     if layout == "solo" and (method := source.texts.get("hyper_parameters.method")):

@@ -7,45 +7,48 @@ import timm
 import torch
 from huggingface_hub import ModelCardData
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models._hub import save_config_for_hf
 
 from ..checkpoints import save_latent
+from ..compat import save_model_config
 from ..errors import BurnError
-from ..files import atomic_folder
+from ..files import atomic_folder, require_replaceable
 from ..nn import binary_weight_names
 from ..packing import pack_state_dict, save_packed, save_tensors
-from .origins import Origin
-from .result import Converted
+from .origins import MIT_TEXT, Origin, licence_line
+from .source import Converted
 
 CONVERTED = "Weights converted from"  # the first words of the file LICENSE
 FILES = ("config.json", "model.safetensors", "README.md", "LICENSE")
-_FULL = {
-    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
-    "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/legalcode",
-    "mit": "https://opensource.org/license/mit",
+_KINDS = {
+    None: "", "w1a1": ", 1-bit weights and activations, packed",
+    "w32a1": ", real weights and 1-bit activations (stage 1)",
 }
-_MIT = """\
-Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-persons to whom the Software is furnished to do so, subject to the following conditions:
+_CARD = """\
+---
+{front}
+---
+# {model} converted from {title}
 
-The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
-Software.
+```python
+import burn_timm, timm
+model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval()
+output = model(images)  # [B, 3, H, W] -> {gives}
+```
 
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+Origin: {origin}. Layout `{layout}`, part `{part}`{kind}.
+{told}
+{images}: ImageNet's mean and standard deviation, centre crop of 224 from 256 px.
+
+Licence: {licence} The file LICENSE says it too.
+
+What became of the file's tensors:
+
+{report}
+
+```
+{command}
+```
 """
-
-
-def check_destination(folder: Path) -> None:
-    """BurnError unless `folder` is new, empty, or holds nothing but an earlier conversion."""
-    if folder.exists() and not folder.is_dir():
-        raise BurnError(f"{folder}: DST must be a folder")
-    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in FILES)):
-        raise BurnError(f"{folder}: would be replaced, but it also holds {others[0]}; give a new folder")
 
 
 def build(converted: Converted) -> torch.nn.Module:
@@ -83,11 +86,11 @@ def write_folder(converted: Converted, folder: Path, command: str, license_id: s
 
     Args:
         converted: What to write.
-        folder: Its place; see `check_destination`.
+        folder: A new folder, or one of an earlier conversion.
         command: How it was made, for the card.
         license_id: The Hub's identifier of a licence, instead of that of the layout's origin.
     """
-    check_destination(folder)
+    require_replaceable(folder, FILES)
     card = render_card(converted, command, license_id)
     model = build(converted)
     if license_id:
@@ -95,11 +98,8 @@ def write_folder(converted: Converted, folder: Path, command: str, license_id: s
     state_dict = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_folder(folder) as beside:
         weights = beside / "model.safetensors"
-        size = model.pretrained_cfg["input_size"]
-        save_config_for_hf(
-            model, beside / "config.json", model_args=dict(converted.model_args),
-            data_config={"input_size": size, "crop_pct": 0.875},
-        )
+        size = {"input_size": model.pretrained_cfg["input_size"], "crop_pct": 0.875}
+        save_model_config(model, beside / "config.json", dict(converted.model_args), size)
         if converted.stage == "w1a1":
             save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
         elif converted.stage:
@@ -111,20 +111,11 @@ def write_folder(converted: Converted, folder: Path, command: str, license_id: s
         return weights.stat().st_size
 
 
-def licence_line(origin: Origin, license_id: str | None = None) -> str:
-    """The Hub's identifier of a licence, and why it is that one; `license_id` is the user's own choice."""
-    return f"{license_id}, as given by --license." if license_id else f"{origin.license}. {origin.terms}"
-
-
 def licence_text(origin: Origin, license_id: str | None = None) -> str:
-    """The file LICENSE: on which terms the weights are, the notice that these want kept, where they stand in full."""
-    given = license_id or origin.license
-    lines = [f"{CONVERTED} {origin}.", f"Licence: {licence_line(origin, license_id)}"]
-    if given in _FULL:
-        lines.append(f"In full: {_FULL[given]}")
-    text = "\n".join(lines) + "\n"
+    """The file LICENSE: on which terms the weights are, and the notice that these want kept."""
+    text = f"{CONVERTED} {origin}.\nLicence: {licence_line(origin, license_id)}\n"
     if origin.holder and not license_id:
-        text += f"\n{origin.holder}\n" + (f"\n{_MIT}" if given == "mit" else "")
+        text += f"\n{origin.holder}\n" + (f"\n{MIT_TEXT}" if origin.license == "mit" else "")
     return text
 
 
@@ -133,43 +124,19 @@ def render_card(converted: Converted, command: str, license_id: str | None = Non
     origin = converted.origin
     if license_id is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
         raise BurnError(f"--license {license_id}: must be an identifier of the Hub, such as mit or cc-by-nc-4.0")
-    licence = licence_line(origin, license_id)
-    license_id = license_id or origin.license
+    licence, license_id = licence_line(origin, license_id), license_id or origin.license
     extra = {"license_name": "see-origin", "license_link": "LICENSE"} if license_id == "other" else {}
     task = "image-classification" if converted.num_classes else "image-feature-extraction"
     tags = ["timm", "burn-timm", *(["binary-neural-network"] if converted.stage else []), converted.layout]
     front = ModelCardData(library_name="timm", pipeline_tag=task, license=license_id, tags=tags, **extra)
-    bits = {"w1a1": "1-bit weights and activations, packed", "w32a1": "real weights and 1-bit activations (stage 1)"}
-    kind = f", {bits[converted.stage]}" if converted.stage else ""
-    gives = f"{converted.num_classes} logits" if converted.num_classes else "pooled features"
-    images = "Images as the original evaluates them" if origin.url else "Images as is usual, as the file tells nothing"
     told = "The layout was told by the file's keys." if converted.by_keys else "The layout was given by --from."
     if converted.by_keys and origin.url:
         told += (f" Others who train with the same code leave the same keys: if it was not {origin.title}'s authors, "
-                 "their terms count, to be said by --license.")
-    report = "\n".join(f"- {line}" for line in converted.ledger.lines())
-    return f"""---
-{front.to_yaml()}
----
-# {converted.model_name} converted from {origin.title}
-
-```python
-import burn_timm, timm
-model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval()
-output = model(images)  # [B, 3, H, W] -> {gives}
-```
-
-Origin: {origin}. Layout `{converted.layout}`, part `{converted.part}`{kind}.
-{told}
-{images}: ImageNet's mean and standard deviation, centre crop of 224 from 256 px.
-
-Licence: {licence} The file LICENSE says it too.
-
-What became of the file's tensors:
-
-{report}
-
-```
-{command}
-```
-"""
+                 "their terms count; state them by --license.")
+    return _CARD.format(
+        front=front.to_yaml(), model=converted.model_name, title=origin.title, origin=origin, layout=converted.layout,
+        part=converted.part, kind=_KINDS[converted.stage], told=told, command=command,
+        gives=f"{converted.num_classes} logits" if converted.num_classes else "pooled features",
+        images=f"Images as {'the original evaluates them' if origin.url else 'is usual, as the file tells nothing'}",
+        licence=licence, report="\n".join(f"- {line}" for line in converted.ledger.lines()),
+    )

@@ -1,31 +1,27 @@
 """The commands `burn-timm push` and `burn-timm card`."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from ..configs import read_config
 from ..convert.write import CONVERTED
 from ..errors import BurnError
-from ..evals.tables import read_results
-from ..files import atomic_write
-from .card import read_json, render_card
-from .front import Chosen
-from .measured import rows_of_results
+from ..files import read_json, write_json, write_text
+from .card import Chosen, render_card
+from .figures import is_result, kept_results, rows_of_results
 from .push import push_folder
 
 CURVES, TRAINING, CARD = "curves.png", "training.json", "card.json"
-# Of a result, what a card is rendered from.
-_KEPT = ("task", "value", "model", "checkpoint", "protocol", "dataset", "command", "training", "file")
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to `burn-timm`."""
     push = commands.add_parser(
         "push", help="an export folder to a repository of the Hugging Face Hub",
-        description="Uploads the folder byte for byte, in one commit. A card that breaks the Hub's rules is refused; "
-        "one whose usage names no repository is uploaded as it is, with a warning: burn-timm card DIR --repo OWNER/NAME"
-        ", before the push, is the remedy.",
+        description="Uploads what an export writes, byte for byte, in one commit; other files in the folder stay at "
+        "home. A card whose usage names no repository is uploaded as it is, with a warning: burn-timm card DIR --repo "
+        "OWNER/NAME, before the push, is the remedy.",
     )
     push.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors and README.md")
     push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or NAME for your own; made if need be")
@@ -60,56 +56,51 @@ def _push(args: argparse.Namespace) -> None:
 
 def _card(args: argparse.Namespace) -> None:
     folder, output = args.folder, args.output or args.folder / "README.md"
-    weights = folder / "model.safetensors"
+    weights, notice = folder / "model.safetensors", folder / "LICENSE"
     if not weights.is_file():
         raise BurnError(f"{folder}: has no model.safetensors; expected an export folder")
-    notice = folder / "LICENSE"
     if notice.is_file() and notice.read_text(encoding="utf-8", errors="replace").startswith(CONVERTED):
         raise BurnError(f"{folder}: was written by burn-timm convert, whose README.md names origin and licence, "
                         "which a new card would lose: add to that one by hand")
-    architecture = str(read_json(folder / "config.json").get("architecture"))
-    kept = _choices(folder, args)
-    results, choices = kept.get("results", []), {name: value for name, value in kept.items() if name != "results"}
+    kept = _kept(folder, args)
+    results = kept.get("results", [])
     try:
-        rows = rows_of_results(results, weights, architecture) if results else []
+        rows = rows_of_results(results, weights, read_config(folder)["architecture"]) if results else []
     except BurnError as error:
-        source = "" if args.results else f"{folder / CARD}, from an earlier card: "
-        raise BurnError(f"{source}{error}" + ("" if args.results else "; delete it to begin anew")) from error
-    details = _details(folder) or _details_of_results(results)
-    picture = CURVES if (folder / CURVES).is_file() else None
-    if picture and args.repo:
-        picture = f"https://huggingface.co/{args.repo}/resolve/main/{CURVES}" if args.output else picture
-    elif picture and output.absolute().parent != folder.absolute():
-        picture = os.path.relpath(folder / CURVES, output.absolute().parent)
-    text = render_card(folder, details, rows, args.repo, args.tag, Chosen(**choices), picture)
+        if args.results:
+            raise
+        raise BurnError(f"{folder / CARD}, from an earlier card: {error}; delete it to begin anew") from error
+    details = _details(folder) or next((result["training"] for result in results if result.get("training")), {})
+    chosen = Chosen(**{name: value for name, value in kept.items() if name != "results"})
+    text = render_card(folder, details, rows, args.repo, args.tag, chosen, _picture(folder, output, args))
     if kept and output.absolute() == (folder / "README.md").absolute():
-        for result in kept.get("results", []):  # goes to the Hub with the folder: nobody there needs to know our paths
-            result["file"] = Path(result["file"]).name
-        with atomic_write(folder / CARD) as beside:
-            beside.write_text(json.dumps(kept, indent=2) + "\n")
-    with atomic_write(output) as beside:
-        beside.write_text(text, encoding="utf-8")
+        write_json(folder / CARD, kept)
+    write_text(output, text)
     print(output)
 
 
-def _choices(folder: Path, args: argparse.Namespace) -> dict:
+def _picture(folder: Path, output: Path, args: argparse.Namespace) -> str | None:
+    """Address of the training curves as the card at `output` must name it."""
+    if not (folder / CURVES).is_file():
+        return None
+    if args.repo and args.output:
+        return f"https://huggingface.co/{args.repo}/resolve/main/{CURVES}"
+    return os.path.relpath(folder / CURVES, output.absolute().parent) if not args.repo else CURVES
+
+
+def _kept(folder: Path, args: argparse.Namespace) -> dict:
     """Results and the arguments of `Chosen`: of the earlier cards of the folder, and instead of them what is given."""
     kept = read_json(folder / CARD) if (folder / CARD).is_file() else {}
-    lists = [kept.get(name, []) for name in ("results", "dataset_id")]
-    known = {"results", *Chosen.__dataclass_fields__}
-    if kept.keys() - known or not all(isinstance(value, list) for value in lists) or not all(map(_is_result, lists[0])):
+    results, ids = kept.get("results", []), kept.get("dataset_id", [])
+    unknown = kept.keys() - {"results", *Chosen.__dataclass_fields__}
+    if unknown or not isinstance(results, list) or not isinstance(ids, list) or not all(map(is_result, results)):
         raise BurnError(f"{folder / CARD}: not as burn-timm card writes it; delete it to begin anew")
     if args.license is not None:  # what belonged to another licence goes with it
         kept = {name: value for name, value in kept.items() if not name.startswith("license")}
     kept |= {name: getattr(args, name) for name in Chosen.__dataclass_fields__ if getattr(args, name) is not None}
     if args.results:
-        results = read_results(map(str, args.results))
-        kept["results"] = [{name: result[name] for name in _KEPT if name in result} for result in results]
+        kept["results"] = kept_results(args.results)
     return kept
-
-
-def _is_result(result: object) -> bool:
-    return isinstance(result, dict) and {"task", "value", "model", "protocol", "dataset", "file"} <= result.keys()
 
 
 def _details(folder: Path) -> dict:
@@ -118,8 +109,3 @@ def _details(folder: Path) -> dict:
     if folder.absolute().name == "export":
         paths.append(folder.absolute().parent / "summary.json")
     return next((read_json(path) for path in paths if path.is_file()), {})
-
-
-def _details_of_results(results: list[dict]) -> dict:
-    """The same as far as the results know, of a folder that has been copied away from its run."""
-    return next((result["training"] for result in results if result.get("training")), {})

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 class Terms:
     """A data set.
 
-    pattern: its name in ours, a regular expression. hub_id: where it lies on the Hub. text: its terms.
-    commercial: whether they allow commercial use; None where the authors state no licence.
-    license_name, link: name of the terms for a card, and where they stand; of non-commercial ones.
+    Attributes:
+        pattern: Its name in ours, a regular expression.
+        hub_id: Where it lies on the Hub.
+        text: Its terms.
+        commercial: Whether they allow commercial use; None where the authors state no licence.
+        license_name, link: Name of the terms for a card, and where they stand; of non-commercial ones.
     """
 
     pattern: str

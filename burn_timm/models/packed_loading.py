@@ -1,4 +1,4 @@
-"""Packed weights into a model by all of timm's ways: its filter_fn, `checkpoint_path`, which never calls that, and
+"""Weights into a model by all of timm's ways: its filter_fn, `checkpoint_path`, which never calls that, and
 features_only, which renames. Only names and the classifier are of the models; the format is that of packing.py.
 """
 
@@ -8,10 +8,29 @@ import re
 import torch
 from torch import nn
 
+from ..errors import BurnError
 from ..nn import binary_weight_names
-from ..packing import PackedError, is_packed, load_pre_hook, restore_weight, unpack_state_dict, verify
+from ..packing import is_packed, load_pre_hook, restore_weight, unpack_state_dict, verify
 
 _logger = logging.getLogger(__name__)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights as floats, every name but the classifier's checked: timm may load what this returns unstrictly.
+
+    Raises:
+        BurnError: Packed weights are malformed, or a tensor is missing or surplus. It names the tensor.
+    """
+    own = model.state_dict()
+    if is_packed(state_dict):
+        state_dict = unpack_state_dict(state_dict, {name: own[name].shape for name in binary_weight_names(model)})
+    classifier = next(name for name, module in model.named_modules() if module is model.get_classifier())
+    for name in sorted(set(state_dict) ^ set(own)):
+        # torch itself fills in counters of steps, which old files lack
+        if not name.startswith(f"{classifier}.") and not (name in own and name.endswith(".num_batches_tracked")):
+            found = "is not in the file" if name in own else "is in the file but not in the model"
+            raise BurnError(f"the weights do not fit the model: {name} {found}; are they another model's?")
+    return state_dict
 
 
 def load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
@@ -42,16 +61,3 @@ def load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) 
                 shape = own[candidate].shape
                 scale = verified.get(f"{stem}_scale")
                 state_dict[prefix + candidate] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
-
-
-def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Restore a packed state dict to floats, checked whole: timm may load what this returns with strict=False."""
-    if not is_packed(state_dict):
-        return state_dict
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    state_dict = unpack_state_dict(state_dict, {name: shapes[name] for name in binary_weight_names(model)})
-    for name in sorted(set(state_dict) ^ set(shapes)):
-        if not name.startswith("head.fc."):
-            found = "is not in the file" if name in shapes else "is in the file but not in the model"
-            raise PackedError(f"packed weights do not fit the model: {name} {found}; is the file another model's?")
-    return state_dict

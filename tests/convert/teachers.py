@@ -1,16 +1,17 @@
 """Files of self-supervised teachers in the layouts of the code bases that publish them, around ResNets made by timm."""
 
 import argparse
+import functools
 
 import timm
 import torch
 
 from .originals import linear, under
 
-IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(7))
 MLP = {**linear(512, 32, "0"), **linear(32, 16, "2")}
 
 
+@functools.cache
 def network(name="resnet18", seed=1, **kwargs):
     """A timm model whose BatchNorm statistics and affine parameters are not the initial ones."""
     torch.manual_seed(seed)
@@ -181,11 +182,3 @@ def lightly_swav(one, other):
 
 class Settings(dict):
     """Settings of a foreign class, as Lightning, VISSL and OmegaConf leave them in a checkpoint."""
-
-
-LAYOUTS = {
-    "moco": [moco_v1, moco_v2, moco_cut], "simsiam": [simsiam], "swav": [swav], "barlow": [barlow], "vicreg": [vicreg],
-    "byol": [byol_openselfsup, byol_sequential, byol_lightning, byol_lucidrains], "dino": [dino],
-    "vissl": [vissl, vissl_converted], "solo": [solo, solo_old, solo_simclr, solo_deepcluster],
-    "lightly": [lightly, lightly_dino, lightly_moco, lightly_densecl, lightly_swav], "encoder": [alone],
-}

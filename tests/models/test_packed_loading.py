@@ -8,8 +8,9 @@ import timm
 import torch
 from timm.models._hub import save_config_for_hf
 
+from burn_timm.errors import BurnError
 from burn_timm.nn import binary_weight_names
-from burn_timm.packing import PackedError, pack_state_dict, save_packed
+from burn_timm.packing import pack_state_dict, save_packed
 
 
 @pytest.fixture(scope="module")
@@ -81,5 +82,5 @@ def test_another_models_weights_are_an_error_even_with_another_number_of_classes
     config["architecture"] = "reactnet_a_025"
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(PackedError):
+    with pytest.raises(BurnError):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=5)
