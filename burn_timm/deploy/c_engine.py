@@ -24,7 +24,7 @@ _WORD = (1 << 64) - 1
 def write(
     network: FoldedNetwork, folder: Path, shape: tuple[int, int, int, int], mean: Sequence[float], std: Sequence[float],
 ) -> None:
-    """Write network.bin, beside it what a C programmer compiles (burn.c, its headers, main.c), and burn.py for Python."""
+    """Write network.bin, and what runs it: burn.c, its headers and main.c for C programmers, burn.py for Python."""
     (folder / "network.bin").write_bytes(network_bytes(network, shape[1:], mean, std))
     for name in C_SOURCES:
         shutil.copyfile(Path(library.__file__).parent / name, folder / name)
