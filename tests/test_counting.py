@@ -40,13 +40,6 @@ def test_reactnet_a_by_hand(reactnet_a):
         assert stage["params"] == reactnet_a["params"] and stage["bytes_packed"] is None
 
 
-def test_headless_reactnet_a_is_small():
-    counts = count_stages("reactnet_a", num_classes=0)
-    assert counts["bytes_packed"] <= 4.3e6
-    assert counts["bytes_fp32"] / counts["bytes_packed"] >= 27
-    assert counts["bytes_fp32"] == pytest.approx(113e6, rel=0.01)
-
-
 @pytest.mark.parametrize(("name", "num_classes", "dtype"), [
     ("test_reactnet", 0, torch.float32), ("test_reactnet", 10, torch.float32), ("test_reactnet", 10, torch.bfloat16),
     ("test_reactnet", 10, torch.float64), ("reactnet_a_025", 10, torch.float32),
@@ -77,8 +70,3 @@ def test_real_valued_parts_of_reactnet_18_are_flops():
     counts = count(timm.create_model("reactnet_18", num_classes=1000, device="meta"), 224)
     stem, projections = 3 * 64 * 49 * 112**2, sum(c * 2 * c * (28 * 64 // c) ** 2 for c in (64, 128, 256))
     assert counts["flops"] == stem + projections + 512 * 1000
-
-
-def test_a_real_model_counts_like_its_meta_twin():
-    real = timm.create_model("test_reactnet", num_classes=10, in_chans=1)
-    assert count(real) == count(timm.create_model("test_reactnet", num_classes=10, in_chans=1, device="meta"))

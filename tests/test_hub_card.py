@@ -16,7 +16,7 @@ from burn_timm.cli import main
 from burn_timm.compat import save_model_config
 from burn_timm.counting import count
 from burn_timm.hub.figures import Row
-from burn_timm.hub.terms import KNOWN, terms_of
+from burn_timm.hub.terms import terms_of
 from burn_timm.nn import binary_weight_names
 from burn_timm.packing import pack_state_dict, save_packed
 
@@ -298,11 +298,3 @@ def test_any_data_set_has_a_type_that_the_hub_takes(name, description, kind, dat
 def test_data_sets_are_known_by_their_names(dataset, name):
     found = terms_of(dataset)
     assert (found and found.name) == name
-
-
-def test_terms_are_whole():
-    for terms in KNOWN:
-        assert terms.hub_id is None or hub_rules._is_id(terms.hub_id)
-        assert terms.commercial is not False or (terms.license_name and terms.link)
-    for name in ("places205", "cub", "birdsnap", "voc07"):  # nobody could look these up: the user must
-        assert terms_of(name).commercial is None and "check" in terms_of(name).text

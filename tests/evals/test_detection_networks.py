@@ -123,14 +123,3 @@ def test_frozen_batchnorm_stays_and_the_added_one_trains():
     for name, norm in norms.items():
         assert norm.weight.grad is None
         assert all(torch.equal(value, before[name][key]) for key, value in norm.state_dict().items()), name
-
-
-def test_sizes_of_images_regions_and_anchors():
-    detector = build_detector(options()).train()
-    image = [torch.rand(3, 50, 70)]
-    assert min(detector.transform(image)[0].image_sizes[0]) == 64
-    assert min(detector.eval().transform(image)[0].image_sizes[0]) == 96
-    assert detector.roi_heads.box_roi_pool.output_size == (14, 14)
-    assert detector.rpn.anchor_generator.num_anchors_per_location() == [15]
-    with torch.no_grad():
-        assert detector.roi_heads.box_head(torch.zeros(0, 64, 14, 14)).shape == (0, 128)  # no region

@@ -12,7 +12,6 @@ from burn_timm.evals.features import (
     data_config,
     eval_transform,
     extract_features,
-    pixel_features,
 )
 
 
@@ -46,23 +45,6 @@ def test_features_are_the_eval_mode_forward_in_order(model):
     for i, image in enumerate(torch.cat([x for x, _ in loader])):
         torch.testing.assert_close(features[i], model(image[None])[0], rtol=1e-4, atol=1e-5)
     assert extract_features(model.double(), loader)[0].dtype == torch.float32
-
-
-def test_unpooled_output_and_empty_loader_are_errors(model):
-    with pytest.raises(BurnError, match="num_classes=0"):
-        extract_features(timm.create_model("test_resnet", num_classes=0, global_pool=""), batches(2))
-    with pytest.raises(BurnError, match="no batch"):
-        extract_features(model, [])
-    with pytest.raises(BurnError, match="no batch"):
-        pixel_features([])
-
-
-def test_pixel_features_are_the_loaders_pixels():
-    loader = batches(3, 2, side=4)
-    features, labels = pixel_features(loader)
-    assert features.shape == (5, 48)
-    assert features[3].tolist() == loader[1][0][0].reshape(-1).tolist()
-    assert labels.tolist() == [*loader[0][1].tolist(), *loader[1][1].tolist()]
 
 
 def test_eval_transform_follows_the_models_config(model):

@@ -6,7 +6,6 @@ import random
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import eval_downstream
 from burn_timm.errors import BurnError
@@ -67,21 +66,8 @@ def test_pictures(tmp_path, capsys):
     assert capsys.readouterr().out.count("wrote") == 7
 
 
-def test_a_legend_may_be_wider_than_its_panel(tmp_path):
-    logs = {"a long name " * 12: [{"step": 1, "target_information": 1.0}, {"step": 2, "target_information": 2.0}]}
-    assert figures.draw_runs(tmp_path / "wide.png", logs, figures.TARGETS)
-    assert Image.open(tmp_path / "wide.png").width > 700  # one panel has 572 pixels
-
-
 def test_figures_without_material_are_one_clear_line(tmp_path):
     with pytest.raises(BurnError, match="no log.jsonl"):
         figures.draw_all(tmp_path, [str(tmp_path)], [])
     with pytest.raises(BurnError, match="no Fig. 4"):
         figures.draw_times(tmp_path / "x.png", [{**LINEAR, "task": "knn"}])
-
-
-def test_training_time_of_many_networks_leaves_room_for_the_points(tmp_path, recwarn):
-    many = [{**LINEAR, "training": {**LINEAR["training"], "method": f"method {number} " * 3}}
-            for number in range(30)]
-    figures.draw_times(tmp_path / "many.png", many)
-    assert not [warning for warning in recwarn if "constrained_layout" in str(warning.message)]

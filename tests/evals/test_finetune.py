@@ -79,13 +79,6 @@ def test_a_list_of_file_names(tmp_path, zipped):
         finetune.labelled_subset(source, options(subset_list=str(file)))
 
 
-def test_simclrs_lists_of_imagenet(burn_data):
-    """The published 1 % of ImageNet: 12,811 distinct images of all 1,000 classes."""
-    names = finetune.read_list(f"{burn_data}/lists/imagenet_1percent.txt")
-    assert len(set(names)) == len(names) == 12_811 and len({name.split("_")[0] for name in names}) == 1000
-    assert len(finetune.read_list(f"{burn_data}/lists/imagenet_10percent.txt.gz")) == 128_116
-
-
 @pytest.fixture
 def run_folder(tmp_path):
     """What train_burn.py leaves: export/ with packed weights, latent.safetensors beside it."""
@@ -222,10 +215,3 @@ def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
         tune(tmp_path / "r.json", "--model", "test_resnet", *argv)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-
-
-@pytest.mark.parametrize("content", [b"\x1f\x8bbroken", b"\xff\xfe"])
-def test_a_damaged_list(tmp_path, content):
-    (tmp_path / "list").write_bytes(content)
-    with pytest.raises(BurnError, match="cannot be read"):
-        finetune.read_list(str(tmp_path / "list"))

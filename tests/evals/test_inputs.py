@@ -51,14 +51,6 @@ def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc):
     assert splits("voc07", voc, "train", "val", multi_label=True) == (2, 1, "val")
 
 
-def test_a_partial_set_names_its_missing_file(tmp_path):
-    photo(tmp_path / "images" / "001.A" / "a.jpg")
-    (tmp_path / "images.txt").write_text("1 001.A/a.jpg\n2 001.A/b.jpg\n")
-    (tmp_path / "image_class_labels.txt").write_text("1 1\n2 1\n")
-    (tmp_path / "train_test_split.txt").write_text("1 1\n2 0\n")
-    refused("the first is images/001.A/b.jpg; get the set from https://www.vision.caltech.edu", "cub", tmp_path)
-
-
 def test_the_usual_names_are_tried_in_turn_but_never_the_training_split(tmp_path):
     for split, count in {"train": 3, "test": 2}.items():
         for number in range(count):

@@ -93,20 +93,6 @@ def test_the_scale_and_shift_of_features_do_not_matter(digits):
     assert abs(plain["value"] - moved["value"]) < 0.01
 
 
-def test_denormal_numbers_are_flushed_in_a_step_and_only_there():
-    if not torch.set_flush_denormal(False):
-        pytest.skip("this processor cannot flush denormal numbers")
-    seen = []
-
-    class Heads:
-        def step(self, x, y, lrs):
-            seen.append(bool((x * 0.5).any()))
-
-    tiny = torch.full((4, 4), 1e-39)
-    fit(Heads(), [[(tiny, None)]], [[0.1]])
-    assert seen == [False] and (tiny * 0.5).any()
-
-
 def test_the_test_set_chooses_nothing(digits):
     train_x, train_y, test_x, test_y = digits
     settings = Settings(epochs=5, lrs=(0.001, 0.01, 0.1))

@@ -93,12 +93,6 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(cha
     assert not any("paper" in name for name in rows(tables.paper_table(2, [other])))
 
 
-def test_the_papers_rows_can_be_asked_for():
-    assert "BURN, the paper's figures" in rows(tables.paper_table(2, [result("linear", 0.5)], always=True))
-    assert "BURN, the paper's figures" in rows(tables.paper_table(1, [], always=True))
-    assert tables.paper_table(1, [result("linear", 0.5)]) == ""
-
-
 def test_transfer_puts_each_set_in_its_column():
     found = rows(tables.paper_table(4, [
         result("transfer", 0.8, dataset="torch/cifar10"), result("transfer", 0.6, dataset="hfds//data/cifar100"),
@@ -249,13 +243,6 @@ def test_what_is_not_the_published_protocol_does_not_stand_beside_it(number, tas
     assert same_protocol(number, found) == (unlike is not None)
     found["protocol"] |= unlike or {}
     assert not same_protocol(number, found)
-
-
-def test_a_column_of_other_measurements_has_no_figures_of_the_paper():
-    found = rows(tables.paper_table(4, [
-        result("transfer", 0.8, dataset="torch/cifar10"),
-        result("transfer", 0.7, dataset="torch/cifar100", protocol=protocol("transfer", probe="mlp"))]))
-    assert found["BURN, the paper's figures"] == ["84.60", "", "49.62", "34.48", "47.22"]
 
 
 def test_table_from_files(tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Packed weights through every door of timm: local-dir, checkpoint_path, features_only, new heads, other inputs."""
 
-import json
 import logging
 
 import pytest
@@ -8,7 +7,6 @@ import timm
 import torch
 from timm.models._hub import save_config_for_hf
 
-from burn_timm.errors import BurnError
 from burn_timm.nn import binary_weight_names
 from burn_timm.packing import pack_state_dict, save_packed
 
@@ -67,20 +65,3 @@ def test_features_only(folder, kwargs, door):
     expected = model.forward_intermediates(IMAGES, intermediates_only=True)
     for found, index in zip(features, kwargs.get("out_indices", range(4)), strict=True):
         assert torch.equal(found, expected[index])
-
-
-def test_other_inputs(folder):
-    folder, model = folder
-    grey = timm.create_model(f"local-dir:{folder}", pretrained=True, in_chans=1).eval()
-    image = IMAGES[:, :1]
-    torch.testing.assert_close(grey(image), model(image.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
-
-
-def test_another_models_weights_are_an_error_even_with_another_number_of_classes(folder, tmp_path):
-    folder, _ = folder
-    config = json.loads((folder / "config.json").read_text())
-    config["architecture"] = "reactnet_a_025"
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(BurnError):
-        timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=5)

@@ -6,8 +6,6 @@ import io
 import pytest
 import timm
 import torch
-from timm.models import get_notrace_functions, get_notrace_modules
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from .oracle import randomise
 
@@ -80,16 +78,6 @@ def test_symbolic_trace(name, kwargs, weight_bits, act_bits, images):
     assert torch.equal(traced.eval()(images[:1]), model.eval()(images[:1]))
 
 
-def test_torchvision_feature_extraction(images):
-    model = _model().eval()
-    tracer = {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
-    nodes = {"stages.0.0.act1": "inside", "stages.2": "third", "head": "logits"}
-    features = create_feature_extractor(model, nodes, tracer_kwargs=tracer)(images)
-    assert torch.equal(features["third"], model.forward_intermediates(images, indices=[2])[1][0])
-    assert torch.equal(features["logits"], model(images))
-    assert features["inside"].shape == (4, 8, 32, 32)
-
-
 @pytest.mark.parametrize("name,kwargs,weight_bits,act_bits", [
     ("test_reactnet", {}, 32, 32), ("test_reactnet", {}, 1, 1), (*NARROW_18, 32, 1),
 ])
@@ -151,12 +139,3 @@ def test_bfloat16_autocast(name, kwargs, weight_bits, act_bits, images):
     assert alike > (0.99 if act_bits == 32 else 0.95)
     if act_bits == 32:
         assert torch.cosine_similarity(final.float().flatten(), wanted.flatten(), dim=0) > 0.99
-
-
-def test_deepcopy_and_pickle(images):
-    model = _model().eval()
-    buffer = io.BytesIO()
-    torch.save(model, buffer)
-    buffer.seek(0)
-    for other in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
-        assert torch.equal(other(images), model(images))

@@ -1,7 +1,5 @@
 """A hidden layer in ReActNet's head behaves as in timm's own models that have one."""
 
-import json
-import re
 
 import pytest
 import timm
@@ -9,9 +7,8 @@ import torch
 from timm.models._hub import save_config_for_hf
 
 from burn_timm.checkpoints import load_model
-from burn_timm.cli import main
 from burn_timm.nn import binary_weight_names
-from burn_timm.packing import PackedError, pack_state_dict, save_packed
+from burn_timm.packing import pack_state_dict, save_packed
 
 from .oracle import randomise
 
@@ -91,20 +88,3 @@ def test_packed_weights_through_every_door(folder):
     for source, kwargs in ((f"local-dir:{folder}", {"pretrained": True}), ("test_reactnet", {"checkpoint_path": path})):
         features = timm.create_model(source, features_only=True, **kwargs).eval()
         assert torch.equal(features(IMAGES)[-1], model.forward_features(IMAGES))
-
-
-def test_without_the_layer_its_weights_are_an_error(folder):
-    _, folder = folder
-    config = json.loads((folder / "config.json").read_text())
-    config["model_args"].pop("head_hidden_size")
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises((PackedError, RuntimeError), match=re.escape("head.pre_logits.fc")):
-        timm.create_model(f"local-dir:{folder}", pretrained=True)
-
-
-def test_the_folder_packs_and_unpacks(folder, tmp_path):
-    _, folder = folder
-    floats, again = tmp_path / "floats", tmp_path / "again"
-    assert main(["unpack", str(folder), str(floats)]) == 0
-    assert main(["pack", str(floats), str(again)]) == 0
-    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

@@ -60,13 +60,6 @@ def test_what_does_not_exist_is_refused(kwargs, message):
         timm.create_model("test_reactnet", **kwargs)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "reactnet_a_burn"])
-def test_pretrained_weights_are_not_pretended(name):
-    assert not [entry for entry in timm.list_pretrained() if entry.partition(".")[0] == name]
-    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
-        timm.create_model(name, pretrained=True)
-
-
 @FAMILIES
 def test_weights_start_symmetric_around_zero(name, kwargs):
     weights = timm.create_model(name, **kwargs)

@@ -1,7 +1,6 @@
 """What timm models do, where timm's own tests (test_timm_contract.py) look at shapes or not at all."""
 
 import copy
-import re
 
 import pytest
 import timm
@@ -42,28 +41,6 @@ def test_any_input_size(name, kwargs, size):
     stages = model.forward_intermediates(torch.randn(2, 3, *size), intermediates_only=True)
     for info, feature in zip(model.feature_info, stages, strict=True):
         assert list(feature.shape) == [2, info["num_chs"], *(-(-n // info["reduction"]) for n in size)]  # rounded up
-
-
-@FAMILIES
-@pytest.mark.parametrize("out_indices", [(1, 3), (-1,), 2, None])
-@pytest.mark.parametrize("feature_cls", ["list", "dict", "getter", "hook", "fx"])
-def test_features_only(name, kwargs, out_indices, feature_cls, images):
-    model = _model(name, **kwargs)
-    chosen = {} if out_indices is None else {"out_indices": out_indices}
-    features = timm.create_model(name, features_only=True, feature_cls=feature_cls, **chosen, **kwargs).eval()
-    own = model.state_dict()
-    # The wrappers put the model under a name, or flatten `stages.0` to `stages_0`.
-    prefixes = re.compile(r"^(model|graph_module)\.")
-    features.load_state_dict({
-        key: own[prefixes.sub("", key).replace("stages_", "stages.")] for key in features.state_dict()
-    })
-    indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
-    expected = model.forward_intermediates(images, indices=indices, intermediates_only=True)
-    outputs = features(images)
-    outputs = list(outputs.values()) if isinstance(outputs, dict) else outputs
-    assert len(outputs) == len(expected) and all(map(torch.equal, outputs, expected))
-    assert features.feature_info.channels() == [output.shape[1] for output in outputs]
-    assert features.feature_info.reduction() == [64 // output.shape[-1] for output in outputs]
 
 
 def test_forward_intermediates(images):
@@ -189,20 +166,6 @@ def test_bfloat16_model_trains(name, kwargs):
     logits.float().logsumexp(1).sum().backward()
     assert logits.dtype == torch.bfloat16
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-@FAMILIES
-def test_init_weights_resets_every_tensor(name, kwargs):
-    model = timm.create_model(name, device="meta", num_classes=5, **kwargs).to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-    fresh = timm.create_model(name, num_classes=5, **kwargs)
-    for each in (model, fresh):
-        torch.manual_seed(3)
-        each.init_weights()
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, fresh.state_dict()[key]), key
 
 
 def test_a_float_checkpoint_loads_by_file_with_other_channels_and_classes(tmp_path, images):
