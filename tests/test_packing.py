@@ -42,23 +42,16 @@ def slow_bits(weight):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bits_and_scale_equal_a_slow_loop(shape):
+    """And the weights restored from them are scale times sign, and pack to the same again."""
     for seed in range(5):
         weight = random_weight(shape, seed)
         bits, scale = packing.pack_weight(weight)
         assert bits.dtype == torch.uint8 and scale.dtype == torch.float32
         assert bits.tolist() == slow_bits(weight)
-        for row, value in zip(weight.flatten(1).tolist(), scale.tolist(), strict=True):
-            assert value == pytest.approx(math.fsum(map(abs, row)) / len(row), rel=1e-6, abs=0)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_restored_weights_are_scale_times_sign_and_pack_to_the_same(shape):
-    for seed in range(5):
-        weight = random_weight(shape, seed)
-        bits, scale = packing.pack_weight(weight)
         restored = packing.restore_weight(bits, scale, weight.shape)
         rows = zip(weight.flatten(1).tolist(), restored.flatten(1).tolist(), scale.tolist(), strict=True)
         for latent, row, value in rows:
+            assert value == pytest.approx(math.fsum(map(abs, latent)) / len(latent), rel=1e-6, abs=0)
             assert row == [value if w >= 0 else -value for w in latent]
         again = packing.pack_weight(restored)
         assert torch.equal(again[0], bits) and torch.equal(again[1], scale)
@@ -97,12 +90,18 @@ def test_channels_last_and_other_dtypes_pack_to_the_same():
     assert torch.equal(scale, packing.pack_weight(half.float())[1])
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_not_finite_weights_are_refused(value):
-    weight = torch.ones(2, 3, 1, 1)
-    weight[1, 2] = value
-    with pytest.raises(packing.PackedError, match=r"^layer\.weight: NaN"):
+@pytest.mark.parametrize(("weight", "message"), [
+    *((torch.tensor([1, value]).view(2, 1, 1, 1), ": NaN") for value in (math.nan, math.inf, -math.inf)),
+    (torch.ones(3), ""), (torch.ones(2, 2, dtype=torch.int64), ""), (torch.ones(2, 0), ""),
+])
+def test_what_cannot_be_packed_is_refused(weight, message):
+    with pytest.raises(packing.PackedError, match=rf"^layer\.weight{message}"):
         packing.pack_weight(weight, "layer.weight")
+    _, packed = packed_model()
+    with pytest.raises(packing.PackedError, match="packed already"):
+        packing.pack_state_dict(packed, [])
+    with pytest.raises(packing.PackedError, match=r"^layer\.weight is missing"):
+        packing.pack_state_dict({}, ["layer.weight"])
 
 
 # The file
@@ -165,8 +164,9 @@ def test_a_packed_model_inside_a_bigger_module():
     outer = torch.nn.ModuleDict({"backbone": backbone, "head": torch.nn.Linear(2, 2)})
     state_dict = {f"backbone.{name}": tensor for name, tensor in packed.items()}
     state_dict.update({f"head.{name}": tensor for name, tensor in torch.nn.Linear(2, 2).state_dict().items()})
+    names = list(state_dict)
     outer.load_state_dict(state_dict)
-    assert torch.equal(outer["head"].weight, state_dict["head.weight"])
+    assert list(state_dict) == names and torch.equal(outer["head"].weight, state_dict["head.weight"])
     again = packing.pack_state_dict(outer["backbone"].state_dict(), binary_weight_names(model))
     assert all(torch.equal(again[name], packed[name]) for name in packed)
     state_dict["backbone.stem.bn.weight"] = state_dict["backbone.stem.bn.weight"] + 1

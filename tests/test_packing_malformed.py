@@ -16,12 +16,8 @@ from burn_timm.nn import binary_weight_names
 
 NAME = "stages.1.0.conv1.weight"
 BITS, SCALE, MARK = f"{NAME}_bits", f"{NAME}_scale", "burn_packed"
-CONFIG = {
-    "architecture": "test_reactnet", "num_classes": 10,
-    "pretrained_cfg": {
-        "num_classes": 10, "input_size": [3, 64, 64], "first_conv": "stem.conv", "classifier": "head.fc",
-    },
-}
+CONFIG = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {
+    "num_classes": 10, "input_size": [3, 64, 64], "first_conv": "stem.conv", "classifier": "head.fc"}}
 
 
 @pytest.fixture(scope="module")
