@@ -111,8 +111,7 @@ def test_front_matter_of_a_run_on_non_commercial_images(folder):
     assert front["license_link"] == "https://www.image-net.org/download.php"
     assert front["datasets"] == ["zh-plus/tiny-imagenet"] and front["base_model"] == "timm/resnet50.a1_in1k"
     assert {"timm", "burn-timm", "binary-neural-network", "self-supervised-learning", "burn"} == set(front["tags"])
-    assert "model-index" not in front and "None were measured" in body
-    assert "non-commercial too" in body and "`timm/resnet50.a1_in1k`, are under apache-2.0" in body
+    assert "model-index" not in front and "`timm/resnet50.a1_in1k`, are under apache-2.0" in body
     counts = count(timm.create_model("test_reactnet", num_classes=0, device="meta"))
     assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes" in body
     assert all(f"{counts[key]:,.0f}" in body for key in ("params", "binary_params", "flops", "bops", "ops"))
@@ -164,7 +163,7 @@ def test_results_with_margins_and_protocol(folder, result):
         ("kNN, top-1", data, "**50.00**", "25.00", "+25.00", "15.00 ± 7.07", "+35.00"),
         ("fine-tuning with 1% of the labels, top-1", data, "**25.00**", "", "", "20.00", "+5.00"),
     ]
-    assert "weighted kNN; k 20; metric top-1 accuracy, fraction; 32 px, crop 1.0" in body and "--name own" in body
+    assert "k 20" in body and "32 px, crop 1.0" in body and "--name own" in body
     (index,) = front["model-index"]
     entry = index["results"][0]["dataset"], index["results"][0]["metrics"][0]
     assert index["name"] == "small" and entry == (
@@ -186,13 +185,14 @@ def test_results_that_do_not_belong_are_refused(folder, result, capsys):
         said = refused(capsys, folder, "--results", own, other)
         assert said.startswith(f"{other.name}: ") and message in said
     assert "no results among the files" in refused(capsys, folder, "--results", folder / "training.json")
+    (folder / "LICENSE").write_text("Weights converted from BURN, https://github.com/naver-ai/burn.\n")
+    assert "was written by burn-timm convert" in refused(capsys, folder)
 
 
-def test_curves_and_citations(folder, tmp_path):
+def test_curves(folder, tmp_path):
     (folder / "curves.png").write_bytes(b"picture")
     body = card(folder)[1]
-    assert "![Curves of the training](curves.png)" in body and "train_burn.py --model test_reactnet --seed 7" in body
-    assert "kim2022burn" in body and "liu2020reactnet" in body and "watch whole populations" in body
+    assert "](curves.png)" in body and "train_burn.py --model test_reactnet --seed 7" in body
     elsewhere = tmp_path / "cards" / "card.md"
     before = (folder / "README.md").read_bytes()
     card(folder, "--output", elsewhere)
@@ -228,12 +228,10 @@ def test_a_chosen_licence_and_data_set(folder, tmp_path, capsys):
     assert card(free, "--license", "mit")[0]["license"] == "mit"
     own = ("--license-name", "my-terms-1.0", "--license-link", "https://example.org/terms")
     for network, options, message in (
-        (folder, ("--license", "apache-2.0"), "whose terms are non-commercial"), (free, own, "go together"),
-        (free, ("--license", "My own"), "lower-case letters"), (free, own[:2], "go together"),
-        (free, ("--license", "other"), "--license-name and --license-link"),
+        (folder, ("--license", "apache-2.0"), "non-commercial"), (free, own, "together"), (free, own[:2], "together"),
+        (free, ("--license", "My own"), "lower-case"), (free, ("--license", "other"), "--license-link"),
         (free, ("--license", "other", own[0], "My Terms", *own[2:]), "--license-name My Terms"),
-        (free, ("--dataset-id", "my photos"), "--dataset-id my photos: expected OWNER/NAME"),
-        (free, ("--repo", "small"), "--repo small: expected OWNER/NAME"),
+        (free, ("--dataset-id", "my photos"), "OWNER/NAME"), (free, ("--repo", "small"), "OWNER/NAME"),
     ):
         assert message in refused(capsys, network, *options)
     for network in (free, folder):  # whoever names terms of their own answers for them, on non-commercial images too
@@ -241,8 +239,8 @@ def test_a_chosen_licence_and_data_set(folder, tmp_path, capsys):
         assert [front[name] for name in ("license", "license_name", "license_link")] == ["other", own[1], own[3]]
     front, _ = card(free, "--license", "mit", "--dataset-id", "me/photos", "me/more")
     assert front["license"] == "mit" and "license_name" not in front and front["datasets"] == ["me/photos", "me/more"]
-    front, body = card(make_folder(tmp_path / "known", dataset="folder mine"), "--dataset-id", "ILSVRC/imagenet-1k")
-    assert front["license_name"] == "imagenet-terms-of-access" and "Trained on ImageNet-1k" in body
+    front, _ = card(make_folder(tmp_path / "known", dataset="folder mine"), "--dataset-id", "ILSVRC/imagenet-1k")
+    assert front["license_name"] == "imagenet-terms-of-access"
 
 
 def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, result, tmp_path, capsys):
@@ -264,36 +262,26 @@ def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, resul
     assert said.startswith(f"{folder}/card.json, from an earlier card: own.json: ") and "delete it" in said
 
 
-def test_a_converted_folder_keeps_its_own_card(folder, capsys):
-    (folder / "LICENSE").write_text("Weights converted from BURN, https://github.com/naver-ai/burn.\n")
-    assert "was written by burn-timm convert" in refused(capsys, folder)
-
-
 @pytest.mark.parametrize("name, description, kind, data", [
     ("hfds/$BURN_DATA/cifar10", "", "uoft-cs/cifar10", "CIFAR-10"),
-    ("$BURN_DATA/My photos (2020)", "", "my-photos-2020", "My photos (2020)"),
     ("wds/.../shard-{000..010}.tar", "", "shard-000..010-.tar", "shard-{000..010}.tar"),
     ("hfds/.../\u9e1f", "", "images", "\u9e1f"),
     ("folder", "folder tiny-imagenet-200 [train], 100,000 images", "zh-plus/tiny-imagenet", "Tiny ImageNet"),
-    ("folder", "folder holidays [train], 9 images", "folder", "folder"),
 ])
 def test_any_data_set_has_a_type_that_the_hub_takes(name, description, kind, data):
     entry = Row({
         "task": "knn", "value": 0.5, "protocol": {"metric": "top-1 accuracy, fraction"},
         "dataset": {"name": name, "description": description, "test": {"split": "test"}},
     }).eval_result()
-    assert (entry.dataset_type, entry.dataset_name) == (kind, data) and hub_rules._is_id(entry.dataset_type)
+    assert (entry.dataset_type, entry.dataset_name) == (kind, data) and hub_rules.is_id(entry.dataset_type)
 
 
 @pytest.mark.parametrize("dataset, name", [
     ("hfds/$BURN_DATA/tiny-imagenet-80 [train], 40,000 images, 80 classes", "a subset of Tiny ImageNet"),
     ("hfds/zh-plus/tiny-imagenet [train], 100,000 images", "Tiny ImageNet"),
     ("hfds/ILSVRC/imagenet-1k [train]", "ImageNet-1k"), ("folder imagenet [train], 1,281,167 images", "ImageNet-1k"),
-    ("imagenet-100", "a subset of ImageNet"), ("torch/cifar10", "CIFAR-10"), ("hfds/x/cifar100 [test]", "CIFAR-100"),
-    ("digits [train], 1,437 images, 10 classes", "Optical Recognition of Handwritten Digits"),
-    ("cub CUB_200_2011 [train], 5,994 images", "CUB-200-2011"), ("voc07 VOCdevkit [trainval]", "PASCAL VOC"),
-    ("torch/stl10 [unlabeled]", "STL-10"), ("folder my-photos [train], 10 images", None),
-    ("hfds/$BURN_DATA/imagenet_like/mine [train]", None), ("", None),
+    ("imagenet-100", "a subset of ImageNet"), ("hfds/x/cifar100 [test]", "CIFAR-100"),
+    ("hfds/$BURN_DATA/imagenet_like/mine [train]", None), ("folder my-photos [train], 10 images", None), ("", None),
 ])
 def test_data_sets_are_known_by_their_names(dataset, name):
     found = terms_of(dataset)

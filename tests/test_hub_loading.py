@@ -91,9 +91,7 @@ def test_what_was_pushed_comes_back(hub, hub_client, load, tmp_path):
     assert kept == {(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}
 
 
-@pytest.mark.parametrize("faults, said", [
-    ([500], "500"), ([401], "401"), ([503], "503"), ([DROP] * 20, ""),
-], ids=["500", "401", "503", "dropped"])
+@pytest.mark.parametrize("faults, said", [([500], "500"), ([401], "401"), ([DROP] * 20, "")], ids=str)
 def test_a_download_that_fails_leaves_nothing_half_and_works_again(hub, load, safe, tmp_path, faults, said):
     model = network(tmp_path / "export")
     hub.commit("me/model", tmp_path / "export")

@@ -104,13 +104,17 @@ def test_calibration_is_the_average_of_the_batch_statistics(name):
     assert all(torch.equal(v, weights[k]) for k, v in model.named_parameters())
 
 
-def test_calibration_errors_and_no_op(model):
+def test_wrong_input_and_a_network_without_batchnorm(model):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(BurnError, match="no batch"):
         calibrate_batchnorm(model, [])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(BurnError, match="two images"):
         calibrate_batchnorm(model, [torch.zeros(1, 3, 32, 32)])
+    with pytest.raises(BurnError, match="no batch"):
+        extract_features(model, [])
+    with pytest.raises(BurnError, match="num_classes=0"):
+        extract_features(timm.create_model("test_resnet", num_classes=0, global_pool=""), batches(2))
     assert calibrate_batchnorm(nn.Linear(3, 3), [torch.zeros(2, 3)]) == 0
 
 

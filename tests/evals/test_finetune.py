@@ -4,24 +4,23 @@ import argparse
 import gzip
 import json
 import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 import eval_downstream
-from burn_timm.checkpoints import save_latent
 from burn_timm.data import open_dataset
 from burn_timm.errors import BurnError
 from burn_timm.evals import augmented, finetune
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
 
+PICTURE = str(Path(__file__).parents[2] / "model_cards" / "reactnet_a_burn.distill_tiny_imagenet_80_64.png")
 SHORT = ["--dataset", "digits", "--img-size", "32", "--workers", "0", "--threads", "1", "--limit-test", "100",
          "--fraction", "0.1", "--sgd-batch-size", "64", "--view", "light"]
 
@@ -80,19 +79,12 @@ def test_a_list_of_file_names(tmp_path, zipped):
 
 
 @pytest.fixture
-def run_folder(tmp_path):
+def run_folder(exports, tmp_path):
     """What train_burn.py leaves: export/ with packed weights, latent.safetensors beside it."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_reactnet", num_classes=0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    folder = tmp_path / "run" / "export"
-    timm.models.save_for_hf(model, folder, safe_serialization=True)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_packed(folder / "model.safetensors", pack_state_dict(state, binary_weight_names(model)))
-    save_latent(folder.parent / "latent.safetensors", state, "test_reactnet", weight_bits=1)
-    return folder
+    source = Path(exports["folder"][1].removeprefix("local-dir:"))
+    shutil.copytree(source, tmp_path / "run" / "export")
+    shutil.copy(source.parent / "latent.safetensors", tmp_path / "run")
+    return tmp_path / "run" / "export"
 
 
 def tune(path, *more):
@@ -208,6 +200,7 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
     (["--latent", __file__], "--latent goes beside packed weights"),
     (["--subset-list", "missing.txt"], "--subset-list missing.txt: cannot be read"),
     (["--subset-list", os.devnull], "no file names"),
+    (["--subset-list", PICTURE], "cannot be read"),
     (["--calibrate-bn", "8"], "unrecognized arguments"),
 ])
 def test_bad_input_is_one_line(argv, message, tmp_path, capsys):

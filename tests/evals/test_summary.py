@@ -1,4 +1,4 @@
-"""What is printed under a result's headline, and the same through the command line for svm and detection."""
+"""SVMs on VOC2007 from the command line, and every task on every kind of checkpoint."""
 
 import json
 

@@ -26,7 +26,6 @@ from burn_timm.evals.logistic import PENALTIES, logistic_regression
     ("places205", ["--epochs", "3", "--lrs", "0.1", "1", "--no-augment", "--milestones"],
      {"epochs": 3, "lrs": (0.1, 1.0), "weight_decay": 5e-4, "milestones": ()}),
     ("torch/cifar10", [], {}),
-    ("torch/places365", ["--sgd-batch-size", "8"], {"sgd_batch_size": 8}),
 ])
 def test_published_settings_of_a_dataset_and_options_win(dataset, argv, expected):
     parser = argparse.ArgumentParser()

@@ -55,13 +55,14 @@ def test_a_headless_file_leaves_a_new_head_and_says_so(folder, caplog):
 @pytest.mark.parametrize("door", ["local-dir", "checkpoint_path"])
 def test_features_only(folder, kwargs, door):
     folder, model = folder
-    if door == "local-dir":
-        loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True, **kwargs).eval()
-    else:
-        path = str(folder / "model.safetensors")
-        loaded = timm.create_model("test_reactnet", features_only=True, checkpoint_path=path, **kwargs).eval()
+    words = {"model_name": f"local-dir:{folder}", "pretrained": True}
+    if door == "checkpoint_path":
+        words = {"model_name": "test_reactnet", door: str(folder / "model.safetensors")}
+    loaded = timm.create_model(**words, features_only=True, **kwargs).eval()
     features = loaded(IMAGES)
     features = list(features.values()) if isinstance(features, dict) else features
     expected = model.forward_intermediates(IMAGES, intermediates_only=True)
     for found, index in zip(features, kwargs.get("out_indices", range(4)), strict=True):
         assert torch.equal(found, expected[index])
+    assert loaded.feature_info.channels() == [found.shape[1] for found in features]
+    assert loaded.feature_info.reduction() == [48 // found.shape[-1] for found in features]

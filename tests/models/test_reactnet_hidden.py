@@ -29,22 +29,12 @@ def hidden(model):
 
 
 @torch.no_grad()
-def test_forward_pre_logits_and_no_classifier():
-    model = make()
+def test_logits_are_of_the_hidden_layer_and_a_new_classifier_keeps_it():
+    model = make(drop_rate=0.2)
     features, weights = hidden(model), model.state_dict()
     assert model.head_hidden_size == 24 and model.num_features == 128
     logits = features @ weights["head.fc.weight"].T + weights["head.fc.bias"]
     torch.testing.assert_close(model(IMAGES), logits)
-    torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES), pre_logits=True), features)
-    model.reset_classifier(0)
-    torch.testing.assert_close(model(IMAGES), features)
-    assert model.head_hidden_size == 24
-
-
-@torch.no_grad()
-def test_a_new_classifier_keeps_the_hidden_layer():
-    model = make(drop_rate=0.2)
-    features = hidden(model)
     model.head.pre_logits.fc.weight.requires_grad_(False)
     model.reset_classifier(7)
     assert model(IMAGES).shape == (2, 7) and model.head.drop.p == 0.2
@@ -54,6 +44,8 @@ def test_a_new_classifier_keeps_the_hidden_layer():
     assert model(IMAGES).shape == (2, 24, 4, 4)
     model.reset_classifier(3, "avg")
     torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES), pre_logits=True), features)
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(IMAGES), features)
 
 
 def test_pooling_that_changes_the_width_is_refused():
@@ -67,17 +59,11 @@ def test_pruning_removes_it():
     assert model(IMAGES).shape[1] == 32 and not any("pre_logits" in name for name in model.state_dict())
 
 
-@pytest.fixture
-def folder(tmp_path):
-    model = make()
-    save_packed(tmp_path / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    save_config_for_hf(model, tmp_path / "config.json", model_args={"head_hidden_size": 24})
-    return model, tmp_path
-
-
 @torch.no_grad()
-def test_packed_weights_through_every_door(folder):
-    model, folder = folder
+def test_packed_weights_through_every_door(tmp_path):
+    model, folder = make(), tmp_path
+    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    save_config_for_hf(model, folder / "config.json", model_args={"head_hidden_size": 24})
     expected = model(IMAGES)
     assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(IMAGES), expected)
     assert torch.equal(load_model(f"local-dir:{folder}", num_classes=None)(IMAGES), expected)
