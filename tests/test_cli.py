@@ -85,8 +85,8 @@ def test_info(capsys):
     assert run("info", "test_reactnet") == 0
     out, counts = capsys.readouterr().out, count_stages("test_reactnet")
     assert all(f"{counts[key]:,.0f}" in out for key in ("params", "bops", "flops", "ops", "bytes_packed"))
-    assert fails(capsys, "info", "resnet50").startswith("model resnet50: not one of ")
-    assert fails(capsys, "info", "test_reactnet.nonsense").startswith("model test_reactnet.nonsense: ")
+    for name in ("resnet50", "test_reactnet.nonsense"):
+        assert fails(capsys, "info", name).startswith(f"model {name}: ")
 
 
 # pack, unpack

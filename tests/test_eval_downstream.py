@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import re
@@ -44,10 +43,6 @@ def test_help_of_every_command(capsys):
 ])
 def test_random_network_on_digits(task, options, stated, output, capsys):
     result = run(output, task, *RESNET, "--limit-train", "400", "--limit-test", "150", "--seed", "3", *options)
-    assert set(result) == {
-        "task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions",
-        "date", "extra",
-    }  # fmt: skip
     assert result["task"] == task and 0.2 < result["value"] <= 1
     assert result["model"] == "test_resnet" and result["checkpoint"] is None
     protocol = result["protocol"]
@@ -62,9 +57,7 @@ def test_random_network_on_digits(task, options, stated, output, capsys):
     # No path of this machine: nothing that starts with a slash, nor the folder this ran in.
     text = output.read_text()
     assert not re.search(r"(?<![\w.])/\w", text) and str(output.parent) not in text and os.getcwd() not in text
-    printed = capsys.readouterr().out
-    assert f"{task} {result['value']:.4f} | test_resnet | digits" in printed
-    assert '"weights": "random, seed 3"' in printed
+    assert f"{task} {result['value']:.4f} | test_resnet | digits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("task", "options"), [
@@ -134,24 +127,6 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     assert calibrated["value"] != plain["value"]
     vit = run(output, "knn", "--model", "test_vit", *DIGITS, "--img-size", "48", "--limit-train", "40")
     assert vit["protocol"]["transform"]["input_size"] == [3, 48, 48]  # of a network of fixed size
-
-
-def test_checkpoint_local_dir_and_random_weights(tmp_path, output):
-    torch.manual_seed(11)
-    model = timm.create_model("test_resnet", num_classes=10)
-    folder = tmp_path / "export"
-    timm.models.save_for_hf(model, folder, safe_serialization=True)
-    file = folder / "model.safetensors"
-    options = [*DIGITS, "--limit-train", "200", "--limit-test", "100"]
-    by_file = run(output, "knn", "--model", "test_resnet", "--checkpoint", str(file), *options)
-    by_folder = run(output, "knn", "--model", f"local-dir:{folder}", *options)
-    random = run(output, "knn", "--model", "test_resnet", "--seed", "0", *options)
-    assert by_file["value"] == by_folder["value"] != random["value"]
-    for result in (by_file, by_folder):
-        assert result["checkpoint"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-        assert result["protocol"]["weights"] == "checkpoint .../model.safetensors"
-        assert str(tmp_path) not in json.dumps(result)
-    assert by_folder["model"] == "local-dir:.../export"
 
 
 @pytest.mark.parametrize(("argv", "message"), [

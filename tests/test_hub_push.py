@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import timm
-from hub_server import TOKEN
+from hub_server import DROP, TOKEN
 
 from burn_timm.cli import main
 from burn_timm.compat import save_model_config
@@ -98,15 +98,13 @@ def test_what_failed_is_completed_by_the_next_push(hub, push, folder):
     weights = (folder / "model.safetensors").read_bytes()
     put = f"PUT /lfs/{hashlib.sha256(weights).hexdigest()}"
     ways = ({"POST /api/repos/create": [403]}, {"POST /api/validate-yaml": [400]}, {put: [500] * 99},
-            {"POST /api/models/me/model/commit/": [500]})
+            {"POST /api/models/me/model/commit/": [500]}, {"POST /api/repos/create": [DROP] * 9})
     for faults in ways:
         hub.faults = faults
         said = one_line(push(folder, "me/model"), "me/model: ")
         assert "secret" not in said and said.endswith(f"; burn-timm push {folder} me/model completes it\n")
         assert not hub.repos.get("me/model")
     hub.faults = {}
-    with hub.away():
-        one_line(push(folder, "me/model"), "me/model: ")
     assert push(folder, "me/model")[0] == 0
     assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 1
     sent = hub.requests.count(put)

@@ -19,23 +19,15 @@ COMMANDS = [
     for command in line.split("&&")
     if command.strip()
 ]
+PARSERS = {"train_burn.py": parse_options, "eval_downstream.py": eval_downstream._parser().parse_args,
+           "burn-timm": cli._parser().parse_args}
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "train_burn.py" in c and len(c.split()) > 3])
-def test_training_commands_parse(command):
+@pytest.mark.parametrize("command", [c for c in COMMANDS if any(program in c.split() for program in PARSERS)])
+def test_commands_parse(command):
     argv = shlex.split(command)
-    parse_options(argv[argv.index("train_burn.py") + 1 :])
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "eval_downstream.py" in c])
-def test_evaluation_commands_parse(command):
-    argv = shlex.split(command)
-    eval_downstream._parser().parse_args(argv[argv.index("eval_downstream.py") + 1 :])
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("burn-timm ")])
-def test_other_commands_parse(command):
-    cli._parser().parse_args(shlex.split(command)[1:])
+    (program,) = PARSERS.keys() & set(argv)
+    PARSERS[program](argv[argv.index(program) + 1 :])
 
 
 def test_every_task_has_a_command():

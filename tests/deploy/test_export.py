@@ -61,9 +61,8 @@ def outputs(folder, format, x):
         model = load(folder, threads=1)
         return model.features(x), model(x)
     if format == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        session = pytest.importorskip("onnxruntime").InferenceSession(
+            folder / "model.onnx", providers=["CPUExecutionProvider"])
         return tuple(torch.from_numpy(value) for value in session.run(["features", "logits"], {"images": x.numpy()}))
     return torch.export.load(folder / "model.pt2").module()(x)
 
@@ -74,15 +73,13 @@ def test_a_trained_folder_to_every_format(trained, tmp_path, format, digits, cap
     model, folder = trained
     out = tmp_path / "out" / "net"
     assert run("export", f"local-dir:{folder}", out, "--format", format, "--batch-size", 3) == 0
-    printed = capsys.readouterr().out
-    assert ("does not run in 1 bit" in printed) == (format != "openvino")
+    assert ("does not run in 1 bit" in capsys.readouterr().out) == (format != "openvino")
     assert sorted(os.listdir(out)) == ["config.json", *FILES[format]]
     config = json.loads((out / "config.json").read_text())
     assert config["one_bit"] == (format == "openvino")
     assert ("does not run in 1 bit" in config.get("note", "")) != config["one_bit"]
-    cfg = config["pretrained_cfg"]
-    assert (cfg["input_size"], cfg["crop_pct"], cfg["interpolation"]) == ([3, 48, 48], 1.0, "bilinear")
-    assert cfg["mean"] == [0.5] * 3 and cfg["std"] == [0.25] * 3
+    given = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert config["pretrained_cfg"].items() >= given.items()
     assert config["label_names"] == list("vwxyz") and config["batch_size"] == 3
     assert str(tmp_path) not in (out / "config.json").read_text()
     x = torch.nn.functional.interpolate(digits[0][:3].float() / 255 - 0.5, (48, 48))
@@ -112,8 +109,7 @@ def test_a_weights_file(trained, tmp_path, kind):
 
 def test_headless(trained, tmp_path):
     pytest.importorskip("openvino")
-    model, folder = trained
-    assert run("export", folder, tmp_path / "net", "--headless") == 0
+    assert run("export", trained[1], tmp_path / "net", "--headless") == 0
     loaded = load(tmp_path / "net")
     x = np.zeros((1, 3, 48, 48), np.float32)
     assert loaded.num_classes == 0 and loaded.label_names is None and loaded(x).shape == (1, 128)

@@ -43,11 +43,17 @@ def test_a_fraction_is_seeded_and_takes_each_class_alike():
     assert len(least) == 10  # one image of each class
 
 
-def test_images_without_a_label_are_never_drawn(tmp_path):
-    for number in range(12):
-        (tmp_path / "train" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "ab"[number % 2] / f"{number}.png")
-    source = open_dataset("folder", str(tmp_path), "train")
+@pytest.fixture
+def source(tmp_path):
+    """Two classes of six images."""
+    for kind in ("n01", "n02"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (8, 8)).save(tmp_path / "train" / kind / f"{kind}_{number}.png")
+    return open_dataset("folder", str(tmp_path), "train")
+
+
+def test_images_without_a_label_are_never_drawn(source, tmp_path):
     known = source.labels().copy()
     known[:4] = -1
     source.labels = lambda: known
@@ -61,15 +67,10 @@ def test_images_without_a_label_are_never_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_list_of_file_names(tmp_path, zipped):
-    for kind in ("n01", "n02"):
-        (tmp_path / "train" / kind).mkdir(parents=True)
-        for number in range(4):
-            Image.new("RGB", (8, 8)).save(tmp_path / "train" / kind / f"{kind}_{number}.png")
+def test_a_list_of_file_names(source, tmp_path, zipped):
     text = "n02_3.png\nn01_0.png\n\n"
     file = tmp_path / "list.txt.gz"
     file.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
-    source = open_dataset("folder", str(tmp_path), "train")
     subset, words = finetune.labelled_subset(source, options(subset_list=str(file)))
     assert [subset.load(index)[1] for index in range(len(subset))] == [0, 1]
     assert "2 images of the list list.txt.gz" == words
@@ -103,9 +104,8 @@ def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
     # Real-valued weights with a small rate may keep what signs lose: the two are trained apart.
     assert starts["packed"]["grid"] != starts["latent"]["grid"]
     assert result["value"] == starts["packed"]["top1"] and max(s["top1"] for s in starts.values()) > 0.1
-    protocol = result["protocol"]
-    assert protocol["fraction"] == 0.1 and protocol["weight_decay"] == 1e-4 and protocol["epochs"] == 3
-    assert protocol["view_interpolation"] == "bicubic"
+    assert result["protocol"].items() >= {
+        "fraction": 0.1, "weight_decay": 1e-4, "epochs": 3, "view_interpolation": "bicubic"}.items()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "run"]  # the grid's file is gone
     alone = tune(tmp_path / "a.json", "--model", f"local-dir:{run_folder}", "--latent", "none", *grid)
     assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"]

@@ -1,6 +1,8 @@
 """SVMs on VOC2007 from the command line, and every task on every kind of checkpoint."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +39,11 @@ def test_every_task_takes_every_kind_of_checkpoint(task, exports, tmp_path, caps
     found = {}
     for kind, model in exports.items():
         found[kind], _ = run([task, *model, *data], tmp_path / f"{kind}.json", capsys)
-        assert found[kind]["checkpoint"]["sha256"] and 0 <= found[kind]["value"] <= 1
+        file = Path(model[-1].removeprefix("local-dir:"))
+        file = file / "model.safetensors" if file.is_dir() else file
+        assert found[kind]["checkpoint"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert found[kind]["protocol"]["weights"] == f"checkpoint .../{file.name}" or task == "finetune"
+        assert 0 <= found[kind]["value"] <= 1 and str(file.parent) not in json.dumps(found[kind])
     assert found["packed"]["value"] == found["folder"]["value"]
     if task != "finetune":  # signs and scales are those of the latent weights; training goes on from either
         assert found["packed"]["value"] == pytest.approx(found["latent"]["value"], abs=1e-6)

@@ -93,16 +93,6 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(cha
     assert not any("paper" in name for name in rows(tables.paper_table(2, [other])))
 
 
-def test_transfer_puts_each_set_in_its_column():
-    found = rows(tables.paper_table(4, [
-        result("transfer", 0.8, dataset="torch/cifar10"), result("transfer", 0.6, dataset="hfds//data/cifar100"),
-        result("transfer", 0.5, dataset="cub", of=(5_994, 5_794)),
-        result("transfer", 0.4, dataset="places205", of=(2_448_873, 20_500)),
-    ]))
-    assert found[BURN] == ["80.00", "60.00", "50.00", "", "40.00"]
-    assert found["BURN, the paper's figures"][3] == "34.48"
-
-
 def test_svm_has_a_figure_for_each_number_of_shots_and_none_of_the_papers():
     low = {"1": {"mean": 0.2, "std": 0.04}, "2": {"mean": 0.3, "std": 0.01}, "4": "n/a"}
     data = {"dataset": "voc07", "of": (5_011, 4_952)}
@@ -122,16 +112,6 @@ def test_rows_of_burn_are_named_by_what_differs(settings, name):
     assert row_name({"method": "burn", "stages": ["w32a1", "w1a1"], "settings": settings}) == name
     one = row_name({"method": "burn", "stages": ["w1a1"], "settings": settings})
     assert one == f"{name}, one stage"
-
-
-def test_the_comparison_is_ordered_and_says_what_training_cost():
-    text = tables.comparison_table([
-        result("knn", 0.4), result("linear", 0.5), result("knn", 0.6, method="byol"),
-        result("linear", 0.7, method="byol"), result("linear", 0.9, method="byol", seed=1),
-    ])
-    names = [name.split(" (")[0] for name in rows(text)][2:]
-    assert names == ["BYOL", "BURN"]
-    assert rows(text)["BYOL (reactnet_a, 224 px, 200 epochs a stage)"] == ["60.00", "80.00 ± 14.14", "2", "10.0", "2.0"]
 
 
 def test_probes_of_one_network_are_no_seeds_of_each_other():
@@ -243,17 +223,3 @@ def test_the_repositorys_own_results_make_a_table(capsys):
     assert "raw pixels" in printed
     for table in printed.split("\n\n"):  # no cell holds a | that would end it
         assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1
-
-
-def test_detection_has_its_table():
-    sets = {"train": [{"split": "2007:trainval", "images": 5011}, {"split": "2012:trainval", "images": 11_540}],
-            "test": {"split": "2007:test", "images": 4952}}
-    figures_of = {"test": {"voc": {"map": 0.4, "ap50": 0.7, "ap75": 0.3}}}
-    found = result("detection", 0.4, extra=figures_of)
-    found["dataset"] = {"name": "Pascal VOC layout", **sets}
-    text = tables.paper_table(1, [found])
-    assert "2007:trainval, 5,011 images + 2012:trainval, 11,540 images; test 2007:test, 4,952 images" in text
-    assert rows(text)[BURN] == ["40.00", "70.00", "30.00"]
-    assert rows(text)["BURN, the paper's figures"] == ["41.00", "70.91", "41.45"]
-    sets["train"].pop()
-    assert not any("paper" in name for name in rows(tables.paper_table(1, [found])))

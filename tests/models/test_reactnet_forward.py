@@ -14,7 +14,7 @@ PLAN = [(0, 0, 1), (1, 0, 2), (2, 0, 2), (2, 1, 1), (3, 0, 2)]  # of test_reactn
 
 @pytest.mark.parametrize("weight_bits,act_bits", [(32, 32), (32, 1), (1, 1)])
 @pytest.mark.parametrize("name,size,kwargs,oracle", [
-    ("reactnet_a", (64, 96), {}, reactnet_a), ("reactnet_a_025", (65, 97), {}, reactnet_a),
+    ("reactnet_a", (32, 64), {}, reactnet_a), ("reactnet_a_025", (65, 97), {}, reactnet_a),
     ("reactnet_18", (64, 96), NARROW, reactnet_18), ("reactnet_18", (65, 97), NARROW, reactnet_18),
     ("test_reactnet", (33, 64), {}, functools.partial(reactnet_a, plan=PLAN)),
 ])
