@@ -206,7 +206,7 @@ DEEP_OPTIONS = ["--model", "test_reactnet", "--model-kwargs", "depths=(2,2,2,1)"
 
 
 def test_a_shape_given_by_model_kwargs(tmp_path, capsys):
-    """unpack notes the arguments, so packing again needs no option; the networks compute the same."""
+    """unpack notes the arguments, so packing again needs no option."""
     model = make(**DEEP)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     first, floats, again = (tmp_path / f"{name}.safetensors" for name in ("first", "floats", "again"))

@@ -94,7 +94,7 @@ def tune(path, *more):
 
 
 def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
-    grid = ["--epochs", "3", "--lrs", "0.1", "0.001", "--head-multipliers", "1", "10"]
+    grid = ["--epochs", "2", "--lrs", "0.1", "0.001", "--head-multipliers", "1", "10"]
     result = tune(tmp_path / "r.json", "--model", f"local-dir:{run_folder}", *grid)
     starts = result["extra"]["starts"]
     assert list(starts) == ["packed", "latent"] == result["protocol"]["starts"]
@@ -105,7 +105,7 @@ def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
     assert starts["packed"]["grid"] != starts["latent"]["grid"]
     assert result["value"] == starts["packed"]["top1"] and max(s["top1"] for s in starts.values()) > 0.1
     assert result["protocol"].items() >= {
-        "fraction": 0.1, "weight_decay": 1e-4, "epochs": 3, "view_interpolation": "bicubic"}.items()
+        "fraction": 0.1, "weight_decay": 1e-4, "epochs": 2, "view_interpolation": "bicubic"}.items()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "run"]  # the grid's file is gone
     alone = tune(tmp_path / "a.json", "--model", f"local-dir:{run_folder}", "--latent", "none", *grid)
     assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"]
