@@ -7,10 +7,7 @@ import pytest
 import timm
 import torch
 from reference_style import ReferenceReActNet, counterparts
-from steps import saved_bytes
 from train_step import main
-
-from burn_timm.errors import BurnError
 
 TINY = ["--model", "test_reactnet", "--img-size", "32", "--batch-size", "2", "--rounds", "1", "--runs", "1"]
 TINY += ["--threads", "1", "--ceiling-size", "64"]
@@ -38,26 +35,6 @@ def test_the_reference_style_is_the_same_function_with_the_same_gradients(name, 
     assert clipped > 0
     counted = [id(other) for _, theirs in counterparts(ours, reference) for other in theirs]
     assert sorted(counted) == sorted(id(p) for p in reference.parameters())
-
-
-@pytest.mark.parametrize(("name", "options"), [
-    ("reactnet_18", {"num_classes": 0}), ("test_reactnet", {"num_classes": 3}), ("test_resnet", {"num_classes": 0}),
-    ("test_reactnet", {"num_classes": 0, "weight_bits": 32}),
-])
-def test_other_networks_have_no_reference_style(name, options):
-    with pytest.raises(BurnError, match="ReActNet-A in one bit"):
-        ReferenceReActNet(timm.create_model(name, **options))
-
-
-def test_saved_bytes_are_counted_once_and_without_parameters():
-    class Tiny:
-        trained = torch.nn.Linear(10, 10, bias=False)
-
-        def loss(self):
-            y = self.trained(torch.ones(5, 10))  # keeps its input, and the weight, which does not count
-            return (y.exp() * y).sum()  # exp keeps its result, which the product keeps too; the product keeps y
-
-    assert saved_bytes(Tiny()) == 3 * 5 * 10 * 4
 
 
 @pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])

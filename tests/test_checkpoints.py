@@ -10,12 +10,12 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from exported import packed as pack
 from safetensors import safe_open
 
 import burn_timm  # noqa: F401
 from burn_timm import checkpoints, packing
 from burn_timm.errors import BurnError
-from burn_timm.nn import binary_weight_names
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 EARLIER = Path(__file__).parent / "earlier"
@@ -28,10 +28,6 @@ def make(name="test_reactnet", seed=0, **kwargs):
 
 def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in right)
-
-
-def pack(model):
-    return packing.pack_state_dict(model.state_dict(), binary_weight_names(model))
 
 
 class Stranger:

@@ -9,12 +9,12 @@ import sys
 import pytest
 import timm
 import torch
+from exported import packed as pack
 
 import burn_timm  # noqa: F401
 from burn_timm import cli, packing
 from burn_timm.checkpoints import read_state_dict, save_latent
 from burn_timm.counting import count_stages
-from burn_timm.nn import binary_weight_names
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -96,7 +96,7 @@ def test_pack_unpack_pack_is_the_same_file(latent, tmp_path):
     model, path = latent
     first, floats, again, own = (tmp_path / f"{name}.safetensors" for name in ("first", "floats", "again", "own"))
     assert run("pack", path, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
-    packing.save_packed(own, packing.pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    packing.save_packed(own, pack(model))
     assert first.read_bytes() == again.read_bytes() == own.read_bytes()  # and the library packs the same
     assert gives(model, first, floats)
     metadata = read_state_dict(floats)[1]
@@ -117,30 +117,40 @@ def test_weights_that_were_not_trained_with_1_bit_need_binarize(tmp_path, capsys
     assert packing.is_packed(packing.read_packed(packed))
 
 
+DEEP = {"depths": (2, 2, 2, 1), "head_hidden_size": 24, "drop_rate": 0.1}  # no registered name has this shape
+BESIDE = ("README.md", "LICENSE", "training.json", "curves.png")
+
+
 @pytest.fixture
 def folder(tmp_path):
+    return write_folder(tmp_path / "floats")
+
+
+def write_folder(path, **kwargs):
     """Float weights beside a config and a card."""
-    path = tmp_path / "floats"
     path.mkdir()
-    save_latent(path / "model.safetensors", make().state_dict(), "test_reactnet", 1)
+    save_latent(path / "model.safetensors", make(**kwargs).state_dict(), "test_reactnet", 1)
     config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}
+    config |= {"model_args": {"weight_bits": 1, "act_bits": 1, **kwargs}} if kwargs else {}
     (path / "config.json").write_text(json.dumps(config))
-    for name in ("README.md", "LICENSE", "training.json", "curves.png"):
+    for name in BESIDE:
         (path / name).write_bytes(name.encode())
     return path
 
 
-def test_folders_keep_what_tells_of_them_and_load_in_timm(folder, tmp_path):
-    first, floats, again = (tmp_path / name for name in ("first", "floats2", "again"))
+@pytest.mark.parametrize("shape", [{}, DEEP])
+def test_folders_keep_what_tells_of_them_and_load_in_timm(shape, tmp_path):
+    folder, first, floats, again = (tmp_path / name for name in ("floats", "first", "floats2", "again"))
+    write_folder(folder, **shape)
     assert run("pack", folder, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
     assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     for path in (first, floats, again):
         assert {file.name for file in path.iterdir()} == {file.name for file in folder.iterdir()}
-        for name in ("README.md", "LICENSE", "training.json", "curves.png"):
-            assert (path / name).read_bytes() == (folder / name).read_bytes()
+        assert all((path / name).read_bytes() == (folder / name).read_bytes() for name in BESIDE)
         assert json.loads((path / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
+        loaded = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
         with torch.no_grad():
-            assert torch.equal(timm.create_model(f"local-dir:{path}", pretrained=True).eval()(IMAGES), make()(IMAGES))
+            assert torch.equal(loaded(IMAGES), make(**shape)(IMAGES))
 
 
 def test_binarizing_a_folder_changes_the_stage_in_its_config(folder, tmp_path, capsys):
@@ -198,10 +208,6 @@ def test_a_config_that_contradicts_its_weights_is_one_line(folder, tmp_path, cap
     assert line.startswith(f"{folder / 'config.json'}: ") and message in line and not (tmp_path / "new").exists()
 
 
-# networks of another shape than a registered name's
-
-
-DEEP = {"depths": (2, 2, 2, 1), "head_hidden_size": 24, "drop_rate": 0.1}
 DEEP_OPTIONS = ["--model", "test_reactnet", "--model-kwargs", "depths=(2,2,2,1)", "head_hidden_size=24"]
 
 
@@ -220,18 +226,3 @@ def test_a_shape_given_by_model_kwargs(tmp_path, capsys):
         (["--model", "test_reactnet", "--model-kwargs", "strange=1"], "unexpected keyword argument"),
     ):
         assert message in fails(capsys, "pack", tmp_path / "weights.pth", again, "--binarize", *options)
-
-
-def test_a_shape_in_the_config_of_a_folder(tmp_path):
-    folder, first, floats, again = (tmp_path / name for name in ("source", "first", "floats", "again"))
-    folder.mkdir()
-    model = make(**DEEP)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10},
-              "model_args": {"weight_bits": 1, "act_bits": 1, **DEEP, "depths": list(DEEP["depths"])}}
-    (folder / "config.json").write_text(json.dumps(config))
-    assert run("pack", folder, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
-    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    loaded = timm.create_model(f"local-dir:{again}", pretrained=True).eval()
-    with torch.no_grad():
-        assert torch.equal(loaded(IMAGES), model(IMAGES))

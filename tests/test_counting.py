@@ -3,12 +3,12 @@
 import pytest
 import timm
 import torch
+from exported import packed as pack
 
 import burn_timm  # noqa: F401
 from burn_timm import packing
 from burn_timm.checkpoints import save_latent
 from burn_timm.counting import count, count_stages
-from burn_timm.nn import binary_weight_names
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,7 @@ def test_bytes_are_those_of_the_written_files(name, num_classes, dtype, tmp_path
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=num_classes).to(dtype)
     counts = count(timm.create_model(name, num_classes=num_classes, device="meta", dtype=dtype))
-    packing.save_packed(
-        tmp_path / "packed", packing.pack_state_dict(model.state_dict(), binary_weight_names(model))
-    )
+    packing.save_packed(tmp_path / "packed", pack(model))
     save_latent(tmp_path / "floats", model.state_dict(), name, 1)
     assert counts["bytes_packed"] == (tmp_path / "packed").stat().st_size
     assert counts["bytes_fp32"] == (tmp_path / "floats").stat().st_size

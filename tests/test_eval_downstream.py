@@ -60,29 +60,6 @@ def test_random_network_on_digits(task, options, stated, output, capsys):
     assert f"{task} {result['value']:.4f} | test_resnet | digits" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("task", "options"), [
-    ("transfer", []), ("transfer", ["--augment"]), ("finetune", ["--fraction", "1", "--head-multipliers", "1"]),
-])
-def test_counts_are_printed_before_the_work_beside_the_published_ones(task, options, tmp_path, output, capsys):
-    cub = tmp_path / "CUB_200_2011"
-    names = [f"{kind}/{number}.jpg" for kind in ("a", "b") for number in range(8)]
-    for number, name in enumerate(names):
-        (cub / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (16 * number, 0, 255 * (number >= 8))).save(cub / "images" / name)
-    for file, words in (("images.txt", names), ("image_class_labels.txt", [1] * 8 + [2] * 8),
-                        ("train_test_split.txt", [1, 1, 1, 1, 1, 0, 0, 0] * 2)):
-        (cub / file).write_text("".join(f"{number} {word}\n" for number, word in enumerate(words)))
-    result = run(output, task, "--model", "test_resnet", "--dataset", "cub", "--data-dir", str(tmp_path), "--img-size",
-                 "32", "--workers", "0", "--epochs", "1", "--lrs", "0.1", "--limit-test", "4", *options)
-    before, _, after = capsys.readouterr().out.partition("{")
-    assert before.splitlines() == [
-        f"training images: cub {tmp_path.name} [train], 10 images, 2 classes; published: 5,994",
-        f"test images: cub {tmp_path.name} [test], 6 images, 2 classes; published: 5,794; used: 4"]
-    assert '"published_images": 5794' in after and str(tmp_path) not in after.replace(str(output), "")
-    assert result["dataset"]["test"] == {"split": "test", "images": 4, "of": 6, "published_images": 5794}
-    assert result["extra"]["top5"] >= result["value"]
-
-
 def test_the_figure_is_the_tasks_on_these_features(output):
     """The whole path again by hand, image by image, without loader, transform or kNN of ours."""
     from sklearn.neighbors import KNeighborsClassifier

@@ -8,12 +8,10 @@ import json
 import pytest
 import timm
 import torch
+from exported import write_export
 from hub_server import DROP, TOKEN
 
 from burn_timm.cli import main
-from burn_timm.compat import save_model_config
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
 
 WEIGHTS = "GET /me/model/resolve/main/model.safetensors"
 LOAD = """
@@ -41,9 +39,7 @@ else:
 def network(folder, seed=0):
     torch.manual_seed(seed)
     model = timm.create_model("test_reactnet", num_classes=10).eval()
-    folder.mkdir()
-    save_model_config(model, folder / "config.json", {"num_classes": 10}, {})
-    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    write_export(folder, model, num_classes=10)
     assert main(["card", str(folder), "--repo", "me/model"]) == 0
     return model
 

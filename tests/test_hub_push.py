@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import timm
+from exported import write_export
 from hub_server import DROP, TOKEN
 
 from burn_timm.cli import main
-from burn_timm.compat import save_model_config
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
 
 CARD = b"---\nlibrary_name: timm\n---\n# A model\n"
 NAMES = {"README.md", "config.json", "model.safetensors", "curves.png"}
@@ -22,10 +20,7 @@ NAMES = {"README.md", "config.json", "model.safetensors", "curves.png"}
 def folder(tmp_path):
     """An export, with files beside it that are nobody's business."""
     model = timm.create_model("test_reactnet", num_classes=10).eval()
-    export = tmp_path / "export"
-    export.mkdir()
-    save_model_config(model, export / "config.json", {"num_classes": 10}, {})
-    save_packed(export / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    export = write_export(tmp_path / "export", model, num_classes=10)
     (export / "README.md").write_bytes(CARD)
     (export / "curves.png").write_bytes(b"\x89PNG\r\n")
     (export / ".DS_Store").write_bytes(b"hidden")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from exported import packed as pack
 from safetensors import safe_open
 
 import burn_timm  # noqa: F401
@@ -110,7 +111,7 @@ def test_what_cannot_be_packed_is_refused(weight, message):
 def packed_model(num_classes=10, seed=0):
     torch.manual_seed(seed)
     model = timm.create_model("test_reactnet", num_classes=num_classes).eval()
-    return model, packing.pack_state_dict(model.state_dict(), binary_weight_names(model))
+    return model, pack(model)
 
 
 def test_the_file_follows_the_description(tmp_path):
@@ -167,7 +168,7 @@ def test_a_packed_model_inside_a_bigger_module():
     names = list(state_dict)
     outer.load_state_dict(state_dict)
     assert list(state_dict) == names and torch.equal(outer["head"].weight, state_dict["head.weight"])
-    again = packing.pack_state_dict(outer["backbone"].state_dict(), binary_weight_names(model))
+    again = pack(outer["backbone"])
     assert all(torch.equal(again[name], packed[name]) for name in packed)
     state_dict["backbone.stem.bn.weight"] = state_dict["backbone.stem.bn.weight"] + 1
     with pytest.raises(packing.PackedError, match="checksum"):

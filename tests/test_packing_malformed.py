@@ -6,6 +6,7 @@ import random
 import pytest
 import timm
 import torch
+from exported import packed as pack
 
 import burn_timm  # noqa: F401
 from burn_timm import packing
@@ -25,7 +26,7 @@ def packed():
     torch.manual_seed(0)
     model = timm.create_model("test_reactnet", num_classes=10)
     assert NAME in binary_weight_names(model)
-    return packing.pack_state_dict(model.state_dict(), binary_weight_names(model))
+    return pack(model)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import timm
 import torch
 
 from burn_timm.cli import main
-from burn_timm.deploy import bench as bench_module
 from burn_timm.deploy.bench import bench
 from burn_timm.deploy.engines import ENGINES, Engine
 
@@ -99,14 +98,6 @@ def test_memory_is_that_of_the_network(engine):
     weights = sum(parameter.numel() for parameter in timm.create_model("reactnet_a_050").parameters()) * 4
     least = 1e6 if "1bit" in engine else 0.4 * weights
     assert least < row["memory_bytes"] < 4 * weights and row["memory_peak_bytes"] >= row["memory_bytes"], row
-
-
-def test_cores_of_their_own_come_first(monkeypatch):
-    pairs = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}
-    monkeypatch.setattr(bench_module.Path, "read_text", lambda path: pairs[int(re.search(r"cpu(\d+)/", str(path))[1])])
-    assert bench_module._cores({0, 1, 4, 5}, 2) == {0, 1}
-    assert bench_module._cores({0, 4, 5}, 2) == {0, 5}
-    assert bench_module._cores({0, 4, 5}, 3) == {0, 4, 5}
 
 
 @pytest.mark.parametrize(("options", "message"), [

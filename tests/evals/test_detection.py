@@ -8,7 +8,6 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ import eval_downstream
 from burn_timm.errors import BurnError
 from burn_timm.evals import detection
 from burn_timm.evals.detection import training
-from burn_timm.evals.detection.data import VocImage, counts, read_split, train_batches, trainable
+from burn_timm.evals.detection.data import counts, read_split, train_batches
 from burn_timm.evals.detection.data import test_batches as photos_in_order
 from burn_timm.evals.detection.network import build_detector
 from burn_timm.files import read_lines
@@ -84,19 +83,6 @@ def test_splits_and_boxes_are_those_of_the_files(coco128, caplog):
     x1, y1, x2, y2 = image.boxes[0].astype(int).tolist()
     for key, value in (("xmin", x1 + 1), ("ymin", y1 + 1), ("xmax", x2), ("ymax", y2)):
         assert f"<{key}>{value}</{key}>" in text
-
-
-def test_difficult_boxes_are_trained_on_only_on_demand():
-    def photo(*difficult):
-        boxes = np.arange(4 * len(difficult), dtype=np.float32).reshape(-1, 4)
-        return VocImage(Path("a.jpg"), boxes, np.arange(len(difficult)), np.array(difficult, dtype=bool))
-
-    images = [photo(False, True), photo(True), photo()]
-    (kept,) = trainable(images, difficult=False)
-    assert kept.labels.tolist() == [0] and kept.boxes.tolist() == [[0, 1, 2, 3]] and not kept.difficult.any()
-    assert [image.labels.tolist() for image in trainable(images, difficult=True)] == [[0, 1], [0]]
-    with pytest.raises(BurnError, match="--train-sets"):
-        trainable(images[1:], difficult=False)
 
 
 def replaced(old, new):
@@ -251,8 +237,8 @@ def test_a_binary_detector_fits_six_photos(coco128, tmp_path):
     identifiers = ["000000000042", "000000000064", "000000000086", "000000000142", "000000000165", "000000000196"]
     (target / "ImageSets/Main/train.txt").write_text("\n".join(identifiers) + "\n")
     words = ("--train-sets 2007:train --eval-train --iterations 150 --milestones 120 --warmup 10 --batch-size 3 "
-             "--opt adam --lr 5e-3 --weight-decay 0 --min-sizes 96 --max-size 160 --test-min-size 96 --anchor-sizes 16 32 64 96 "
-             "--rois 32 --test-proposals 50 --precise-bn 20")
+             "--opt adam --lr 5e-3 --weight-decay 0 --min-sizes 96 --max-size 160 --test-min-size 96 "
+             "--anchor-sizes 16 32 64 96 --rois 32 --test-proposals 50 --precise-bn 20")
     outcome = run(tmp_path, tmp_path / "run.json", *words.split())
     assert outcome["extra"]["train"]["voc"]["ap50"] >= 0.5
 
@@ -301,6 +287,7 @@ def test_gradients_that_are_not_finite_never_reach_a_checkpoint(small, tmp_path,
 
 
 @pytest.mark.parametrize(("words", "message"), [
+    (["--train-sets", "2007:one", "--difficult", "skip"], "--train-sets"),
     (["--test-set", "2007:val"], "--test-set 2007:val is among --train-sets"),
     (["--milestones", "5", "3"], "--milestones must rise"),
     (["--max-size", "70"], "--max-size 70 is below --min-sizes or --test-min-size"),
@@ -310,5 +297,8 @@ def test_gradients_that_are_not_finite_never_reach_a_checkpoint(small, tmp_path,
 ])
 def test_options_that_cannot_be_followed(words, message, small, tmp_path):
     shutil.copy(small / "ImageSets/Main/train.txt", small / "ImageSets/Main/test.txt")
+    one, *_ = (small / "ImageSets/Main/val.txt").read_text().split()
+    (small / "ImageSets/Main/one.txt").write_text(one)
+    replaced("<difficult>0", "<difficult>1")(small / f"Annotations/{one}.xml")
     with pytest.raises(BurnError, match=message):
         run(small.parents[1] if words else None, tmp_path / "r.json", *(words or ()))

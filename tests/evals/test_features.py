@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import timm
@@ -79,15 +81,12 @@ def test_calibration_is_the_average_of_the_batch_statistics(name):
     norms = {k: m for k, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     seen = {k: [] for k in norms}
 
-    def record(key):
-        def hook(_, args):
-            x = args[0].double().transpose(0, 1).flatten(1)
-            mean = x.mean(1)
-            seen[key].append((mean, ((x - mean[:, None]) ** 2).sum(1) / (x.shape[1] - 1)))
+    def record(key, _, args):
+        x = args[0].double().transpose(0, 1).flatten(1)
+        mean = x.mean(1)
+        seen[key].append((mean, ((x - mean[:, None]) ** 2).sum(1) / (x.shape[1] - 1)))
 
-        return hook
-
-    hooks = [m.register_forward_pre_hook(record(k)) for k, m in norms.items()]
+    hooks = [m.register_forward_pre_hook(functools.partial(record, k)) for k, m in norms.items()]
     weights = {k: v.clone() for k, v in model.named_parameters()}
     momenta = [m.momentum for m in norms.values()]
     assert calibrate_batchnorm(model, iter(inputs)) == len(norms) > 5

@@ -5,10 +5,7 @@ import logging
 import pytest
 import timm
 import torch
-from timm.models._hub import save_config_for_hf
-
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
+from exported import write_export
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +15,7 @@ def folder(tmp_path_factory):
     model = timm.create_model("test_reactnet", num_classes=0)
     for _ in range(3):
         model(torch.randn(8, 3, 48, 48))
-    folder = tmp_path_factory.mktemp("packed")
-    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    save_config_for_hf(model, folder / "config.json", model_args={"weight_bits": 1, "act_bits": 1})
-    return folder, model.eval()
+    return write_export(tmp_path_factory.mktemp("packed"), model, weight_bits=1, act_bits=1), model.eval()
 
 
 IMAGES = torch.randn(2, 3, 48, 48)

@@ -59,13 +59,6 @@ def test_scripted(name, kwargs, weight_bits, act_bits, act_grad, images):
     torch.testing.assert_close(torch.jit.load(buffer)(images), model.eval()(images))
 
 
-@scripting
-def test_traced(images):
-    model = _model().eval()
-    traced = torch.jit.trace(model, images, check_trace=False)
-    assert torch.equal(traced(images[:2, :, :50]), model(images[:2, :, :50]))
-
-
 @FAMILIES
 @STAGES
 def test_symbolic_trace(name, kwargs, weight_bits, act_bits, images):

@@ -4,11 +4,9 @@
 import pytest
 import timm
 import torch
-from timm.models._hub import save_config_for_hf
+from exported import write_export
 
 from burn_timm.checkpoints import load_model
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
 
 from .oracle import randomise
 
@@ -61,9 +59,8 @@ def test_pruning_removes_it():
 
 @torch.no_grad()
 def test_packed_weights_through_every_door(tmp_path):
-    model, folder = make(), tmp_path
-    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    save_config_for_hf(model, folder / "config.json", model_args={"head_hidden_size": 24})
+    model = make()
+    folder = write_export(tmp_path, model, head_hidden_size=24)
     expected = model(IMAGES)
     assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(IMAGES), expected)
     assert torch.equal(load_model(f"local-dir:{folder}", num_classes=None)(IMAGES), expected)
