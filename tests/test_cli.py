@@ -35,14 +35,6 @@ def run(*arguments):
     return cli.main([str(argument) for argument in arguments])
 
 
-def fails(capsys, *arguments):
-    """The one line on stderr, after the part `burn-timm COMMAND: `."""
-    assert run(*arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and err.startswith(f"burn-timm {arguments[0]}: ")
-    return err.removeprefix(f"burn-timm {arguments[0]}: ").rstrip("\n")
-
-
 def gives(model, *files, **kwargs):
     """Whether timm gives the outputs of `model` with each of the files."""
     with torch.no_grad():
@@ -79,14 +71,14 @@ def test_as_a_process(tmp_path):
     assert done.stderr == "burn-timm pack: nothing.safetensors: no such file\n"
 
 
-def test_info(capsys):
+def test_info(capsys, fails):
     assert run("info", "test_reactnet.untrained", "--img-size", 96, "--num-classes", 5, "--json") == 0
     assert json.loads(capsys.readouterr().out) == count_stages("test_reactnet", 96, 5)
     assert run("info", "test_reactnet") == 0
     out, counts = capsys.readouterr().out, count_stages("test_reactnet")
     assert all(f"{counts[key]:,.0f}" in out for key in ("params", "bops", "flops", "ops", "bytes_packed"))
     for name in ("resnet50", "test_reactnet.nonsense"):
-        assert fails(capsys, "info", name).startswith(f"model {name}: ")
+        assert fails("info", name).startswith(f"model {name}: ")
 
 
 # pack, unpack
@@ -106,11 +98,11 @@ def test_pack_unpack_pack_is_the_same_file(latent, tmp_path):
 
 
 @pytest.mark.parametrize("told", ["32", None])
-def test_weights_that_were_not_trained_with_1_bit_need_binarize(tmp_path, capsys, told):
+def test_weights_that_were_not_trained_with_1_bit_need_binarize(tmp_path, fails, told):
     path, packed = tmp_path / "latent.safetensors", tmp_path / "packed.safetensors"
     state_dict = make(weight_bits=32).state_dict()
     save_latent(path, state_dict, "test_reactnet", 32) if told else torch.save(state_dict, path := tmp_path / "w.pth")
-    message = fails(capsys, "pack", path, packed)
+    message = fails("pack", path, packed)
     assert message.startswith(f"{path}: ") and "--binarize" in message and ("32 bits" in message) == bool(told)
     assert not packed.exists()
     assert run("pack", path, packed, "--binarize") == 0
@@ -153,23 +145,22 @@ def test_folders_keep_what_tells_of_them_and_load_in_timm(shape, tmp_path):
             assert torch.equal(loaded(IMAGES), make(**shape)(IMAGES))
 
 
-def test_binarizing_a_folder_changes_the_stage_in_its_config(folder, tmp_path, capsys):
+def test_binarizing_a_folder_changes_the_stage_in_its_config(folder, tmp_path, fails):
     config = json.loads((folder / "config.json").read_text())
     config["model_args"] = {"weight_bits": 32, "act_bits": 1, "drop_rate": 0.1}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").unlink()
     torch.save(make().state_dict(), folder / "pytorch_model.bin")
-    assert "trained with 32 bits" in fails(capsys, "pack", folder, tmp_path / "packed")
+    assert "trained with 32 bits" in fails("pack", folder, tmp_path / "packed")
     assert run("pack", folder, tmp_path / "packed", "--binarize") == 0
     written = json.loads((tmp_path / "packed" / "config.json").read_text())
     assert written == {**config, "model_args": {"weight_bits": 1, "act_bits": 1, "drop_rate": 0.1}}
 
 
-def test_source_and_destination_are_checked(latent, folder, tmp_path, capsys):
+def test_source_and_destination_are_checked(latent, folder, tmp_path, fails):
     _, path = latent
     packed, nan = tmp_path / "packed.safetensors", tmp_path / "nan.safetensors"
     assert run("pack", path, packed) == 0
-    capsys.readouterr()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
     state_dict = make().state_dict()
@@ -187,7 +178,7 @@ def test_source_and_destination_are_checked(latent, folder, tmp_path, capsys):
         (("pack", path, new, "--model", "resnet50"), "not one of"),
         (("pack", tmp_path / "other.pth", new), "other.pth: no burn_timm model fits"),
     ):
-        assert message in fails(capsys, *arguments)
+        assert message in fails(*arguments)
     assert not new.exists() and (tmp_path / "other" / "thesis.tex").read_text() == "years of work"
 
 
@@ -197,21 +188,20 @@ def test_source_and_destination_are_checked(latent, folder, tmp_path, capsys):
     ({"model_args": {"weight_bits": 32}}, "weight_bits 32, but the weights beside it say 1"),
 ])
 @pytest.mark.parametrize("command", ["pack", "unpack"])
-def test_a_config_that_contradicts_its_weights_is_one_line(folder, tmp_path, capsys, changes, message, command):
+def test_a_config_that_contradicts_its_weights_is_one_line(folder, tmp_path, changes, message, command, fails):
     if command == "unpack":
         assert run("pack", folder, tmp_path / "packed") == 0
         folder = tmp_path / "packed"
-        capsys.readouterr()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    line = fails(capsys, command, folder, tmp_path / "new")
+    line = fails(command, folder, tmp_path / "new")
     assert line.startswith(f"{folder / 'config.json'}: ") and message in line and not (tmp_path / "new").exists()
 
 
 DEEP_OPTIONS = ["--model", "test_reactnet", "--model-kwargs", "depths=(2,2,2,1)", "head_hidden_size=24"]
 
 
-def test_a_shape_given_by_model_kwargs(tmp_path, capsys):
+def test_a_shape_given_by_model_kwargs(tmp_path, fails):
     """unpack notes the arguments, so packing again needs no option."""
     model = make(**DEEP)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
@@ -219,10 +209,9 @@ def test_a_shape_given_by_model_kwargs(tmp_path, capsys):
     assert run("pack", tmp_path / "weights.pth", first, "--binarize", *DEEP_OPTIONS) == 0
     assert run("unpack", first, floats, *DEEP_OPTIONS) == run("pack", floats, again) == 0
     assert first.read_bytes() == again.read_bytes() and gives(model, first, floats, **DEEP)
-    capsys.readouterr()
     for options, message in (
         (["--model-kwargs", "depths=(2,2,2,1)"], "--model-kwargs: give --model too"),
         (["--model", "test_reactnet", "--model-kwargs", "depths=(1,1,2,2)"], "depths (1, 1, 2, 2) does not fit"),
         (["--model", "test_reactnet", "--model-kwargs", "strange=1"], "unexpected keyword argument"),
     ):
-        assert message in fails(capsys, "pack", tmp_path / "weights.pth", again, "--binarize", *options)
+        assert message in fails("pack", tmp_path / "weights.pth", again, "--binarize", *options)

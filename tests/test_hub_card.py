@@ -74,14 +74,14 @@ def card(folder, *options):
     return yaml.safe_load(text.split("---\n")[1]), text.split("---\n", 2)[2]
 
 
-def refused(capsys, folder, *options):
-    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    capsys.readouterr()
-    assert main(["card", str(folder), *map(str, options)]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and err.startswith("burn-timm card: ")
-    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    return err.removeprefix("burn-timm card: ").rstrip("\n")
+@pytest.fixture
+def refused(fails):
+    def refused(folder, *options):
+        before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        line = fails("card", folder, *options)
+        assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        return line
+    return refused
 
 
 def test_the_released_card_is_what_the_command_writes(tmp_path):
@@ -164,7 +164,7 @@ def test_results_with_margins_and_protocol(folder, result):
     assert "| raw pixels |" not in card(folder, "--results", files[0])[1]  # what was not measured has no column
 
 
-def test_results_that_do_not_belong_are_refused(folder, result, capsys):
+def test_results_that_do_not_belong_are_refused(folder, result, refused):
     own = result("own", 0.5)
     for other, message in (
         (result("other", 0.9, checkpoint="0" * 64), "measured on a/file.safetensors, which is not "),
@@ -173,11 +173,11 @@ def test_results_that_do_not_belong_are_refused(folder, result, capsys):
         (result("raw", 0.1, **UNTRAINED), "--calibrate-bn"),
         (result("foreign", 0.1, **{**CALIBRATED, "model": "reactnet_a"}), "not of test_reactnet"),
     ):
-        said = refused(capsys, folder, "--results", own, other)
+        said = refused(folder, "--results", own, other)
         assert said.startswith(f"{other.name}: ") and message in said
-    assert "no results among the files" in refused(capsys, folder, "--results", folder / "training.json")
+    assert "no results among the files" in refused(folder, "--results", folder / "training.json")
     (folder / "LICENSE").write_text("Weights converted from BURN, https://github.com/naver-ai/burn.\n")
-    assert "was written by burn-timm convert" in refused(capsys, folder)
+    assert "was written by burn-timm convert" in refused(folder)
 
 
 def test_curves(folder, tmp_path):
@@ -209,7 +209,7 @@ def test_licence_base_model_and_use_of_labels(tmp_path, changes, license_id, bas
     assert ("self-supervised-learning" in front["tags"]) == (", without labels." in body) == ("method" not in changes)
 
 
-def test_a_chosen_licence_and_data_set(folder, tmp_path, capsys):
+def test_a_chosen_licence_and_data_set(folder, tmp_path, refused):
     assert card(folder, "--license", "cc-by-nc-4.0")[0]["license"] == "cc-by-nc-4.0"
     free = make_folder(tmp_path / "free", dataset="folder mine [train], 9 images")
     assert "datasets" not in card(free)[0] and not (free / "card.json").exists()
@@ -221,7 +221,7 @@ def test_a_chosen_licence_and_data_set(folder, tmp_path, capsys):
         (free, ("--license", "other", own[0], "My Terms", *own[2:]), "--license-name My Terms"),
         (free, ("--dataset-id", "my photos"), "OWNER/NAME"), (free, ("--repo", "small"), "OWNER/NAME"),
     ):
-        assert message in refused(capsys, network, *options)
+        assert message in refused(network, *options)
     for network in (free, folder):  # whoever names terms of their own answers for them, on non-commercial images too
         front, _ = card(network, "--license", "other", *own)
         assert [front[name] for name in ("license", "license_name", "license_link")] == ["other", own[1], own[3]]
@@ -231,7 +231,7 @@ def test_a_chosen_licence_and_data_set(folder, tmp_path, capsys):
     assert front["license_name"] == "imagenet-terms-of-access"
 
 
-def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, result, tmp_path, capsys):
+def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, result, tmp_path, refused):
     files = [result("own", 0.5), result("pixels", 0.25, **PIXELS)]
     first = card(folder, "--license", "cc-by-nc-4.0", "--dataset-id", "me/photos", "--results", *files)
     assert str(tmp_path) not in (folder / "card.json").read_text()
@@ -243,10 +243,10 @@ def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, resul
     assert "**75.00**" in (tmp_path / "x.md").read_text() and (folder / "card.json").read_bytes() == kept
     for content in ("[]", "{}}", '{"a": 1}', '{"results": 3}', '{"results": [{"task": "knn"}]}', '{"dataset_id": "x"}'):
         (folder / "card.json").write_text(content)
-        assert "card.json: " in refused(capsys, folder)
+        assert "card.json: " in refused(folder)
     sha256 = json.loads(kept)["results"][0]["checkpoint"]["sha256"]
     (folder / "card.json").write_bytes(kept.replace(sha256.encode(), b"0" * 64))
-    said = refused(capsys, folder)
+    said = refused(folder)
     assert said.startswith(f"{folder}/card.json, from an earlier card: own.json: ") and "delete it" in said
 
 

@@ -33,14 +33,6 @@ def run(*arguments):
     return main([str(argument) for argument in arguments])
 
 
-def fails(capsys, *arguments):
-    """The one line on stderr."""
-    assert run("export", *arguments) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith("burn-timm export: ")
-    return err.removeprefix("burn-timm export: ").rstrip("\n")
-
-
 @pytest.fixture
 def trained(tmp_path):
     """A folder as train_burn.py writes it, but with a classifier and labels; and the model."""
@@ -111,7 +103,7 @@ def test_headless(trained, tmp_path):
 
 
 @pytest.mark.parametrize(("format", "bits"), [("onnx", (32, 1)), ("torch-export", (32, 32))])
-def test_other_stages_are_for_interchange_only(tmp_path, format, bits, capsys):
+def test_other_stages_are_for_interchange_only(tmp_path, format, bits, fails):
     requires(format)
     model = lively(num_classes=4, weight_bits=bits[0], act_bits=bits[1])
     folder = tmp_path / "stage"
@@ -123,10 +115,9 @@ def test_other_stages_are_for_interchange_only(tmp_path, format, bits, capsys):
     assert run("export", folder, tmp_path / "net", "--format", format) == 0
     x = torch.randn(1, 3, 64, 64)
     assert errors(outputs(tmp_path / "net", format, x)[1], model(x).detach()) < 0.05
-    capsys.readouterr()
     for source, message in ((folder, f"weight_bits={bits[0]}, act_bits={bits[1]}; only 1/1 runs in 1 bit"),
                             (folder / "model.safetensors", "weights trained with 32 bits; give the folder")):
-        assert message in fails(capsys, source, tmp_path / "no") and not (tmp_path / "no").exists()
+        assert message in fails("export", source, tmp_path / "no") and not (tmp_path / "no").exists()
 
 
 def test_onnx_is_standard_operators_of_the_opset_that_it_states(trained, tmp_path):
@@ -160,28 +151,27 @@ def not_finite(tmp_path):
     (lambda path: [bare(path, timm.create_model("test_resnet")), "--model", "test_resnet"], "no binary convolutions"),
     (lambda path: [not_finite(path)], "bias of binary convolution 2: NaN or infinite weights"),
 ])
-def test_what_is_refused(arguments, message, tmp_path, capsys):
+def test_what_is_refused(arguments, message, tmp_path, fails):
     checkpoint, *options = arguments(tmp_path)
-    assert message in fails(capsys, checkpoint, tmp_path / "out", *options)
+    assert message in fails("export", checkpoint, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
-def test_other_files_are_not_replaced(trained, tmp_path, capsys):
+def test_other_files_are_not_replaced(trained, tmp_path, fails):
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.txt").write_text("keep me")
-    assert "would be replaced, but it also holds precious.txt" in fails(capsys, trained[1], out)
+    assert "would be replaced, but it also holds precious.txt" in fails("export", trained[1], out)
     assert os.listdir(out) == ["precious.txt"]
-    assert "a file; give the name of a folder" in fails(capsys, trained[1], out / "precious.txt")
+    assert "a file; give the name of a folder" in fails("export", trained[1], out / "precious.txt")
 
 
-def test_a_failure_leaves_the_old_export(trained, tmp_path, monkeypatch, capsys):
+def test_a_failure_leaves_the_old_export(trained, tmp_path, monkeypatch, fails):
     pytest.importorskip("openvino")
     assert run("export", trained[1], tmp_path / "net") == 0
     before = (tmp_path / "net" / "model.bin").read_bytes()
     monkeypatch.setattr("openvino.save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
-    capsys.readouterr()
-    assert "disk full" in fails(capsys, trained[1], tmp_path / "net", "--img-size", "64")
+    assert "disk full" in fails("export", trained[1], tmp_path / "net", "--img-size", "64")
     assert (tmp_path / "net" / "model.bin").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["net", "trained"]
 

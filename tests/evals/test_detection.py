@@ -287,7 +287,7 @@ def test_gradients_that_are_not_finite_never_reach_a_checkpoint(small, tmp_path,
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--train-sets", "2007:one", "--difficult", "skip"], "--train-sets"),
+    (["--train-sets", "2007:trainval", "--difficult", "skip"], "--train-sets: no photo has a box"),
     (["--test-set", "2007:val"], "--test-set 2007:val is among --train-sets"),
     (["--milestones", "5", "3"], "--milestones must rise"),
     (["--max-size", "70"], "--max-size 70 is below --min-sizes or --test-min-size"),
@@ -298,7 +298,7 @@ def test_gradients_that_are_not_finite_never_reach_a_checkpoint(small, tmp_path,
 def test_options_that_cannot_be_followed(words, message, small, tmp_path):
     shutil.copy(small / "ImageSets/Main/train.txt", small / "ImageSets/Main/test.txt")
     one, *_ = (small / "ImageSets/Main/val.txt").read_text().split()
-    (small / "ImageSets/Main/one.txt").write_text(one)
+    (small / "ImageSets/Main/trainval.txt").write_text(one)
     replaced("<difficult>0", "<difficult>1")(small / f"Annotations/{one}.xml")
     with pytest.raises(BurnError, match=message):
         run(small.parents[1] if words else None, tmp_path / "r.json", *(words or ()))
