@@ -1,11 +1,14 @@
 """Published figures: complete, without paths of a machine, and equal to what the pages print."""
 
+import hashlib
 import json
 import re
+import statistics
 from pathlib import Path
 
 import make_tables
 import pytest
+import timm
 
 from burn_timm.errors import BurnError
 from burn_timm.evals.tables import read_results
@@ -39,7 +42,8 @@ def test_a_page_is_up_to_date(page):
         assert (page.parent / link).exists(), f"{page.name} links to {link}, which is not there"
 
 
-def test_every_study_and_every_page_is_listed_and_marks_have_a_table():
+def test_every_study_and_every_page_is_listed_and_a_name_stands_for_one_line():
+    assert len(make_tables.LINES) == sum(len(study.read_text().splitlines()) for study in STUDIES)
     listed = (ROOT / "results" / "README.md").read_text()
     assert all(f"`{study.name}`" in listed for study in STUDIES)
     pages = ROOT / "docs" / "experiments"
@@ -47,6 +51,19 @@ def test_every_study_and_every_page_is_listed_and_marks_have_a_table():
     assert all(f"({page.name})" in index for page in pages.glob("*.md") if page.name != "README.md")
     with pytest.raises(ValueError, match="no table of the name"):
         make_tables.filled("<!-- nonsense:begin -->\n<!-- nonsense:end -->")
+
+
+def test_a_row_has_mean_deviation_and_number_of_its_seeds():
+    """Straight from the lines, without the functions that make the tables."""
+    lines = [json.loads(line) for line in (ROOT / "results" / "target.jsonl").read_text().splitlines()]
+    for name in ("target_paper", "field_s2bnn_lr2.4e-2", "target_fs_l1"):
+        expected = []
+        for task in ("knn", "linear"):
+            values = [100 * line["value"] for line in lines if re.fullmatch(rf"{name}_s\d_{task}", line["name"])]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            expected.append(f"{statistics.mean(values):.2f}{spread}")
+        row = make_tables.trained([name]).splitlines()[-1]
+        assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [f"`{name}`", *expected, str(len(values))]
 
 
 def budget(run):
@@ -62,6 +79,25 @@ def test_compared_methods_had_the_same_steps_images_and_stages(pattern, runs):
     found = {name: budget(line) for name, line in make_tables.LINES.items() if re.fullmatch(pattern, name)}
     assert len(found) == runs
     assert len({json.dumps(one, sort_keys=True) for one in found.values()}) == 1
+    rates = {make_tables.LINES[name]["settings"]["lr"] for name in found}
+    assert pattern.startswith("methods") or len(rates) == 1
+
+
+def test_no_network_that_is_faster_than_ours_is_left_out():
+    rows = make_tables.LINES["bench_224_1_threads"]["rows"]
+    assert all(row["cpu_per_wall"] > 0.9 for row in rows)  # the machine had nothing else to do
+    faster = {row["model"] for row in rows if row["ratio"] < 1}
+    for engines in (make_tables.ENGINES, make_tables.FEW_ENGINES):
+        lines = make_tables.bench(engines).splitlines()[2:]
+        assert faster == {line.split("`")[1] for line in lines if float(line.split("|")[4]) < 1}
+
+
+def test_the_teacher_is_the_file_that_was_measured_and_timm_loads_it():
+    folder = ROOT / "results" / "teacher_tiny_imagenet_80_48"
+    kept = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    measured = [line for name, line in make_tables.LINES.items() if re.fullmatch(r"teacher_\d+_(knn|linear)", name)]
+    assert len(measured) == 4 and {line["checkpoint"]["sha256"] for line in measured} == {kept}
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_features == 256
 
 
 def test_a_result_is_added_to_a_study_and_read_again(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from timm.models import group_parameters, model_parameters
+from timm.models import group_parameters
 from timm.models._hub import save_for_hf
 from timm.optim import create_optimizer_v2
 
@@ -157,10 +157,3 @@ def test_a_saved_model_remembers_its_stage_and_gradient(tmp_path, images):
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert (loaded.weight_bits, loaded.act_bits, loaded.stages[0][0].sign1.act_grad) == (32, 32, "clip")
     assert torch.equal(loaded(images), trained(images))
-
-
-def test_model_parameters_can_leave_the_head_out():
-    model = timm.create_model("test_reactnet")
-    without = list(model_parameters(model, exclude_head=True))  # timm takes the last two for the head
-    assert len(without) == len(list(model.parameters())) - 2
-    assert not {id(p) for p in without} & {id(p) for p in model.head.parameters()}
