@@ -1,5 +1,6 @@
 """What all command lines share: errors of one line, and the types of their options."""
 
+import _thread
 import argparse
 import atexit
 import logging
@@ -74,6 +75,7 @@ class _Interrupt:
 
     def __init__(self, line: str):
         self.line, self.came, self._process, self._before = line, False, os.getpid(), None
+        self._lost = False
 
     def __enter__(self) -> None:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler and _in_main_thread():
@@ -84,14 +86,27 @@ class _Interrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.came or os.getpid() != self._process:
+        if os.getpid() != self._process or self.came and not self._lost:
             return
+        if self._lost:
+            self._lost = False
+            raise KeyboardInterrupt
         self.came = True
-        timer = threading.Timer(1.5, self._end)
-        timer.daemon = True
-        timer.start()
+        sys.unraisablehook = self._unraisable
+        _after(1.5, self._end)
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises an error where a worker ends
+        for child in multiprocessing.active_children():
+            child.terminate()  # or their loader waits for them
         atexit.register(self._end)  # called first of all: what others have registered waits for workers
         raise KeyboardInterrupt
+
+    def _unraisable(self, unraisable) -> None:
+        """Python loses what is raised in a destructor or while it forks: raise it again, once that is over. What else
+        is told here are torch's half-made loaders."""
+        if unraisable.exc_type is KeyboardInterrupt:
+            self._lost = True
+            _after(0.1, _thread.interrupt_main)
 
     def tell(self) -> None:
         if self.line and os.environ.get("RANK", "0") == "0":
@@ -100,13 +115,17 @@ class _Interrupt:
 
     def _end(self) -> None:
         self.tell()
-        for child in multiprocessing.active_children():
-            child.terminate()
         os._exit(130)
 
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
+
+
+def _after(seconds: float, call: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
 
 
 def whole(least: int) -> Callable[[str], int]:

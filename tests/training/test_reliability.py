@@ -15,6 +15,7 @@ from PIL import Image
 
 import eval_downstream
 from burn_timm import runs
+from burn_timm.data import decode
 from burn_timm.data.datasets import open_dataset
 from burn_timm.errors import BurnError
 from burn_timm.files import atomic_write, locked, write_json
@@ -59,12 +60,12 @@ def test_the_listing_tells_names_sizes_and_labels(tmp_path):
     def of_folder():
         return open_dataset("folder", str(data)).listing_hash()
 
-    def of_rows(colour, label):
-        folder = tmp_path / f"{colour}{label}"
+    def of_rows(side, label):
+        folder = tmp_path / f"{side} {label}"
         folder.mkdir(exist_ok=True)
         features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
-        Image.effect_noise((32, 32), colour).save(tmp_path / "noise.png")
-        rows = {"image": [str(tmp_path / "noise.png"), str(data / "class1" / "001.png")], "label": [0, label]}
+        Image.new("RGB", (side, side)).save(tmp_path / "black.png")
+        rows = {"image": [str(tmp_path / "black.png"), str(data / "class1" / "001.png")], "label": [0, label]}
         datasets.Dataset.from_dict(rows, features).to_parquet(folder / "train.parquet")
         return open_dataset(f"hfds/{folder}", str(tmp_path / "cache")).listing_hash()
 
@@ -74,7 +75,7 @@ def test_the_listing_tells_names_sizes_and_labels(tmp_path):
     other_size = of_folder()
     (data / "class0" / "000.png").rename(data / "class1" / "000.png")
     assert len({first, other_size, of_folder()}) == 3
-    assert len({of_rows(1, 0), of_rows(1, 1), of_rows(90, 0)}) == 3 and of_rows(1, 0) == of_rows(1, 0)
+    assert len({of_rows(9, 0), of_rows(9, 1), of_rows(90, 0)}) == 3 and of_rows(9, 0) == of_rows(9, 0)
 
 
 # Two runs on one output ----------------------------------------------------------------------------------------------
