@@ -2,11 +2,12 @@
 
 import io
 import os
+from collections.abc import Iterable
 
 from PIL import Image
 
 from burn_timm.data.decode import UnreadableImageError, decode
-from burn_timm.data.sources import ImageSource, Store, shown_path
+from burn_timm.data.sources import ImageSource, Store, file_size, shown_path
 from burn_timm.errors import BurnError, NoSplitError, one_line, require_package
 
 
@@ -28,6 +29,16 @@ class _Rows(Store):
 
     def name(self, index: int) -> str:
         return (self._column[index][self._key] or {}).get("path") or f"row {index}"
+
+    def listing(self) -> Iterable[bytes]:
+        """The number of bytes of each image: a column's offsets are read, its images are not."""
+        from pyarrow import compute  # datasets needs it
+
+        cells = self._column.data.column(self._key)
+        sizes = compute.binary_length(compute.struct_field(cells, "bytes"))
+        yield sizes.fill_null(-1).to_numpy().astype("<i8").tobytes()
+        for path in compute.struct_field(cells, "path").filter(compute.is_null(sizes)).to_pylist():
+            yield f"{os.path.basename(path or '')} {file_size(path or '')}".encode()
 
 
 def open_hfds(
