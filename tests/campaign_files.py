@@ -1,5 +1,6 @@
 """Damaged files for campaign.py: each must end in an error of one line, or in the outputs of the whole file."""
 
+import copy
 import hashlib
 import json
 import random
@@ -199,7 +200,7 @@ def changed_tree(tree: dict, rng: random.Random) -> dict:
         elif what == 1:
             holder[f"{key}q"[-8:]] = holder.pop(key)
         else:
-            holder[key] = rng.choice(ODD)
+            holder[key] = copy.deepcopy(rng.choice(ODD))
         if not tree or not holder:
             break
     return tree
