@@ -35,7 +35,7 @@ from burn_timm.evals.inputs import Source, Split, open_splits, subset
 from burn_timm.evals.paper import TABLES
 from burn_timm.evals.results import summary, write_result
 from burn_timm.evals.tables import all_tables, read_results
-from burn_timm.files import write_text
+from burn_timm.files import locked, write_text
 from burn_timm.provenance import redact, redact_tree
 
 ENGINE_BATCH = 16  # images a call of another engine than torch, whose batch is fixed: more are no faster
@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
     call = {"table": write_tables, "figures": draw_figures}.get(args.task, lambda args: measure(args, argv))
-    arguments.run("eval_downstream.py", lambda: call(args))
+    again = {"detection": "resume with --resume", "finetune": "the same command goes on from the finished points"}
+    arguments.run("eval_downstream.py", lambda: call(args), again.get(args.task, ""))
 
 
 def _parser() -> Parser:
@@ -104,22 +105,24 @@ def measure(args: argparse.Namespace, argv: list[str]) -> None:
         Path(args.output).absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BurnError(f"--output {args.output}: its folder cannot be made ({error.strerror})") from error
-    device = network.open_device(args)
-    task = {"finetune": evaluate_finetuning, "detection": evaluate_detection}.get(args.task, evaluate_features)
-    outcome, protocol, dataset, checkpoint = task(args, device)
-    value = outcome.pop("value")
-    result = write_result(
-        args.output, task=args.task, value=value, protocol=protocol, dataset=dataset, model=args.model or "pixels",
-        checkpoint=checkpoint, extra={**outcome, "seconds": round(time.perf_counter() - started, 1)},
-        command=["python", "-m", "eval_downstream", *argv], training=network.training_of(checkpoint),
-    )
-    if args.task == "finetune":
-        finetune.grid_file(args.output).unlink(missing_ok=True)  # only now: a kill must not lose the grid
-    trained = dataset.get("trained_on", dataset["train"])["images"]
-    where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
-    for line in summary(result):
-        print(line)
-    print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
+    output = Path(args.output)
+    with locked(output.with_name(f".{output.name}.lock"), f"--output {output}"):
+        device = network.open_device(args)
+        task = {"finetune": evaluate_finetuning, "detection": evaluate_detection}.get(args.task, evaluate_features)
+        outcome, protocol, dataset, checkpoint = task(args, device)
+        value = outcome.pop("value")
+        result = write_result(
+            args.output, task=args.task, value=value, protocol=protocol, dataset=dataset, model=args.model or "pixels",
+            checkpoint=checkpoint, extra={**outcome, "seconds": round(time.perf_counter() - started, 1)},
+            command=["python", "-m", "eval_downstream", *argv], training=network.training_of(checkpoint),
+        )
+        if args.task == "finetune":
+            finetune.grid_file(args.output).unlink(missing_ok=True)  # only now: a kill must not lose the grid
+        trained = dataset.get("trained_on", dataset["train"])["images"]
+        where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
+        for line in summary(result):
+            print(line)
+        print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
 
 
 def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measured:

@@ -17,10 +17,11 @@ import torch
 from burn_timm import arguments
 from burn_timm.data.loader import CorruptLog, seed_for
 from burn_timm.errors import BurnError
-from burn_timm.files import recover, write_json
+from burn_timm.files import locked, recover, write_json
 from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods.base import Method
 from burn_timm.nn import weights_held
+from burn_timm.runs import understood
 from burn_timm.schedules import lr_at
 from burn_timm.training.build import build_teacher, options_in_force
 from burn_timm.training.clock import Clock
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         return run_demo(options, choose_output(options), train) if options.demo else train(options)
 
     try:
-        return arguments.run("train_burn.py", call)
+        return arguments.run("train_burn.py", call, "resume with --resume auto and the same --output")
     finally:  # behind the error, whose traceback holds the network
         leave_processes()
 
@@ -76,7 +77,8 @@ def train(options: Options) -> dict:
             run.accelerator.free_memory()
         if method is None:  # resumed behind the last step
             method = make_method(run, len(run.options.stages) - 1)
-            method.load_state_dict(state.method)
+            with understood(run.last_good):
+                method.load_state_dict(state.method)
         run.log.close()
         summary = on_main_process(lambda: finish(run, method))
         run.accelerator.wait_for_everyone()  # before any of them ends the process group
@@ -98,6 +100,7 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
         repo = on_main_process(lambda: pushing(check_target, options.push_to_hub, output / PUSHED))
         options = replace(options, push_to_hub=repo)
     output.mkdir(parents=True, exist_ok=True)
+    on_main_process(lambda: at_end.enter_context(locked(output / ".lock", f"--output {output}")))
 
     data = open_data(options, tell=main_process)
     teacher, teacher_identity = build_teacher(options)
@@ -105,6 +108,7 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     options = options_in_force(options, accelerator, teacher, steps)
     identity = {
         "options": defining_options(options), "teacher": teacher_identity, "images": len(data.train),
+        "listing (names, sizes and labels of the images)": on_main_process(data.train.listing_hash),
         "processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision, "device": device.type,
     }
 
@@ -113,10 +117,13 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     first_step = state.stage * steps.total + state.step if state else 0
     corrupt = CorruptLog(len(data.train))
     if state:
-        corrupt.load_state_dict(state.corrupt)
-        clock.earlier = state.seconds
-        if accelerator.scaler is not None and state.scaler is not None:
-            accelerator.scaler.load_state_dict(state.scaler)
+        with understood(found):
+            if state.stage not in range(len(options.stages) + 1) or state.step not in range(steps.total):
+                raise ValueError(f"stage {state.stage}, step {state.step}")
+            corrupt.load_state_dict(state.corrupt)
+            clock.earlier = {name: float(seconds) for name, seconds in state.seconds.items()}
+            if accelerator.scaler is not None and state.scaler is not None:
+                accelerator.scaler.load_state_dict(state.scaler)
     if main_process:
         for name in FILES:
             recover(output / name)

@@ -1,9 +1,14 @@
 """What all command lines share: errors of one line, and the types of their options."""
 
 import argparse
+import atexit
 import logging
 import math
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from timm.utils import ParseKwargs
@@ -41,16 +46,67 @@ class _Help(argparse.HelpFormatter):
         return f"{text} (default: {str(shown).replace('%', '%%')})"
 
 
-def run(prog: str, call: Callable[[], object]) -> object:
-    """What `call` returns; bad input ends the process with code 2 after one line on stderr, Ctrl-C with 130."""
+def run(prog: str, call: Callable[[], object], after_interrupt: str = "") -> object:
+    """What `call` returns; bad input ends the process with code 2 after one line on stderr, Ctrl-C with 130.
+
+    Args:
+        after_interrupt: What a user may do after Ctrl-C, for its line.
+    """
+    interrupt = _Interrupt(f"\n{prog}: interrupted{after_interrupt and '; '}{after_interrupt}\n")
     try:
-        return call()
-    except (BurnError, OSError) as error:
+        with interrupt:
+            return call()
+    except BaseException as error:
+        if interrupt.came or isinstance(error, KeyboardInterrupt):  # what Ctrl-C breaks may raise anything
+            sys.stdout.flush()
+            interrupt.tell()
+            sys.exit(130)
+        if not isinstance(error, (BurnError, OSError)):
+            raise
         sys.stderr.write(f"{prog}: error: {error}\n")  # whole, where several processes write at once
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\n{prog}: interrupted\n")
-        sys.exit(130)
+
+
+class _Interrupt:
+    """Inside the block, the first Ctrl-C raises KeyboardInterrupt and the process ends, with code 130, 1.5 s later at
+    most: loaders that join their workers and other processes of the run may not hold it up. Forked workers, which get
+    the signal too, leave the matter to their parent."""
+
+    def __init__(self, line: str):
+        self.line, self.came, self._process, self._before = line, False, os.getpid(), None
+
+    def __enter__(self) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler and _in_main_thread():
+            self._before = signal.signal(signal.SIGINT, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None and not self.came:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.came or os.getpid() != self._process:
+            return
+        self.came = True
+        timer = threading.Timer(1.5, self._end)
+        timer.daemon = True
+        timer.start()
+        atexit.register(self._end)  # called first of all: what others have registered waits for workers
+        raise KeyboardInterrupt
+
+    def tell(self) -> None:
+        if self.line and os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(self.line)
+        self.line = ""
+
+    def _end(self) -> None:
+        self.tell()
+        for child in multiprocessing.active_children():
+            child.terminate()
+        os._exit(130)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def whole(least: int) -> Callable[[str], int]:

@@ -186,3 +186,25 @@ def use_cpu_is_set() -> bool:
     from accelerate.utils import parse_flag_from_env  # here, because accelerate is slow to import
 
     return parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def launcher_arguments() -> dict[str, Any]:
+    """The arguments of the `accelerate launch` that started this process, {} where something else did.
+
+    They are read from that process's command line: the launcher hands some of them to DeepSpeed only.
+    """
+    import psutil  # accelerate needs it
+
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return {}
+    names = [os.path.basename(word) for word in words]
+    for place, name in enumerate(names):
+        if name in ("accelerate-launch", "accelerate.commands.launch") or names[place - 1 : place + 1] == [
+            "accelerate", "launch",
+        ]:
+            from accelerate.commands.launch import launch_command_parser
+
+            return vars(launch_command_parser().parse_args(words[place + 1 :]))
+    return {}

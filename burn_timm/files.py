@@ -1,16 +1,77 @@
 """Files and folders that are either whole or not there, and the JSON in them."""
 
 import contextlib
+import errno
 import glob
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import BurnError
+from .errors import BurnError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# How libraries that raise classes of their own word a full disk. 28, 122 and 27 are the three errors on Linux.
+_FULL = re.compile(r"No space left|[Qq]uota exceeded|File too large|os error (28|122|27)\b|PytorchStreamWriter")
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Tell of a full disk, met by whatever writes inside the block, in a BurnError that names `path`."""
+    try:
+        yield
+    except BurnError:
+        raise
+    except Exception as error:  # torch, safetensors, ONNX and OpenVINO have their own classes for it
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL.search(str(error))
+        if not full:
+            raise
+        reason = one_line(getattr(error, "strerror", None) or error, 100)
+        raise BurnError(f"{path}: cannot be written ({reason}); make room and start the same command again") from error
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
+    """Hold the lock file `path` inside the block, so that no other process works on `what` meanwhile.
+
+    The system takes the lock from a process that is killed. Where there are no such locks (Windows, some network file
+    systems) this does nothing.
+
+    Raises:
+        BurnError: Another process holds it; the message, which `what` opens, says which.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = Path(path)
+    with open(path, "ab+", buffering=0) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no forked worker inherits it
+            ours = path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        except OSError as error:
+            ours = error.errno not in (errno.EACCES, errno.EAGAIN)
+        if not ours:  # held, or just removed by the run that held it
+            file.seek(0)
+            owner = one_line(file.read(200).decode(errors="replace"))
+            raise BurnError(f"{what}: another run is writing there ({owner}); wait for it, or choose another")
+        try:
+            with writing(path):
+                file.truncate(0)
+                since = time.strftime("%Y-%m-%d %H:%M:%S")
+                file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -25,9 +86,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     os.close(handle)
     beside = Path(name)
     try:
-        yield beside
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())  # a rename must not become durable before the bytes are
+        with writing(path):
+            yield beside
+            with open(beside, "rb") as written:
+                os.fsync(written.fileno())  # a rename must not become durable before the bytes are
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
     finally:
@@ -47,7 +109,8 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     old = beside.with_suffix(".old")
     try:
-        yield beside
+        with writing(path):
+            yield beside
         os.chmod(beside, 0o777 & ~_umask())
         if path.exists():
             os.replace(path, old)

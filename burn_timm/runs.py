@@ -1,17 +1,19 @@
 """What every long run leaves for people and programs: log.jsonl, curves.png, and a checkpoint to go on from."""
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .errors import BurnError, one_line
-from .files import atomic_write, read_lines
+from .files import atomic_write, read_lines, writing
 
+_START_ANEW = "remove it to start anew, or give another file"
 _MARK = b"burn-timm sha256"
 
 
@@ -26,19 +28,25 @@ class LineLog:
     """
 
     def __init__(self, path: Path, first_step: int, key: str = "step"):
-        kept = [line for line in read_lines(path) if line.get(key, 0) <= first_step] if first_step else []
+        lines = read_lines(path) if first_step else []
+        if wrong := [line for line in lines if not isinstance(line.get(key), int)]:
+            raise BurnError(f"{path}: expected a whole number as {key!r} in every line; remove {_short(wrong[0])}")
+        kept = [line for line in lines if line[key] <= first_step]
         with atomic_write(path) as beside:
             beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.last = kept[-1] if kept else {}
+        self._path = path
         self._file = open(path, "a", buffering=1, encoding="utf-8")
 
     def write(self, line: dict) -> None:
         self.last = line
-        self._file.write(json.dumps(line) + "\n")
+        with writing(self._path):
+            self._file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """Can be called twice."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
 
 def draw_curves(
@@ -104,24 +112,33 @@ def load_checkpoint(path: Path, version: int) -> tuple[dict[str, Any], dict[str,
     Raises:
         BurnError: The file is damaged, of another version, or no such checkpoint. It names the file.
     """
-    start_anew = "remove it to start anew, or give another file"
     data = path.read_bytes()
     mark, digest, data = data[-48:-32], data[-32:], data[:-48]
     if mark != _MARK:
         theirs = _version_of_another_layout(path)
         if theirs is not None:
             raise BurnError(_other_version(path, theirs, version))
-        raise BurnError(f"{path}: truncated, or no checkpoint of such a run; {start_anew}")
+        raise BurnError(f"{path}: truncated, or no checkpoint of such a run; {_START_ANEW}")
     if hashlib.sha256(data).digest() != digest:
-        raise BurnError(f"{path}: damaged (its checksum is wrong); {start_anew}")
-    try:
+        raise BurnError(f"{path}: damaged (its checksum is wrong); {_START_ANEW}")
+    with understood(path):
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        theirs, identity, content = saved["version"], dict(saved["identity"]), dict(saved["content"])
-    except Exception as error:  # whole, but somebody else wrote it
-        raise BurnError(f"{path}: no checkpoint of such a run ({one_line(error, 100)}); {start_anew}") from error
+        theirs, identity, content = int(saved["version"]), dict(saved["identity"]), dict(saved["content"])
     if theirs != version:
         raise BurnError(_other_version(path, theirs, version))
     return identity, content
+
+
+@contextlib.contextmanager
+def understood(path: str | Path) -> Iterator[None]:
+    """Turn any error inside the block, which takes over what a checkpoint holds, into a BurnError that names `path`."""
+    try:
+        yield
+    except BurnError:
+        raise
+    except Exception as error:  # the file is whole, but somebody else wrote it: missing keys, other types, other shapes
+        reason = f"{type(error).__name__}: {one_line(error, 100)}"
+        raise BurnError(f"{path}: no checkpoint of such a run ({reason}); {_START_ANEW}") from error
 
 
 def _version_of_another_layout(path: Path) -> int | None:
@@ -140,7 +157,8 @@ def _other_version(path: Path, theirs: Any, ours: int) -> str:
 
 def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Raise BurnError that names every entry in which two identities differ; nested ones are compared by entry."""
-    differing = list(_differences(theirs, ours))
+    with understood(path):
+        differing = list(_differences(theirs, ours))
     if differing:
         raise BurnError(f"{path}: belongs to another run: {'; '.join(differing)}; choose another --output")
 

@@ -3,6 +3,8 @@
 import os
 import re
 
+import numpy as np
+import torch
 from PIL import Image
 from timm.data import create_dataset
 
@@ -12,7 +14,7 @@ from burn_timm.data.digits import open_digits
 from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder, split_folder
 from burn_timm.data.hfds import open_hfds
 from burn_timm.data.published import BIRDSNAP, CUB, PLACES205, open_birdsnap, open_cub, open_places205
-from burn_timm.data.sources import ImageSource, Store, shown_path
+from burn_timm.data.sources import ImageSource, Store, file_size, shown_path
 from burn_timm.data.stream import StreamSource, open_wds
 from burn_timm.data.voc import VOC07, open_voc07
 from burn_timm.errors import BurnError, NoSplitError, one_line
@@ -112,6 +114,14 @@ class _TorchImages(Store):
             return (os.path.realpath(file[0]) for file in self._files)
         train = getattr(self._dataset, "train", None)
         return None if train is None else (f"{train} {index}" for index in range(len(self)))
+
+    def listing(self):
+        if self._files:
+            root = os.path.join(self._dataset.root, "")
+            return (b"%s %d" % (os.fsencode(path.removeprefix(root)), file_size(path)) for path, _ in self._files)
+        pixels = getattr(self._dataset, "data", None)
+        in_memory = isinstance(pixels, (np.ndarray, torch.Tensor))  # CIFAR, MNIST
+        return (np.ascontiguousarray(pixels).tobytes(),) if in_memory else ()
 
 
 def _open_torch(kind: str, root: str | None, split: str, download: bool) -> ImageSource:

@@ -114,6 +114,9 @@ class TarImages(Store):
     def identities(self) -> Iterable[str]:
         return (f"{os.path.realpath(self.path)} {index}" for index in range(len(self)))  # a tar has no splits
 
+    def listing(self) -> Iterable[bytes]:
+        return (b"%s %d %d" % (name, *place) for name, place in zip(self._names, self._places.tolist(), strict=True))
+
 
 def _listed(root: str, endings: tuple[str, ...], left_out: Counter) -> Iterator[str]:
     """Paths of the images below `root`, relative to it, with `/`; each folder once, however many links lead to it."""

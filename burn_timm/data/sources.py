@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,10 @@ class Store:
         """A name for each image that no other image of any split has; None where there is no such thing."""
         return None
 
+    def listing(self) -> Iterable[bytes]:
+        """What tells these images from others without reading them: names and sizes, without the folder's place."""
+        return ()
+
 
 class Files(Store):
     """Image files below the folder `root`."""
@@ -56,6 +61,10 @@ class Files(Store):
         for path in (os.path.join(self.root, self.name(index)) for index in range(len(self))):
             folder, name = os.path.split(path)
             yield os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folder(folder), name)
+
+    def listing(self) -> Iterable[bytes]:
+        root = os.fsencode(self.root)
+        return (b"%s %d" % (name, file_size(os.path.join(root, name))) for name in self._paths.tolist())
 
 
 class ImageSource:
@@ -169,6 +178,17 @@ class ImageSource:
         """A name for each image that no other image of any split has; None where there is no such thing."""
         return self._store.identities()
 
+    def listing_hash(self) -> str:
+        """SHA-256 of the names and sizes of the images, as far as they are known without reading them, and of labels.
+
+        The same wherever the folder of the data lies.
+        """
+        digest = hashlib.sha256(b"\n".join((b"%d" % len(self), self._targets.astype("<i8").tobytes())))
+        for entry in self._store.listing():
+            digest.update(entry)
+            digest.update(b"\n")
+        return digest.hexdigest()
+
     def name(self, index: int) -> str:
         """The file name (or row) of image `index` with the dataset's, on one line, for messages."""
         return f"{one_line(self.file_name(index))} (image {index} of {self._title})"
@@ -225,6 +245,10 @@ class _Part(Store):
     def name(self, index: int) -> str:
         return self._source.file_name(self._indices[index])
 
+    def listing(self) -> Iterable[bytes]:
+        yield self._source.listing_hash().encode()
+        yield np.array(self._indices, dtype="<i8").tobytes()
+
 
 def random_subset(source: ImageSource, count: int, seed: int) -> ImageSource:
     """`count` images drawn with `seed`, in the source's own order (the first ones of a folder would be one class)."""
@@ -271,6 +295,14 @@ def align(test: ImageSource, train: ImageSource) -> ImageSource:
 def _some(names: list[str]) -> str:
     kind = "class" if len(names) == 1 else f"{len(names)} classes:"
     return f"{kind} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def file_size(path: str | bytes) -> int:
+    """Size of a file in bytes, -1 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def shown_path(path: str) -> str:

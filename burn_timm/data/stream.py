@@ -1,5 +1,6 @@
 """`wds/...`: WebDataset shards, read as a stream through timm's iterable dataset."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -13,7 +14,7 @@ from timm.data import create_dataset
 
 from burn_timm import compat
 from burn_timm.data.decode import decode
-from burn_timm.data.sources import shown_path
+from burn_timm.data.sources import file_size, shown_path
 from burn_timm.errors import BurnError, NoSplitError, one_line, require_package
 
 _IMAGES = "jpg;jpeg;png;webp;tif;tiff;bmp;ppm"
@@ -78,6 +79,13 @@ class StreamSource:
         """Raise BurnError, which `what` opens, where the stream has no labels."""
         if not self.labelled:
             raise BurnError(f"{what}: needs labels, and {self.description} has none")
+
+    def listing_hash(self) -> str:
+        """SHA-256 of the names of the shards and, where they lie on this machine, of their sizes."""
+        root, files = self._arguments["root"], compat.wds_split(self._open(is_training=True)).filenames
+        paths = [os.path.join(root, name) for name in files]
+        sizes = [None if _remote(path) else file_size(path) for path in paths]
+        return hashlib.sha256(json.dumps([self._count, files, sizes]).encode()).hexdigest()
 
     def training_dataset(self, *, batch_size: int, seed: int, rank: int, world_size: int, workers: int):
         """timm's shuffled iterable dataset for process `rank`: a part of the shards for each process and worker."""

@@ -96,7 +96,7 @@ def run(
     files = starts(args, checkpoint)
     points = list(itertools.product(sorted(args.lrs, reverse=True), sorted(args.head_multipliers)))
     inputs = [*files.values(), Path(args.subset_list) if args.subset_list else None]
-    path, identity = grid_file(args.output), _identity(args, train.description, inputs)
+    path, identity = grid_file(args.output), _identity(args, f"{train.description}, {train.listing_hash()}", inputs)
     kept = read_json(path) if path.exists() else {}
     done = kept["done"] if kept.get("identity") == identity else {}
     results = {}

@@ -17,6 +17,7 @@ from ..checkpoints import architecture_of, burn_models, require_model
 from ..data.datasets import mirror_probability
 from ..errors import BurnError, one_line
 from ..methods import METHODS
+from .launch import launched_options
 from .parser import STAGES, build_parser, option_actions
 
 # Options that may differ between a run and its resumption: none of them changes what is computed.
@@ -49,7 +50,8 @@ def parse_options(argv: Sequence[str]) -> Options:
     recipe = _read_recipe(given["recipe"], actions) if given.get("recipe") else {}
     if "img_size" in given:  # the other two sizes go with the recipe's own
         recipe = {name: recipe[name] for name in recipe if name not in ("export_img_size", "small_img_size")}
-    values = {name: action.default for name, action in actions.items()} | recipe | given
+    launched = _given(build_parser("accelerate launch"), launched_options())
+    values = {name: action.default for name, action in actions.items()} | recipe | launched | given
     if not values["demo"]:
         _check_method(values["method"], {**recipe, **given})
         values = _filled_in(values)

@@ -109,7 +109,8 @@ def _add_optimisation(add: Callable) -> None:
     add("--max-steps", type=positive, metavar="N", help="optimiser steps per stage; the shorter of this and --epochs "
         "holds")
     add("--batch-size", type=whole(2), default=256, help="images per process and forward pass")
-    add("--grad-accum-steps", type=positive, default=1, metavar="N", help="batches per process and optimiser step")
+    add("--grad-accum-steps", type=positive, default=1, metavar="N",
+        help="batches per process and optimiser step; default: accelerate launch's --gradient_accumulation_steps, or 1")
     add("--opt", default="adam", help="any timm optimiser")
     add("--lr", type=not_negative, default=3e-4, help="peak learning rate")
     add("--weight-decay", type=not_negative, nargs="+", default=[0.0], help="one for all stages, or one for each")

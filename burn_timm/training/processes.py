@@ -2,26 +2,32 @@
 
 import datetime
 import gc
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate import Accelerator, DistributedType, PartialState
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 
 from ..compat import use_cpu_is_set
 from ..errors import BurnError
+from .launch import refusal, require_supported, told_of_several
 from .options import Options
+
+_logger = logging.getLogger(__name__)
 
 
 def join_processes() -> None:
     """Become one of the processes that `torchrun` or `accelerate launch` started, on CPUs too.
 
     Raises:
-        BurnError: Several were started, but accelerate would let each of them run on its own.
+        BurnError: The launcher asks for something else than data parallelism, or several processes were started, but
+            accelerate would let each of them run on its own.
     """
+    require_supported()
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     if several and not torch.accelerator.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"  # without it accelerate takes each for the only one
@@ -31,6 +37,13 @@ def join_processes() -> None:
         raise BurnError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but accelerate ({state.distributed_type.value}) would start as "
             "many separate runs; set ACCELERATE_USE_CPU=true for processes on the CPU, or start one process"
+        )
+    if state.distributed_type == DistributedType.XLA:
+        raise refusal("TPUs")
+    if state.num_processes == 1 and told_of_several():
+        _logger.warning(
+            "one process: on a CPU, accelerate launch starts one, whatever its --num_processes says. For two: "
+            "torchrun --nproc_per_node 2 train_burn.py ..."
         )
 
 
@@ -75,9 +88,15 @@ def on_main_process(call: Callable[[], Any]) -> Any:
 def make_accelerator(log_with: str, output: Path) -> Accelerator:
     """Accelerate with the tracker named by --log-with; BurnError where it is unknown or not installed."""
     try:
-        accelerator = Accelerator(log_with=None if log_with == "none" else log_with, project_dir=output)
+        accelerator = Accelerator(
+            log_with=None if log_with == "none" else log_with, project_dir=output,
+            # the loop divides the loss by --grad-accum-steps; accelerate would do so again, by its variable
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
     except ValueError as error:
         raise BurnError(f"--log-with {log_with}: {error}") from error
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise BurnError("accelerate launch asks for --mixed_precision fp16, which a CPU has not; give bf16 or no")
     if log_with != "none" and not accelerator.log_with:
         raise BurnError(
             f"--log-with {log_with}: its package is not installed; pip install {log_with}, or give tensorboard or none"

@@ -9,6 +9,7 @@ from ..data.device_views import DeviceViews
 from ..data.loader import make_train_loader, seed_for
 from ..data.views import make_view, make_views
 from ..methods.base import Method
+from ..runs import understood
 from . import speed
 from .build import build_method, view_size
 from .optimizer import make_optimizer
@@ -29,10 +30,11 @@ def start_stage(
     """Method, the same as accelerate wraps it, and optimiser, from `state` or fresh."""
     options = run.options
     method = make_method(run, index)
-    if state is not None and state.step:
-        method.load_state_dict(state.method)
-    elif state is not None:
-        method.hand_over(state.method, options.reset_target_head)
+    with understood(run.last_good):
+        if state is not None and state.step:
+            method.load_state_dict(state.method)
+        elif state is not None:
+            method.hand_over(state.method, options.reset_target_head)
     method = speed.apply(method, options)
     if options.sync_bn and run.accelerator.num_processes > 1:
         for name, child in method.named_children():
@@ -42,7 +44,8 @@ def start_stage(
     decay = options.weight_decay[index if len(options.weight_decay) > 1 else 0]
     wrapped, optimizer = run.accelerator.prepare(method, make_optimizer(options, method, decay))
     if state is not None and state.step:
-        optimizer.load_state_dict(state.optimizer)
+        with understood(run.last_good):
+            optimizer.load_state_dict(state.optimizer)
     return method, wrapped, optimizer
 
 

@@ -4,6 +4,7 @@ Randomness is not in it: the order of images, the views and dropout are function
 teacher is not in it either, only its identity.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,12 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
     """
     theirs, content = runs.load_checkpoint(path, VERSION)
     runs.require_same_run(path, theirs, identity)
-    return Checkpoint(**content)
+    with runs.understood(path):
+        state = Checkpoint(**content)
+        for field in dataclasses.fields(state):
+            if not isinstance(getattr(state, field.name), field.type):
+                raise TypeError(f"{field.name} is a {type(getattr(state, field.name)).__name__}")
+    return state
 
 
 def find_checkpoint(resume: str | None, output: Path) -> Path | None:

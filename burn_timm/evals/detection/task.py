@@ -1,6 +1,7 @@
 """The task from top to bottom: options, photos, detector, training, figures."""
 
 import argparse
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +114,9 @@ def evaluate(
         announce(protocol, dataset)
 
     identity = {name: getattr(args, name) for name in DEFINING if name != "iterations"}  # a run may be prolonged
+    listing = "\n".join(f"{image.path.name} {image.boxes.tolist()} {image.labels.tolist()}" for image in train)
     identity |= {"model": args.model, "images": len(train), "initial_weights": state_hash(detector)}
+    identity["listing (names and boxes of the photos)"] = hashlib.sha256(listing.encode()).hexdigest()
     training = fit(detector, train, args, device, identity, files["checkpoint.pt"], files["log.jsonl"])
     draw_curves(files["log.jsonl"], files["curves.png"], PANELS, key="iteration")
     training["precise_bn_layers"] = precise_batchnorm(detector, train, args, device)

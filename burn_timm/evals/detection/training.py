@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ...data.loader import seed_for
 from ...errors import BurnError
 from ...nn.batchnorm import averaged_statistics
-from ...runs import LineLog, load_checkpoint, require_same_run, save_checkpoint
+from ...runs import LineLog, load_checkpoint, require_same_run, save_checkpoint, understood
 from ...schedules import step_lr
 from .data import Batch, VocImage, train_batches
 from .network import Detector
@@ -150,11 +150,12 @@ def _restore(
 ) -> int:
     """Load a checkpoint of the same run; returns how many of the `iterations` are done. Raises BurnError."""
     theirs, content = load_checkpoint(path, VERSION)
-    done = content["iteration"]
-    passed = [{**run, "milestones": [m for m in run["milestones"] if m < done]} for run in (theirs, identity)]
-    require_same_run(path, *passed)
-    if done > iterations:
-        raise BurnError(f"{path}: {done} iterations are done, more than --iterations {iterations}")
-    detector.load_state_dict(content["detector"])
-    optimizer.load_state_dict(content["optimizer"])
+    with understood(path):
+        done = content["iteration"]
+        passed = [{**run, "milestones": [m for m in run["milestones"] if m < done]} for run in (theirs, identity)]
+        require_same_run(path, *passed)
+        if done > iterations:
+            raise BurnError(f"{path}: {done} iterations are done, more than --iterations {iterations}")
+        detector.load_state_dict(content["detector"])
+        optimizer.load_state_dict(content["optimizer"])
     return done
