@@ -89,6 +89,11 @@ def _wrong(config: dict[str, Any], registered: bool) -> Iterator[tuple[str, Any,
     for name, (expected, fits) in checks.items():
         if settings.get(name) is not None and not fits(settings[name]):
             yield name, settings[name], expected
+    for name, value in config.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            yield name, value, "without NaN and infinity, which JSON does not have"
 
 
 def _wrong_arguments(model_args: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
