@@ -17,7 +17,7 @@ import torch
 from burn_timm import arguments
 from burn_timm.data.loader import CorruptLog, seed_for
 from burn_timm.errors import BurnError
-from burn_timm.files import locked, recover, write_json
+from burn_timm.files import locked, recover, write_json, writing
 from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods.base import Method
 from burn_timm.nn import weights_held
@@ -82,8 +82,9 @@ def train(options: Options) -> dict:
         run.log.close()
         summary = on_main_process(lambda: finish(run, method))
         run.accelerator.wait_for_everyone()  # before any of them ends the process group
-        for tracker in run.accelerator.trackers:  # not end_training(): the demo trains twice in one process group
-            tracker.finish()
+        with writing(run.output):
+            for tracker in run.accelerator.trackers:  # not end_training(): the demo trains twice in one process group
+                tracker.finish()
         return summary if run.accelerator.is_main_process else {}
 
 

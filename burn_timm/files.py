@@ -22,7 +22,10 @@ except ImportError:  # Windows
     fcntl = None
 
 # How libraries that raise classes of their own word a full disk. 28, 122 and 27 are the three errors on Linux.
-_FULL = re.compile(r"No space left|[Qq]uota exceeded|File too large|os error (28|122|27)\b|PytorchStreamWriter")
+_FULL = re.compile(
+    r"No space left|[Qq]uota exceeded|File too large|os error (28|122|27)\b|PytorchStreamWriter|iostream error|"
+    "unexpected pos"
+)
 
 
 @contextlib.contextmanager
@@ -33,11 +36,16 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     except BurnError:
         raise
     except Exception as error:  # torch, safetensors, ONNX and OpenVINO have their own classes for it
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL.search(str(error))
-        if not full:
+        if not of_a_full_disk(error):
             raise
         reason = one_line(getattr(error, "strerror", None) or error, 100)
-        raise BurnError(f"{path}: cannot be written ({reason}); make room and start the same command again") from error
+        raise BurnError(f"{path}: cannot be written ({reason}); make room, then start again (or resume)") from error
+
+
+def of_a_full_disk(error: BaseException | None) -> bool:
+    """Whether a library, in an exception of whatever class, says that the disk, a quota or a file's limit is full."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in full or bool(_FULL.search(str(error)))
 
 
 @contextlib.contextmanager

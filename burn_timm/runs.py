@@ -35,17 +35,17 @@ class LineLog:
         with atomic_write(path) as beside:
             beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.last = kept[-1] if kept else {}
-        self._path = path
+        self.path = path
         self._file = open(path, "a", buffering=1, encoding="utf-8")
 
     def write(self, line: dict) -> None:
         self.last = line
-        with writing(self._path):
+        with writing(self.path):
             self._file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
         """Can be called twice."""
-        with writing(self._path):
+        with writing(self.path):
             self._file.close()
 
 

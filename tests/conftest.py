@@ -59,6 +59,39 @@ def hub_client(_hub_and_client):
     return _hub_and_client[1]
 
 
+def _fails(capsys, start, main, words):
+    capsys.readouterr()
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as stopped:
+        code = stopped.code
+    out, err = capsys.readouterr()
+    assert code == 2 and err.count("\n") == 1 and err.startswith(start), (code, out, err)
+    return out, err.rstrip("\n")
+
+
+@pytest.fixture
+def fails(capsys):
+    """Calls `burn-timm WORDS`: exit code 2, nothing on stdout and one line on stderr, which it returns without the
+    command's name."""
+    from burn_timm.cli import main
+
+    def fails(*words):
+        out, line = _fails(capsys, f"burn-timm {words[0]}: ", main, words)
+        assert out == ""
+        return line.removeprefix(f"burn-timm {words[0]}: ")
+
+    return fails
+
+
+@pytest.fixture
+def eval_fails(capsys):
+    """The same of `eval_downstream.py WORDS`, which may have printed what it read before."""
+    from eval_downstream import main
+
+    return lambda *words: _fails(capsys, "eval_downstream.py", main, words)[1]
+
+
 def pytest_terminal_summary(terminalreporter):
     """Counts that a reader of the log should see even where everything passes: what tests record as `summary`."""
     for outcome in ("passed", "failed"):

@@ -14,12 +14,11 @@ or in a `hub_client.HubClient`, a process that many tests may share.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -43,24 +42,8 @@ class HubServer:
         self.requests: list[str] = []
         self.faults: dict[str, list[int]] = {}
         self.objects: dict[str, bytes] = {}
-        self.gone = False
-        self._listen(0)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-
-    def _listen(self, port: int) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
-
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Nobody answers at the address."""
-        self.__exit__()
-        self.gone = True
-        try:
-            yield
-        finally:
-            self.gone = False
-            self._listen(self._server.server_port)
-            self.__enter__()
 
     def __enter__(self) -> "HubServer":
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -200,12 +183,6 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         self._json({"error": f"Invalid credentials {self.headers.get('Authorization')}"}, 401)
         return False
-
-    def parse_request(self) -> bool:
-        if self.hub.gone:  # a connection from before
-            self.close_connection = True
-            return False
-        return super().parse_request()
 
     def _fails(self) -> bool:
         """Whether `faults` has this request fail, which answers it; a dropped one goes on and is cut by `_answer`."""

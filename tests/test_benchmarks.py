@@ -7,11 +7,7 @@ import pytest
 import timm
 import torch
 from reference_style import ReferenceReActNet, counterparts
-from steps import ROWS, Setting, Step, saved_bytes
 from train_step import main
-
-from burn_timm.errors import BurnError
-from burn_timm.evals.results import write_result
 
 TINY = ["--model", "test_reactnet", "--img-size", "32", "--batch-size", "2", "--rounds", "1", "--runs", "1"]
 TINY += ["--threads", "1", "--ceiling-size", "64"]
@@ -41,36 +37,8 @@ def test_the_reference_style_is_the_same_function_with_the_same_gradients(name, 
     assert sorted(counted) == sorted(id(p) for p in reference.parameters())
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("reactnet_18", {"num_classes": 0}), ("test_reactnet", {"num_classes": 3}), ("test_resnet", {"num_classes": 0}),
-    ("test_reactnet", {"num_classes": 0, "weight_bits": 32}),
-])
-def test_other_networks_have_no_reference_style(name, options):
-    with pytest.raises(BurnError, match="ReActNet-A in one bit"):
-        ReferenceReActNet(timm.create_model(name, **options))
-
-
-def test_saved_bytes_are_counted_once_and_without_parameters():
-    class Tiny:
-        trained = torch.nn.Linear(10, 10, bias=False)
-
-        def loss(self):
-            y = self.trained(torch.ones(5, 10))  # keeps its input, and the weight, which does not count
-            return (y.exp() * y).sum()  # exp keeps its result, which the product keeps too; the product keeps y
-
-    assert saved_bytes(Tiny()) == 3 * 5 * 10 * 4
-
-
-def test_a_step_of_ours_keeps_less():
-    setting = Setting("test_reactnet", 64, 3, "cpu", whole=False, teacher="test_resnet")
-    reference, floats, half = (saved_bytes(Step(ROWS[name], setting)) for name in (
-        "reference", "eager-fp32", "eager-bf16-cl",
-    ))
-    assert half < 0.6 * floats < 0.3 * reference
-
-
 @pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_the_benchmark(tmp_path, capsys, whole):
+def test_the_benchmark(tmp_path, whole):
     threads = torch.get_num_threads()
     out = tmp_path / "results" / "step.json"
     flags = ["--whole", "--teacher", "test_resnet", "--no-memory"] if whole else []
@@ -78,8 +46,6 @@ def test_the_benchmark(tmp_path, capsys, whole):
     rows = main([*TINY, *flags, "--rows", *names, "--output", str(out), "--options", "--head-dim", "16"])
     assert torch.get_num_threads() == threads
     result = json.loads(out.read_text())
-    usual = write_result(tmp_path / "a.json", task="", value=0, protocol={}, dataset={}, model="", checkpoint=None)
-    assert usual.keys() < result.keys()
     assert result["command"].startswith("benchmarks/train_step.py --model test_reactnet")
     assert result["protocol"]["whole"] is whole and result["protocol"]["batch_size"] == 2
     assert result["extra"]["rows"] == rows and [row["row"] for row in rows] == names
@@ -87,9 +53,6 @@ def test_the_benchmark(tmp_path, capsys, whole):
         assert row["images_per_second"] == pytest.approx(2000 / row["ms"]) and row["utilisation"] > 0
     assert rows[0]["ratio"] == 1 and rows[1]["ratio"] == pytest.approx(rows[0]["ms"] / rows[1]["ms"])
     assert result["value"] == max(row["ratio"] for row in rows)
-    multiplications = 2.5e5 if not whole else 0  # of test_reactnet's forward pass at 32 px, at the least
-    assert result["extra"]["flops_per_image"] > 2 * 3 * multiplications
-    assert "| reference style, fp32 " in capsys.readouterr().out
     if not whole:
         assert rows[1]["memory"]["saved_bytes"] < rows[0]["memory"]["saved_bytes"]
         assert sys.platform != "linux" or rows[0]["memory"]["peak_bytes"] > 0

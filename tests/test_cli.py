@@ -9,12 +9,12 @@ import sys
 import pytest
 import timm
 import torch
+from exported import packed as pack
 
 import burn_timm  # noqa: F401
 from burn_timm import cli, packing
 from burn_timm.checkpoints import read_state_dict, save_latent
 from burn_timm.counting import count_stages
-from burn_timm.nn import binary_weight_names
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -33,14 +33,6 @@ def latent(tmp_path):
 
 def run(*arguments):
     return cli.main([str(argument) for argument in arguments])
-
-
-def fails(capsys, *arguments):
-    """The one line on stderr, after the part `burn-timm COMMAND: `."""
-    assert run(*arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and err.startswith(f"burn-timm {arguments[0]}: ")
-    return err.removeprefix(f"burn-timm {arguments[0]}: ").rstrip("\n")
 
 
 def gives(model, *files, **kwargs):
@@ -79,14 +71,14 @@ def test_as_a_process(tmp_path):
     assert done.stderr == "burn-timm pack: nothing.safetensors: no such file\n"
 
 
-def test_info(capsys):
+def test_info(capsys, fails):
     assert run("info", "test_reactnet.untrained", "--img-size", 96, "--num-classes", 5, "--json") == 0
     assert json.loads(capsys.readouterr().out) == count_stages("test_reactnet", 96, 5)
     assert run("info", "test_reactnet") == 0
     out, counts = capsys.readouterr().out, count_stages("test_reactnet")
     assert all(f"{counts[key]:,.0f}" in out for key in ("params", "bops", "flops", "ops", "bytes_packed"))
-    assert fails(capsys, "info", "resnet50").startswith("model resnet50: not one of ")
-    assert fails(capsys, "info", "test_reactnet.nonsense").startswith("model test_reactnet.nonsense: ")
+    for name in ("resnet50", "test_reactnet.nonsense"):
+        assert fails("info", name).startswith(f"model {name}: ")
 
 
 # pack, unpack
@@ -96,7 +88,7 @@ def test_pack_unpack_pack_is_the_same_file(latent, tmp_path):
     model, path = latent
     first, floats, again, own = (tmp_path / f"{name}.safetensors" for name in ("first", "floats", "again", "own"))
     assert run("pack", path, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
-    packing.save_packed(own, packing.pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    packing.save_packed(own, pack(model))
     assert first.read_bytes() == again.read_bytes() == own.read_bytes()  # and the library packs the same
     assert gives(model, first, floats)
     metadata = read_state_dict(floats)[1]
@@ -106,60 +98,69 @@ def test_pack_unpack_pack_is_the_same_file(latent, tmp_path):
 
 
 @pytest.mark.parametrize("told", ["32", None])
-def test_weights_that_were_not_trained_with_1_bit_need_binarize(tmp_path, capsys, told):
+def test_weights_that_were_not_trained_with_1_bit_need_binarize(tmp_path, fails, told):
     path, packed = tmp_path / "latent.safetensors", tmp_path / "packed.safetensors"
     state_dict = make(weight_bits=32).state_dict()
     save_latent(path, state_dict, "test_reactnet", 32) if told else torch.save(state_dict, path := tmp_path / "w.pth")
-    message = fails(capsys, "pack", path, packed)
+    message = fails("pack", path, packed)
     assert message.startswith(f"{path}: ") and "--binarize" in message and ("32 bits" in message) == bool(told)
     assert not packed.exists()
     assert run("pack", path, packed, "--binarize") == 0
     assert packing.is_packed(packing.read_packed(packed))
 
 
+DEEP = {"depths": (2, 2, 2, 1), "head_hidden_size": 24, "drop_rate": 0.1}  # no registered name has this shape
+BESIDE = ("README.md", "LICENSE", "training.json", "curves.png")
+
+
 @pytest.fixture
 def folder(tmp_path):
+    return write_folder(tmp_path / "floats")
+
+
+def write_folder(path, **kwargs):
     """Float weights beside a config and a card."""
-    path = tmp_path / "floats"
     path.mkdir()
-    save_latent(path / "model.safetensors", make().state_dict(), "test_reactnet", 1)
+    save_latent(path / "model.safetensors", make(**kwargs).state_dict(), "test_reactnet", 1)
     config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}
+    config |= {"model_args": {"weight_bits": 1, "act_bits": 1, **kwargs}} if kwargs else {}
     (path / "config.json").write_text(json.dumps(config))
-    for name in ("README.md", "LICENSE", "training.json", "curves.png"):
+    for name in BESIDE:
         (path / name).write_bytes(name.encode())
     return path
 
 
-def test_folders_keep_what_tells_of_them_and_load_in_timm(folder, tmp_path):
-    first, floats, again = (tmp_path / name for name in ("first", "floats2", "again"))
+@pytest.mark.parametrize("shape", [{}, DEEP])
+def test_folders_keep_what_tells_of_them_and_load_in_timm(shape, tmp_path):
+    folder, first, floats, again = (tmp_path / name for name in ("floats", "first", "floats2", "again"))
+    write_folder(folder, **shape)
     assert run("pack", folder, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
     assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     for path in (first, floats, again):
         assert {file.name for file in path.iterdir()} == {file.name for file in folder.iterdir()}
-        for name in ("README.md", "LICENSE", "training.json", "curves.png"):
-            assert (path / name).read_bytes() == (folder / name).read_bytes()
+        assert all((path / name).read_bytes() == (folder / name).read_bytes() for name in BESIDE)
         assert json.loads((path / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
+        loaded = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
         with torch.no_grad():
-            assert torch.equal(timm.create_model(f"local-dir:{path}", pretrained=True).eval()(IMAGES), make()(IMAGES))
+            assert torch.equal(loaded(IMAGES), make(**shape)(IMAGES))
 
 
-def test_binarizing_a_folder_changes_the_stage_in_its_config(folder, tmp_path, capsys):
+def test_binarizing_a_folder_changes_the_stage_in_its_config(folder, tmp_path, fails):
     config = json.loads((folder / "config.json").read_text())
     config["model_args"] = {"weight_bits": 32, "act_bits": 1, "drop_rate": 0.1}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").unlink()
     torch.save(make().state_dict(), folder / "pytorch_model.bin")
-    assert "trained with 32 bits" in fails(capsys, "pack", folder, tmp_path / "packed")
+    assert "trained with 32 bits" in fails("pack", folder, tmp_path / "packed")
     assert run("pack", folder, tmp_path / "packed", "--binarize") == 0
     written = json.loads((tmp_path / "packed" / "config.json").read_text())
     assert written == {**config, "model_args": {"weight_bits": 1, "act_bits": 1, "drop_rate": 0.1}}
 
 
-def test_source_and_destination_are_checked(latent, folder, tmp_path, capsys):
+def test_source_and_destination_are_checked(latent, folder, tmp_path, fails):
     _, path = latent
     packed, nan = tmp_path / "packed.safetensors", tmp_path / "nan.safetensors"
     assert run("pack", path, packed) == 0
-    capsys.readouterr()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
     state_dict = make().state_dict()
@@ -177,7 +178,7 @@ def test_source_and_destination_are_checked(latent, folder, tmp_path, capsys):
         (("pack", path, new, "--model", "resnet50"), "not one of"),
         (("pack", tmp_path / "other.pth", new), "other.pth: no burn_timm model fits"),
     ):
-        assert message in fails(capsys, *arguments)
+        assert message in fails(*arguments)
     assert not new.exists() and (tmp_path / "other" / "thesis.tex").read_text() == "years of work"
 
 
@@ -187,51 +188,30 @@ def test_source_and_destination_are_checked(latent, folder, tmp_path, capsys):
     ({"model_args": {"weight_bits": 32}}, "weight_bits 32, but the weights beside it say 1"),
 ])
 @pytest.mark.parametrize("command", ["pack", "unpack"])
-def test_a_config_that_contradicts_its_weights_is_one_line(folder, tmp_path, capsys, changes, message, command):
+def test_a_config_that_contradicts_its_weights_is_one_line(folder, tmp_path, changes, message, command, fails):
     if command == "unpack":
         assert run("pack", folder, tmp_path / "packed") == 0
         folder = tmp_path / "packed"
-        capsys.readouterr()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    line = fails(capsys, command, folder, tmp_path / "new")
+    line = fails(command, folder, tmp_path / "new")
     assert line.startswith(f"{folder / 'config.json'}: ") and message in line and not (tmp_path / "new").exists()
 
 
-# networks of another shape than a registered name's
-
-
-DEEP = {"depths": (2, 2, 2, 1), "head_hidden_size": 24, "drop_rate": 0.1}
 DEEP_OPTIONS = ["--model", "test_reactnet", "--model-kwargs", "depths=(2,2,2,1)", "head_hidden_size=24"]
 
 
-def test_a_shape_given_by_model_kwargs(tmp_path, capsys):
-    """unpack notes the arguments, so packing again needs no option; the networks compute the same."""
+def test_a_shape_given_by_model_kwargs(tmp_path, fails):
+    """unpack notes the arguments, so packing again needs no option."""
     model = make(**DEEP)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     first, floats, again = (tmp_path / f"{name}.safetensors" for name in ("first", "floats", "again"))
     assert run("pack", tmp_path / "weights.pth", first, "--binarize", *DEEP_OPTIONS) == 0
     assert run("unpack", first, floats, *DEEP_OPTIONS) == run("pack", floats, again) == 0
     assert first.read_bytes() == again.read_bytes() and gives(model, first, floats, **DEEP)
-    capsys.readouterr()
     for options, message in (
         (["--model-kwargs", "depths=(2,2,2,1)"], "--model-kwargs: give --model too"),
         (["--model", "test_reactnet", "--model-kwargs", "depths=(1,1,2,2)"], "depths (1, 1, 2, 2) does not fit"),
         (["--model", "test_reactnet", "--model-kwargs", "strange=1"], "unexpected keyword argument"),
     ):
-        assert message in fails(capsys, "pack", tmp_path / "weights.pth", again, "--binarize", *options)
-
-
-def test_a_shape_in_the_config_of_a_folder(tmp_path):
-    folder, first, floats, again = (tmp_path / name for name in ("source", "first", "floats", "again"))
-    folder.mkdir()
-    model = make(**DEEP)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10},
-              "model_args": {"weight_bits": 1, "act_bits": 1, **DEEP, "depths": list(DEEP["depths"])}}
-    (folder / "config.json").write_text(json.dumps(config))
-    assert run("pack", folder, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
-    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
-    loaded = timm.create_model(f"local-dir:{again}", pretrained=True).eval()
-    with torch.no_grad():
-        assert torch.equal(loaded(IMAGES), model(IMAGES))
+        assert message in fails("pack", tmp_path / "weights.pth", again, "--binarize", *options)

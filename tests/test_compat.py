@@ -6,7 +6,11 @@ When a test fails after an upgrade, its docstring says what to do.
 import argparse
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +184,15 @@ def test_accelerates_variable_for_the_cpu(monkeypatch):
         if value is not None:
             monkeypatch.setenv("ACCELERATE_USE_CPU", value)
         assert compat.use_cpu_is_set() is expected
+
+
+def test_launcher_arguments(tmp_path):
+    """If it fails: `accelerate.commands.launch.launch_command_parser` has moved, or the launcher is no longer the
+    parent of the script's process. Without it, --gradient_accumulation_steps of `accelerate launch` is ignored."""
+    script = tmp_path / "script.py"
+    script.write_text("from burn_timm import compat\nprint(compat.launcher_arguments())")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--gradient-accumulation-steps=3"]
+    env = {**os.environ, "PYTHONPATH": str(Path(compat.__file__).parents[1])}
+    told = subprocess.run([*launch, str(script), "--cpu"], capture_output=True, text=True, env=env, check=True).stdout
+    assert "'gradient_accumulation_steps': 3" in told and "'gradient_clipping': None" in told
+    assert compat.launcher_arguments() == {}

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import re
@@ -44,10 +43,6 @@ def test_help_of_every_command(capsys):
 ])
 def test_random_network_on_digits(task, options, stated, output, capsys):
     result = run(output, task, *RESNET, "--limit-train", "400", "--limit-test", "150", "--seed", "3", *options)
-    assert set(result) == {
-        "task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions",
-        "date", "extra",
-    }  # fmt: skip
     assert result["task"] == task and 0.2 < result["value"] <= 1
     assert result["model"] == "test_resnet" and result["checkpoint"] is None
     protocol = result["protocol"]
@@ -62,32 +57,7 @@ def test_random_network_on_digits(task, options, stated, output, capsys):
     # No path of this machine: nothing that starts with a slash, nor the folder this ran in.
     text = output.read_text()
     assert not re.search(r"(?<![\w.])/\w", text) and str(output.parent) not in text and os.getcwd() not in text
-    printed = capsys.readouterr().out
-    assert f"{task} {result['value']:.4f} | test_resnet | digits" in printed
-    assert '"weights": "random, seed 3"' in printed
-
-
-@pytest.mark.parametrize(("task", "options"), [
-    ("transfer", []), ("transfer", ["--augment"]), ("finetune", ["--fraction", "1", "--head-multipliers", "1"]),
-])
-def test_counts_are_printed_before_the_work_beside_the_published_ones(task, options, tmp_path, output, capsys):
-    cub = tmp_path / "CUB_200_2011"
-    names = [f"{kind}/{number}.jpg" for kind in ("a", "b") for number in range(8)]
-    for number, name in enumerate(names):
-        (cub / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (16 * number, 0, 255 * (number >= 8))).save(cub / "images" / name)
-    for file, words in (("images.txt", names), ("image_class_labels.txt", [1] * 8 + [2] * 8),
-                        ("train_test_split.txt", [1, 1, 1, 1, 1, 0, 0, 0] * 2)):
-        (cub / file).write_text("".join(f"{number} {word}\n" for number, word in enumerate(words)))
-    result = run(output, task, "--model", "test_resnet", "--dataset", "cub", "--data-dir", str(tmp_path), "--img-size",
-                 "32", "--workers", "0", "--epochs", "1", "--lrs", "0.1", "--limit-test", "4", *options)
-    before, _, after = capsys.readouterr().out.partition("{")
-    assert before.splitlines() == [
-        f"training images: cub {tmp_path.name} [train], 10 images, 2 classes; published: 5,994",
-        f"test images: cub {tmp_path.name} [test], 6 images, 2 classes; published: 5,794; used: 4"]
-    assert '"published_images": 5794' in after and str(tmp_path) not in after.replace(str(output), "")
-    assert result["dataset"]["test"] == {"split": "test", "images": 4, "of": 6, "published_images": 5794}
-    assert result["extra"]["top5"] >= result["value"]
+    assert f"{task} {result['value']:.4f} | test_resnet | digits" in capsys.readouterr().out
 
 
 def test_the_figure_is_the_tasks_on_these_features(output):
@@ -136,24 +106,6 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     assert vit["protocol"]["transform"]["input_size"] == [3, 48, 48]  # of a network of fixed size
 
 
-def test_checkpoint_local_dir_and_random_weights(tmp_path, output):
-    torch.manual_seed(11)
-    model = timm.create_model("test_resnet", num_classes=10)
-    folder = tmp_path / "export"
-    timm.models.save_for_hf(model, folder, safe_serialization=True)
-    file = folder / "model.safetensors"
-    options = [*DIGITS, "--limit-train", "200", "--limit-test", "100"]
-    by_file = run(output, "knn", "--model", "test_resnet", "--checkpoint", str(file), *options)
-    by_folder = run(output, "knn", "--model", f"local-dir:{folder}", *options)
-    random = run(output, "knn", "--model", "test_resnet", "--seed", "0", *options)
-    assert by_file["value"] == by_folder["value"] != random["value"]
-    for result in (by_file, by_folder):
-        assert result["checkpoint"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-        assert result["protocol"]["weights"] == "checkpoint .../model.safetensors"
-        assert str(tmp_path) not in json.dumps(result)
-    assert by_folder["model"] == "local-dir:.../export"
-
-
 @pytest.mark.parametrize(("argv", "message"), [
     (["abacus"], "invalid choice"),
     ([], "required"),
@@ -180,14 +132,9 @@ def test_checkpoint_local_dir_and_random_weights(tmp_path, output):
     (["knn", *RESNET, "--output", os.path.dirname(__file__)], "is a folder"),
     (["knn", *RESNET, "--output", f"{__file__}/r.json"], "its folder cannot be made"),
 ])
-def test_bad_input_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(argv, message, eval_fails, tmp_path):
     output = [] if len(argv) < 2 or "--output" in argv else ["--output", str(tmp_path / "r.json")]
-    with pytest.raises(SystemExit) as end:
-        eval_downstream.main([*argv, *output])
-    error = capsys.readouterr().err
-    assert end.value.code == 2 and message in error
-    assert error.count("\n") == 1 and error.startswith("eval_downstream.py")
-    assert not any(tmp_path.iterdir())
+    assert message in eval_fails(*argv, *output) and not any(tmp_path.iterdir())
 
 
 def test_a_stream_has_no_random_subset():

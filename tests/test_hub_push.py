@@ -2,16 +2,13 @@
 
 import functools
 import hashlib
-import json
+import shutil
+from pathlib import Path
 
 import pytest
 import timm
-from hub_server import TOKEN
-
-from burn_timm.cli import main
-from burn_timm.compat import save_model_config
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
+from exported import write_export
+from hub_server import DROP, TOKEN
 
 CARD = b"---\nlibrary_name: timm\n---\n# A model\n"
 NAMES = {"README.md", "config.json", "model.safetensors", "curves.png"}
@@ -21,10 +18,7 @@ NAMES = {"README.md", "config.json", "model.safetensors", "curves.png"}
 def folder(tmp_path):
     """An export, with files beside it that are nobody's business."""
     model = timm.create_model("test_reactnet", num_classes=10).eval()
-    export = tmp_path / "export"
-    export.mkdir()
-    save_model_config(model, export / "config.json", {"num_classes": 10}, {})
-    save_packed(export / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    export = write_export(tmp_path / "export", model, num_classes=10)
     (export / "README.md").write_bytes(CARD)
     (export / "curves.png").write_bytes(b"\x89PNG\r\n")
     (export / ".DS_Store").write_bytes(b"hidden")
@@ -88,8 +82,8 @@ def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
 
 
 def test_private(hub, push, folder):
-    assert push(folder, "lab/hidden", "--private")[0] == 0 and hub.private == {"lab/hidden"}
-    assert push(folder, "lab/open")[0] == 0 and hub.private == {"lab/hidden"}
+    for name, options in (("lab/hidden", ["--private"]), ("lab/open", [])):
+        assert push(folder, name, *options)[0] == 0 and hub.private == {"lab/hidden"}
     one_line(push(folder, "lab/open", "--private"), "lab/open: is public, and --private only makes new repositories ")
 
 
@@ -97,33 +91,28 @@ def test_what_failed_is_completed_by_the_next_push(hub, push, folder):
     weights = (folder / "model.safetensors").read_bytes()
     put = f"PUT /lfs/{hashlib.sha256(weights).hexdigest()}"
     ways = ({"POST /api/repos/create": [403]}, {"POST /api/validate-yaml": [400]}, {put: [500] * 99},
-            {"POST /api/models/me/model/commit/": [500]})
+            {"POST /api/models/me/model/commit/": [500]}, {"POST /api/repos/create": [DROP] * 9})
     for faults in ways:
         hub.faults = faults
         said = one_line(push(folder, "me/model"), "me/model: ")
         assert "secret" not in said and said.endswith(f"; burn-timm push {folder} me/model completes it\n")
         assert not hub.repos.get("me/model")
     hub.faults = {}
-    with hub.away():
-        one_line(push(folder, "me/model"), "me/model: ")
     assert push(folder, "me/model")[0] == 0
     assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 1
     sent = hub.requests.count(put)
     assert push(folder, "me/copy")[0] == 0 and hub.requests.count(put) == sent  # the Hub has them already
 
 
-def test_a_card_that_the_hub_refuses_is_one_line(hub, push, folder):
-    (folder / "README.md").write_bytes(b"---\nlicense: my-own\n---\n# A model\n")
-    assert "license" in one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md")
-    assert not hub.repos["me/model"]
-
-
-def test_a_token_that_is_refused_is_not_printed(hub, push, folder):
+def test_what_the_hub_refuses_is_one_line_without_the_token(hub, push, folder):
     other = "hf_SomebodyElse0123456789"
     for name in ("me/model", "model"):  # the server repeats it in its answer
         said = one_line(push(folder, name, HF_TOKEN=other), f"{name}: ")
         assert other not in said and "401" in said or "token" in said
     assert not hub.repos
+    (folder / "README.md").write_bytes(b"---\nlicense: my-own\n---\n# A model\n")
+    assert "license" in one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md")
+    assert not hub.repos["me/model"]
 
 
 def test_a_card_whose_usage_names_no_repository_is_uploaded_as_it_is_with_a_warning(hub, push, folder):
@@ -134,31 +123,21 @@ def test_a_card_whose_usage_names_no_repository_is_uploaded_as_it_is_with_a_warn
     assert "write hf-hub:me/model there" in err and hub.files("me/model") == content(folder)
 
 
-def flip(path):
-    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
-
-
-def other_network(path):
-    path.write_text(json.dumps({**json.loads(path.read_text()), "architecture": "reactnet_a_025"}))
+def replaced(old, new):
+    return lambda path: path.write_bytes(path.read_bytes().replace(old, new))
 
 
 @pytest.mark.parametrize("name, damage, text", [
-    ("config.json", lambda path: path.unlink(), "has no config.json; expected an export folder"),
-    ("model.safetensors", lambda path: path.unlink(), "has no model.safetensors; expected an export folder"),
-    ("README.md", lambda path: path.unlink(), "has no README.md; burn-timm card "),
-    ("model.safetensors", flip, "model.safetensors: the checksum"), ("config.json", other_network, "model.safetensors"),
-    ("config.json", lambda path: path.write_text('{"password": 1}'), "config.json: architecture"),
+    ("config.json", Path.unlink, "has no config.json"), ("model.safetensors", Path.unlink, "has no model.safetensors"),
+    ("README.md", Path.unlink, "has no README.md; burn-timm card "), ("", shutil.rmtree, "no such folder"),
+    ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "safetensors: the checksum"),
+    ("config.json", replaced(b"test_reactnet", b"reactnet_a_025"), "model.safetensors"),
+    ("config.json", replaced(b"architecture", b"password"), "config.json: architecture"),
 ])
-def test_an_incomplete_damaged_or_foreign_folder_stays_at_home(folder, capsys, name, damage, text):
+def test_an_incomplete_damaged_or_foreign_folder_stays_at_home(folder, fails, name, damage, text):
     damage(folder / name)
-    assert main(["push", str(folder), "me/model"]) == 2  # no Hub is near
-    err = capsys.readouterr().err
-    assert err.startswith("burn-timm push: ") and str(folder) in err and text in err and err.count("\n") == 1
-
-
-def test_the_folder_above_the_export_is_told(folder, capsys):
-    for path, text in ((folder.parent, f"is it {folder}?"), (folder / "nowhere", "no such folder")):
-        assert main(["push", str(path), "me/model"]) == 2 and text in capsys.readouterr().err
+    line = fails("push", folder, "me/model")  # no Hub is near
+    assert str(folder) in line and text in line
 
 
 CHECK = """

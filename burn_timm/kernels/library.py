@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import BurnError, one_line
 from ..files import atomic_write
+from .burn import SIGNATURES, declare
 
 SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "train.c")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wno-psabi", "-w")
@@ -27,29 +28,7 @@ _MISSING = (
 )
 
 _int, _size, _pointer, _floats = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p
-
-
-class Shape(ctypes.Structure):
-    """`burn_shape` of burn.h."""
-
-    _fields_ = [
-        *((name, _int) for name in (
-            "channels", "height", "width", "feature_dim", "classes", "pooled", "map_channels", "map_height",
-            "map_width",
-        )),
-        ("mean", _pointer), ("std", _pointer), ("target", ctypes.c_char_p),
-    ]
-
-
-_SIGNATURES = {
-    "burn_open": (_int, [ctypes.c_char_p, _int, ctypes.POINTER(_pointer)]),
-    "burn_open_memory": (_int, [ctypes.c_char_p, _size, _int, ctypes.POINTER(_pointer)]),
-    "burn_run": (_int, [_pointer] * 5),
-    "burn_resize": (_int, [_pointer, _int, _int]),
-    "burn_close": (None, [_pointer]),
-    "burn_get_shape": (Shape, [_pointer]),
-    "burn_error": (ctypes.c_char_p, [_int]),
-    "burn_use": (_int, [ctypes.c_char_p]),
+_TRAINING = {  # train.c
     "burn_pack_signs": (_int, [_int, _int, _pointer, *[_int] * 5, _pointer]),
     "burn_unpack_signs": (_int, [_int, _int, _pointer, *[_int] * 5, _pointer, _pointer, _pointer]),
     "burn_packed_bytes": (_size, [_int, _int, _int]),
@@ -81,16 +60,7 @@ def load() -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise BurnError(f"{path}: cannot be loaded ({one_line(error)}); remove it, and it is built anew") from error
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
-
-
-def check(library: ctypes.CDLL, error: int, what: object) -> None:
-    """Raise BurnError with the library's own words for a code other than 0."""
-    if error:
-        raise BurnError(f"{what}: {library.burn_error(error).decode()}")
+    return declare(library, {**SIGNATURES, **_TRAINING})
 
 
 def build(path: Path, compiler: list[str], extra: tuple[str, ...] = ()) -> None:

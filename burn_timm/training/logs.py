@@ -1,6 +1,7 @@
 """What a run leaves behind for people and for programs: log.jsonl, tracker, progress bar, curves.png."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .. import runs
-from ..files import read_lines
+from ..files import of_a_full_disk, read_lines, writing
 from .monitor import collapsed
 from .options import Options, defining_options
 
@@ -34,7 +35,9 @@ class RunLog:
         if self.track:
             settings = defining_options(options).items()
             plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings}
-            accelerator.init_trackers("burn_timm", config=plain)
+            threading.excepthook = _no_full_disk
+            with writing(output):
+                accelerator.init_trackers("burn_timm", config=plain)
         if self.main:
             self.file = runs.LineLog(output / "log.jsonl", first_step)
             self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
@@ -71,7 +74,8 @@ class RunLog:
         self.bar.set_postfix_str(f"{line['stage']} loss {line['loss']:.4f} {speed}")
         if self.track:
             numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
-            self.accelerator.log(numbers, step=line["step"])
+            with writing(self.file.path):
+                self.accelerator.log(numbers, step=line["step"])
 
     def restart_clock(self) -> None:
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
@@ -80,6 +84,12 @@ class RunLog:
         if self.main:  # both may be closed twice
             self.bar.close()
             self.file.close()
+
+
+def _no_full_disk(args: threading.ExceptHookArgs) -> None:
+    """Leave a full disk, which TensorBoard's thread hands on to the main one, out of stderr."""
+    if not of_a_full_disk(args.exc_value):
+        threading.__excepthook__(args)
 
 
 def draw_curves(log: Path, picture: Path) -> None:

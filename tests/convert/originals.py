@@ -23,7 +23,7 @@ def _kernel(shape: tuple[int, ...], at: str, flat: bool) -> Weights:
     return {f"{at}.weights": weight.reshape(-1, 1)} if flat else {f"{at}.weight": weight}
 
 
-def _linear(inside: int, out: int, at: str) -> Weights:
+def linear(inside: int, out: int, at: str) -> Weights:
     return {f"{at}.weight": torch.randn(out, inside) * 0.1, f"{at}.bias": torch.randn(out)}
 
 
@@ -69,13 +69,9 @@ def under(prefix: str, weights: Weights) -> Weights:
     return {prefix + name: tensor for name, tensor in weights.items()}
 
 
-def linear(inside: int, out: int, at: str) -> Weights:
-    return _linear(inside, out, at)
-
-
 def neck(inside: int, at: str, out: int = 20) -> Weights:
     """OpenSelfSup's two-layer neck: fc0, bn0, fc1."""
-    return _linear(inside, out, f"{at}fc0") | _norm(out, f"{at}bn0") | _linear(out, out, f"{at}fc1")
+    return linear(inside, out, f"{at}fc0") | _norm(out, f"{at}bn0") | linear(out, out, f"{at}fc1")
 
 
 # What the originals compute

@@ -20,6 +20,7 @@ from burn_timm.packing import is_packed, read_tensors
 
 from . import originals, teachers
 from .originals import linear, neck, under
+from .teachers import TEACHERS, N
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(7))
 
@@ -41,55 +42,11 @@ class Case:
 
 # teachers
 
-N = 120  # tensors of a ResNet-18 without classifier
-TEACHERS = {  # maker in teachers.py: layout, part, dropped
-    "moco_v1": ("moco", "encoder_q", {
-        "another encoder; --part encoder_k converts it": N + 2, "queue of negatives": 2, "projection head": 2}),
-    "moco_v2": ("moco", "encoder_q", {"projection head": 4}),
-    "moco_cut": ("moco", "encoder_q", {}),
-    "simsiam": ("simsiam", "encoder", {"prediction head": 4, "projection head": 4}),
-    "swav": ("swav", "network", {"projection head": 4, "prototypes": 1}),
-    "barlow": ("barlow", "backbone", {"projection head": 4, "normalisation of the projections": 3}),
-    "vicreg": ("vicreg", "backbone", {"projection head": 4}),
-    "byol_openselfsup": ("byol", "online", {
-        "another encoder; --part target converts it": N, "the same network as backbone": N, "projection head": 8,
-        "prediction head": 4}),
-    "byol_sequential": ("byol", "online", {
-        "optimiser and training state": 1, "another encoder; --part target converts it": N, "projection head": 8}),
-    "byol_lightning": ("byol", "online", {
-        "another encoder; --part target converts it": N, "projection head": 8, "prediction head": 8}),
-    "byol_lucidrains": ("byol", "online", {
-        "another encoder; --part target converts it": N + 2, "projection head": 10, "prediction head": 4}),
-    "dino": ("dino", "teacher", {
-        "optimiser and training state": 1, "another encoder; --part student converts it": N, "projection head": 6}),
-    "vissl": ("vissl", "trunk", {"optimiser and training state": 1, "heads": 4}),
-    "vissl_converted": ("vissl", "trunk", {}),
-    "solo": ("solo", "backbone", {
-        "optimiser and training state": 1, "another encoder; --part momentum_backbone converts it": N,
-        "linear classifier": 4, "projection head": 8, "prediction head": 4, "queue": 2}),
-    "solo_old": ("solo", "encoder", {"linear classifier": 2, "projection head": 4}),
-    "solo_simclr": ("solo", "backbone", {"linear classifier": 2, "projection head": 4}),
-    "solo_deepcluster": ("solo", "backbone", {
-        "linear classifier": 2, "projection head": 4, "prototypes": 1, "memory of features": 2}),
-    "lightly": ("lightly", "backbone", {
-        "another encoder; --part backbone_momentum converts it": N, "projection head": 8, "prediction head": 4}),
-    "lightly_dino": ("lightly", "teacher_backbone", {
-        "another encoder; --part student_backbone converts it": N, "projection head": 8, "loss": 1}),
-    "lightly_moco": ("lightly", "backbone", {
-        "another encoder; --part key_backbone converts it": N, "projection head": 8, "linear classifier": 2,
-        "loss": 1}),
-    "lightly_densecl": ("lightly", "backbone", {
-        "another encoder; --part backbone_momentum converts it": N, "projection head": 12}),
-    "lightly_swav": ("lightly", "backbone", {"projection head": 4, "prototypes": 1}),
-    "alone": ("encoder", "network", {}),
-}
-
 
 def teacher(name):
-    one, other = (teachers.network(seed=seed).state_dict() for seed in (1, 2))
-    layout, part, dropped = TEACHERS[name]
+    layout, part, dropped, _ = TEACHERS[name]
     return Case(
-        getattr(teachers, name)(one, other), layout, lambda: teachers.network(seed=1)(IMAGES), part, dropped,
+        teachers.teacher_file(name), layout, lambda: teachers.network(seed=1)(IMAGES), part, dropped,
         origin={"moco_v1": "moco_v1", "moco_v2": "moco_v2"}.get(name, layout),
         words={"solo": "settings say: mocov2plus", "solo_simclr": "settings say: simclr"}.get(name, ""),
     )
@@ -97,7 +54,7 @@ def teacher(name):
 
 def vit():
     network = teachers.network("vit_tiny_patch16_224", seed=3)
-    content = teachers.dino(network.state_dict(), network.state_dict())
+    content = TEACHERS["dino"][-1](network.state_dict(), network.state_dict())
     dropped = {"optimiser and training state": 1, "another encoder; --part student converts it": 150,
                "projection head": 6}
     return Case(content, "dino", lambda: network(F.interpolate(IMAGES, 224)), "teacher", dropped,
@@ -294,8 +251,8 @@ def leaves(value):
     ("lightly", "backbone_momentum"), ("lightly_dino", "student_backbone"), ("lightly_moco", "key_backbone"),
 ])
 def test_another_part(maker, part):
-    one, other = (teachers.network(seed=seed).state_dict() for seed in (1, 2))
-    converted = convert_source(source_of(Path("file.pth"), getattr(teachers, maker)(one, other)), part=part)
+    other = teachers.network(seed=2).state_dict()
+    converted = convert_source(source_of(Path("file.pth"), teachers.teacher_file(maker)), part=part)
     assert converted.state_dict.keys() == other.keys()
     assert all(torch.equal(converted.state_dict[name], other[name]) for name in other)
 

@@ -10,8 +10,7 @@ import timm
 import torch
 
 from burn_timm.cli import main
-from burn_timm.deploy import bench as bench_module
-from burn_timm.deploy.bench import bench, fill_zero_gains, table
+from burn_timm.deploy.bench import bench
 from burn_timm.deploy.engines import ENGINES, Engine
 
 TINY = ["--img-size", "64", "--rounds", "2", "--runs", "2", "--no-memory"]
@@ -62,8 +61,6 @@ def test_rounds_alternate_and_medians_and_ratios_are_right(fakes):
     assert rows["absent"]["error"] == 'no_such_package is missing: pip install "burn-timm[no_such_package]"'
     if affinity is not None:
         assert os.sched_getaffinity(0) == affinity
-    shown = table(list(rows.values()))
-    assert "n/a: test_reactnet broken: no such instruction" in shown and "busy machine: 2 rows" in shown
 
 
 def test_the_command(tmp_path, capsys):
@@ -74,7 +71,6 @@ def test_the_command(tmp_path, capsys):
     assert torch.get_num_threads() == threads
     printed = capsys.readouterr().out
     result = json.loads(out.read_text())
-    assert set(result) == {"task", "settings", "rows", "commit", "command", "hardware", "versions", "date"}
     assert result["command"].startswith("burn-timm bench test_reactnet test_resnet --engines c-1bit openvino-1bit")
     assert (result["settings"]["img_size"], result["settings"]["rounds"], result["settings"]["threads"]) == (64, 2, 1)
     assert not re.search(r"(?<![\w.])/\w", out.read_text())
@@ -102,21 +98,6 @@ def test_memory_is_that_of_the_network(engine):
     weights = sum(parameter.numel() for parameter in timm.create_model("reactnet_a_050").parameters()) * 4
     least = 1e6 if "1bit" in engine else 0.4 * weights
     assert least < row["memory_bytes"] < 4 * weights and row["memory_peak_bytes"] >= row["memory_bytes"], row
-
-
-def test_gains_of_zero_are_filled():
-    model = timm.create_model("resnet18")
-    assert not model.layer1[0].bn2.weight.any()
-    fill_zero_gains(model)
-    assert (model.layer1[0].bn2.weight == 1).all()
-
-
-def test_cores_of_their_own_come_first(monkeypatch):
-    pairs = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}
-    monkeypatch.setattr(bench_module.Path, "read_text", lambda path: pairs[int(re.search(r"cpu(\d+)/", str(path))[1])])
-    assert bench_module._cores({0, 1, 4, 5}, 2) == {0, 1}
-    assert bench_module._cores({0, 4, 5}, 2) == {0, 5}
-    assert bench_module._cores({0, 4, 5}, 3) == {0, 4, 5}
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from burn_timm.deploy import load
-from burn_timm.deploy.c_engine import C_SOURCES, CNetwork, _checksum, network_bytes
+from burn_timm.deploy.c_engine import C_SOURCES, _checksum, network_bytes
 from burn_timm.deploy.export import export
 from burn_timm.deploy.fold import FoldedNetwork, Step, fold
 from burn_timm.errors import BurnError
 from burn_timm.kernels import library
+from burn_timm.kernels.burn import Network
 from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
 
 KERNELS = Path(library.__file__).parent
@@ -36,7 +37,8 @@ def instructions(request):
 
 
 def opened(network, shape, threads=1):
-    return CNetwork(network_bytes(network, shape[1:], PLAIN[0][: shape[1]], PLAIN[1][: shape[1]]), threads)
+    data = network_bytes(network, shape[1:], PLAIN[0][: shape[1]], PLAIN[1][: shape[1]])
+    return Network(data, threads, library=library.load())
 
 
 def counts(case, threads=1):
@@ -96,13 +98,13 @@ def test_results_do_not_depend_on_threads_or_on_the_last_images(digits):
 def test_another_size_without_a_new_export(digits):
     model = lively(num_classes=0)
     network = opened(fold(model), (1, 3, 32, 32))
-    assert network.library.burn_resize(network._network, 48, 40) == 0
-    network.input_size = (3, 48, 40)
+    network.resize(48, 40)
     images = images_of(digits, (2, 3, 48, 40))
     with torch.no_grad():
         assert errors(torch.from_numpy(network(images.numpy(), "features")), model(images)).median() < 1e-4
-    assert network.library.burn_resize(network._network, 0, 40) != 0  # and the size stays
-    network(images.numpy(), "features")
+    with pytest.raises(BurnError, match="images of 0 x 40"):
+        network.resize(0, 40)
+    network(images.numpy(), "features")  # the size stays
 
 
 def test_networks_on_several_threads_at_once(digits):
@@ -197,6 +199,28 @@ def test_the_exported_folder_compiles_and_gives_the_features_of_torch(compiler, 
     assert wrong.returncode == 1 and "no binary PPM" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
 
 
+def test_the_exported_folder_runs_in_python_with_numpy_alone(folder):
+    """burn.py beside network.bin, in a process that cannot import torch; it builds the library beside itself."""
+    folder, expected = folder
+    (folder / "alone.py").write_text("""
+import sys
+sys.modules["torch"] = sys.modules["timm"] = sys.modules["burn_timm"] = None
+import numpy as np
+from burn import Network
+network = Network("network.bin")
+pixels = np.frombuffer(open("image.ppm", "rb").read()[-48 * 48 * 3:], np.uint8).reshape(1, 48, 48, 3)
+images = (pixels / 255 - network.mean) / network.std
+for value in network(np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32))[0]:
+    print(float(value))
+""")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "alone.py"], cwd=folder, capture_output=True, text=True, timeout=120,
+                              env={**os.environ, "PYTHONPATH": ""})
+        assert done.returncode == 0, done.stderr
+        assert errors(torch.tensor([list(map(float, done.stdout.split()))]), torch.from_numpy(expected)[None]) < 1e-4
+        assert (folder / "libburn.so").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("qemu-aarch64"), reason="needs qemu-aarch64")
 def test_an_arm_cpu_gives_the_features_of_torch(folder):
@@ -256,7 +280,7 @@ def test_mutated_files_are_an_error_or_the_exact_network(name, tmp_path):
 def test_a_damaged_file_is_one_line(change, word):
     data = network_bytes(fold(lively()), (3, 64, 64), *(values[:3] for values in PLAIN))
     with pytest.raises(BurnError, match=word) as told:
-        CNetwork(change(data), 1, "net/network.bin")
+        Network(change(data), 1, "net/network.bin", library.load())
     assert "\n" not in str(told.value) and str(told.value).startswith("net/network.bin: ")
 
 

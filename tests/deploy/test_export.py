@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+from exported import packed, write_export
 from safetensors.torch import save_file
 
 from burn_timm.checkpoints import save_latent
 from burn_timm.cli import main
 from burn_timm.deploy import load
 from burn_timm.deploy.export import export
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
+from burn_timm.packing import save_packed
 from deploy.networks import errors, lively
 
+DATA = {"input_size": [3, 48, 48], "crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 FILES = {"openvino": ["model.bin", "model.xml"], "onnx": ["model.onnx"], "torch-export": ["model.pt2"]}
 
 
@@ -32,26 +33,13 @@ def run(*arguments):
     return main([str(argument) for argument in arguments])
 
 
-def fails(capsys, *arguments):
-    """The one line on stderr."""
-    assert run("export", *arguments) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith("burn-timm export: ")
-    return err.removeprefix("burn-timm export: ").rstrip("\n")
-
-
 @pytest.fixture
 def trained(tmp_path):
     """A folder as train_burn.py writes it, but with a classifier and labels; and the model."""
     model = lively(num_classes=5)
-    folder = tmp_path / "trained"
-    folder.mkdir()
-    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    cfg = {"input_size": [3, 48, 48], "crop_pct": 1.0, "interpolation": "bilinear", "mean": [0.5, 0.5, 0.5],
-           "std": [0.25, 0.25, 0.25], "num_classes": 5}
-    config = {"architecture": "test_reactnet", "num_classes": 5, "label_names": list("vwxyz"),
-              "model_args": {"weight_bits": 1, "act_bits": 1}, "pretrained_cfg": cfg}
-    (folder / "config.json").write_text(json.dumps(config))
+    folder = write_export(tmp_path / "trained", model, DATA, weight_bits=1, act_bits=1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "label_names": list("vwxyz")}))
     return model, folder
 
 
@@ -61,9 +49,8 @@ def outputs(folder, format, x):
         model = load(folder, threads=1)
         return model.features(x), model(x)
     if format == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        session = pytest.importorskip("onnxruntime").InferenceSession(
+            folder / "model.onnx", providers=["CPUExecutionProvider"])
         return tuple(torch.from_numpy(value) for value in session.run(["features", "logits"], {"images": x.numpy()}))
     return torch.export.load(folder / "model.pt2").module()(x)
 
@@ -74,15 +61,12 @@ def test_a_trained_folder_to_every_format(trained, tmp_path, format, digits, cap
     model, folder = trained
     out = tmp_path / "out" / "net"
     assert run("export", f"local-dir:{folder}", out, "--format", format, "--batch-size", 3) == 0
-    printed = capsys.readouterr().out
-    assert ("does not run in 1 bit" in printed) == (format != "openvino")
+    assert ("does not run in 1 bit" in capsys.readouterr().out) == (format != "openvino")
     assert sorted(os.listdir(out)) == ["config.json", *FILES[format]]
     config = json.loads((out / "config.json").read_text())
     assert config["one_bit"] == (format == "openvino")
     assert ("does not run in 1 bit" in config.get("note", "")) != config["one_bit"]
-    cfg = config["pretrained_cfg"]
-    assert (cfg["input_size"], cfg["crop_pct"], cfg["interpolation"]) == ([3, 48, 48], 1.0, "bilinear")
-    assert cfg["mean"] == [0.5] * 3 and cfg["std"] == [0.25] * 3
+    assert {name: config["pretrained_cfg"][name] for name in DATA} == DATA
     assert config["label_names"] == list("vwxyz") and config["batch_size"] == 3
     assert str(tmp_path) not in (out / "config.json").read_text()
     x = torch.nn.functional.interpolate(digits[0][:3].float() / 255 - 0.5, (48, 48))
@@ -112,33 +96,28 @@ def test_a_weights_file(trained, tmp_path, kind):
 
 def test_headless(trained, tmp_path):
     pytest.importorskip("openvino")
-    model, folder = trained
-    assert run("export", folder, tmp_path / "net", "--headless") == 0
+    assert run("export", trained[1], tmp_path / "net", "--headless") == 0
     loaded = load(tmp_path / "net")
     x = np.zeros((1, 3, 48, 48), np.float32)
     assert loaded.num_classes == 0 and loaded.label_names is None and loaded(x).shape == (1, 128)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch-export"])
-@pytest.mark.parametrize("bits", [(32, 1), (32, 32)])
-def test_other_stages_are_for_interchange_only(tmp_path, format, bits, capsys):
+@pytest.mark.parametrize(("format", "bits"), [("onnx", (32, 1)), ("torch-export", (32, 32))])
+def test_other_stages_are_for_interchange_only(tmp_path, format, bits, fails):
     requires(format)
     model = lively(num_classes=4, weight_bits=bits[0], act_bits=bits[1])
     folder = tmp_path / "stage"
     folder.mkdir()
     save_latent(folder / "model.safetensors", model.state_dict(), "test_reactnet", bits[0])
-    config = {"architecture": "test_reactnet", "num_classes": 4,
+    config = {"architecture": "test_reactnet", "num_classes": 4, "pretrained_cfg": {"input_size": [3, 64, 64]},
               "model_args": {"weight_bits": bits[0], "act_bits": bits[1]}}
-    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"input_size": [3, 64, 64]}}))
+    (folder / "config.json").write_text(json.dumps(config))
     assert run("export", folder, tmp_path / "net", "--format", format) == 0
     x = torch.randn(1, 3, 64, 64)
     assert errors(outputs(tmp_path / "net", format, x)[1], model(x).detach()) < 0.05
-    capsys.readouterr()
-    line = fails(capsys, folder, tmp_path / "no")
-    assert f"weight_bits={bits[0]}, act_bits={bits[1]}; only 1/1 runs in 1 bit" in line
-    assert not (tmp_path / "no").exists()
-    line = fails(capsys, folder / "model.safetensors", tmp_path / "no")
-    assert "weights trained with 32 bits; give the folder" in line
+    for source, message in ((folder, f"weight_bits={bits[0]}, act_bits={bits[1]}; only 1/1 runs in 1 bit"),
+                            (folder / "model.safetensors", "weights trained with 32 bits; give the folder")):
+        assert message in fails("export", source, tmp_path / "no") and not (tmp_path / "no").exists()
 
 
 def test_onnx_is_standard_operators_of_the_opset_that_it_states(trained, tmp_path):
@@ -159,7 +138,7 @@ def bare(tmp_path, model):
 def not_finite(tmp_path):
     model = lively()
     model.stages[1][0].bn1.bias.data[2] = float("nan")
-    save_packed(tmp_path / "nan.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
+    save_packed(tmp_path / "nan.safetensors", packed(model))
     return tmp_path / "nan.safetensors"
 
 
@@ -172,28 +151,27 @@ def not_finite(tmp_path):
     (lambda path: [bare(path, timm.create_model("test_resnet")), "--model", "test_resnet"], "no binary convolutions"),
     (lambda path: [not_finite(path)], "bias of binary convolution 2: NaN or infinite weights"),
 ])
-def test_what_is_refused(arguments, message, tmp_path, capsys):
+def test_what_is_refused(arguments, message, tmp_path, fails):
     checkpoint, *options = arguments(tmp_path)
-    assert message in fails(capsys, checkpoint, tmp_path / "out", *options)
+    assert message in fails("export", checkpoint, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
-def test_other_files_are_not_replaced(trained, tmp_path, capsys):
+def test_other_files_are_not_replaced(trained, tmp_path, fails):
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.txt").write_text("keep me")
-    assert "would be replaced, but it also holds precious.txt" in fails(capsys, trained[1], out)
+    assert "would be replaced, but it also holds precious.txt" in fails("export", trained[1], out)
     assert os.listdir(out) == ["precious.txt"]
-    assert "a file; give the name of a folder" in fails(capsys, trained[1], out / "precious.txt")
+    assert "a file; give the name of a folder" in fails("export", trained[1], out / "precious.txt")
 
 
-def test_a_failure_leaves_the_old_export(trained, tmp_path, monkeypatch, capsys):
+def test_a_failure_leaves_the_old_export(trained, tmp_path, monkeypatch, fails):
     pytest.importorskip("openvino")
     assert run("export", trained[1], tmp_path / "net") == 0
     before = (tmp_path / "net" / "model.bin").read_bytes()
     monkeypatch.setattr("openvino.save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
-    capsys.readouterr()
-    assert "disk full" in fails(capsys, trained[1], tmp_path / "net", "--img-size", "64")
+    assert "disk full" in fails("export", trained[1], tmp_path / "net", "--img-size", "64")
     assert (tmp_path / "net" / "model.bin").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["net", "trained"]
 

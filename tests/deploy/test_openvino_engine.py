@@ -20,7 +20,7 @@ from burn_timm.deploy.export import export
 from burn_timm.deploy.fold import fold
 from burn_timm.deploy.openvino_engine import TESTED, binary_convolution, build, core, cpu_settings
 from burn_timm.errors import BurnError
-from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
+from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, images_of, lively, sizes_with
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,13 +51,6 @@ def check_exact(cases, kernel, seed):
         np.testing.assert_array_equal(got.astype(np.float64), reference, strict=True)
 
 
-@pytest.mark.parametrize("kernel", [2, 5])
-def test_other_kernels_are_refused(kernel):
-    image = ops.parameter([1, 8, 9, 9], np.float32)
-    with pytest.raises(BurnError, match=f"a binary {kernel}x{kernel} convolution .* only 1x1 and 3x3"):
-        binary_convolution(image, np.zeros(8, np.float32), np.ones((8, 8, kernel, kernel), bool), 1, kernel // 2, [])
-
-
 def outputs_of(model, x):
     graph, buffers = build(fold(model), tuple(x.shape))
     results = core().compile_model(graph, "CPU", cpu_settings(1))(x.numpy()).items()
@@ -68,14 +61,6 @@ def outputs_of(model, x):
 def test_a_network_does_what_torch_does(name, shape, options, digits):
     model, images = lively(name, **options), images_of(digits, shape)
     check_outputs(outputs_of(model, images), model, images)
-
-
-def test_a_shift_that_is_lost_in_one_place_shows(digits):
-    """The tolerance above is tight enough: a single parameter of a single block moves the features beyond it."""
-    model, images = lively(), images_of(digits, (4, 3, 64, 64))
-    before = outputs_of(model, images)["features"]
-    model.stages[1][0].act1.shift2.bias.data[3] += 0.5
-    assert errors(outputs_of(model, images)["features"], before).median() > 1e-3
 
 
 SIGNAL = """
@@ -107,19 +92,15 @@ def test_a_signal_after_two_models_have_come_and_gone(exported):
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
-@pytest.mark.parametrize("version", ["2025.4.1", "2027.0.0-1", "custom"])
-def test_a_version_that_nobody_tested(exported, monkeypatch, version):
-    monkeypatch.setattr(ov, "__version__", version)
-    with pytest.raises(BurnError, match=rf"OpenVINO {version} is not tested.* >=2026.0,<2027.0: pip install"):
-        load(exported)
-
-
-def test_the_range_is_that_of_the_extra():
+def test_versions_and_processors_that_nobody_tested_and_kernels_that_do_not_exist_are_refused(exported, monkeypatch):
+    with pytest.raises(BurnError, match="a binary 2x2 convolution .* only 1x1 and 3x3"):
+        binary_convolution(ops.parameter([1, 8, 9, 9], np.float32), np.zeros(8), np.ones((8, 8, 2, 2), bool), 1, 1, [])
     (low, _), (high, _) = TESTED
     assert f'openvino = ["openvino>={low}.0,<{high}"]' in (ROOT / "pyproject.toml").read_text()
-
-
-def test_other_processors_are_refused(exported, monkeypatch):
+    for version in ("2025.4.1", "2027.0.0-1", "custom"):
+        with monkeypatch.context() as patch, pytest.raises(BurnError, match=f"OpenVINO {version} is not tested"):
+            patch.setattr(ov, "__version__", version)
+            load(exported)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(BurnError, match="aarch64: OpenVINO has 1-bit kernels for x86 only.* --format c"):
         load(exported)

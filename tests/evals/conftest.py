@@ -1,17 +1,17 @@
 """Checkpoints of every kind, and a data set in VOC2007's layout, for the tests of whole tasks."""
 
+import shutil
+
 import numpy as np
 import pytest
 import timm
 import torch
+from exported import write_export
 from PIL import Image
 from sklearn.datasets import load_digits
-from timm.models._hub import save_config_for_hf
 
 from burn_timm.checkpoints import save_latent
 from burn_timm.data.voc import CLASSES
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
 
 BOX = "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax>" \
       "<ymax>28</ymax></bndbox></object>"
@@ -24,13 +24,9 @@ def exports(tmp_path_factory):
     root = tmp_path_factory.mktemp("exports")
     torch.manual_seed(11)  # not what an evaluation without weights draws
     model = timm.create_model("test_reactnet", num_classes=0)
-    state_dict = model.state_dict()
-    folder = root / "folder"
-    folder.mkdir()
-    for path in (root / "packed.safetensors", folder / "model.safetensors"):
-        save_packed(path, pack_state_dict(state_dict, binary_weight_names(model)))
-    save_config_for_hf(model, folder / "config.json", model_args={"weight_bits": 1, "act_bits": 1})
-    save_latent(root / "latent.safetensors", state_dict, "test_reactnet", 1)
+    folder = write_export(root / "folder", model, weight_bits=1, act_bits=1)
+    shutil.copy(folder / "model.safetensors", root / "packed.safetensors")
+    save_latent(root / "latent.safetensors", model.state_dict(), "test_reactnet", 1)
     torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), root / "float.pth")
     return {
         "packed": ["--model", "test_reactnet", "--checkpoint", str(root / "packed.safetensors")],

@@ -12,8 +12,6 @@ from burn_timm.evals.detection import add_options
 from burn_timm.evals.detection.network import build_detector, c4_detector, split_c4
 from burn_timm.nn import BinaryConv2d
 
-STAGE1, REAL = {"weight_bits": 32, "act_bits": 1}, {"weight_bits": 32, "act_bits": 32}
-
 
 def options(*words, model="test_reactnet"):
     parser = argparse.ArgumentParser()
@@ -27,16 +25,9 @@ def photo(side=64):
 
 
 @pytest.mark.parametrize(("name", "kwargs", "channels"), [
-    ("reactnet_a", {}, (512, 1024)),
-    ("reactnet_a_025", {}, (128, 256)),
-    ("reactnet_a_025", STAGE1, (128, 256)),
-    ("reactnet_18", {}, (256, 512)),
-    ("test_reactnet", {}, (64, 128)),
-    ("test_reactnet", REAL, (64, 128)),
-    ("test_resnet", {}, (192, 96)),
-    ("resnet18", {}, (256, 512)),
-    ("resnet50", {}, (1024, 2048)),
-    ("test_efficientnet", {}, (48, 256)),
+    ("reactnet_a_025", {}, (128, 256)), ("reactnet_a_025", {"weight_bits": 32, "act_bits": 1}, (128, 256)),
+    ("reactnet_18", {}, (256, 512)), ("test_reactnet", {"weight_bits": 32, "act_bits": 32}, (64, 128)),
+    ("resnet18", {}, (256, 512)), ("resnet50", {}, (1024, 2048)), ("test_efficientnet", {}, (48, 256)),
 ])
 def test_trunk_and_head_are_the_model(name, kwargs, channels):
     model = timm.create_model(name, num_classes=0, **kwargs)
@@ -123,14 +114,3 @@ def test_frozen_batchnorm_stays_and_the_added_one_trains():
     for name, norm in norms.items():
         assert norm.weight.grad is None
         assert all(torch.equal(value, before[name][key]) for key, value in norm.state_dict().items()), name
-
-
-def test_sizes_of_images_regions_and_anchors():
-    detector = build_detector(options()).train()
-    image = [torch.rand(3, 50, 70)]
-    assert min(detector.transform(image)[0].image_sizes[0]) == 64
-    assert min(detector.eval().transform(image)[0].image_sizes[0]) == 96
-    assert detector.roi_heads.box_roi_pool.output_size == (14, 14)
-    assert detector.rpn.anchor_generator.num_anchors_per_location() == [15]
-    with torch.no_grad():
-        assert detector.roi_heads.box_head(torch.zeros(0, 64, 14, 14)).shape == (0, 128)  # no region

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import timm
@@ -12,7 +14,6 @@ from burn_timm.evals.features import (
     data_config,
     eval_transform,
     extract_features,
-    pixel_features,
 )
 
 
@@ -48,23 +49,6 @@ def test_features_are_the_eval_mode_forward_in_order(model):
     assert extract_features(model.double(), loader)[0].dtype == torch.float32
 
 
-def test_unpooled_output_and_empty_loader_are_errors(model):
-    with pytest.raises(BurnError, match="num_classes=0"):
-        extract_features(timm.create_model("test_resnet", num_classes=0, global_pool=""), batches(2))
-    with pytest.raises(BurnError, match="no batch"):
-        extract_features(model, [])
-    with pytest.raises(BurnError, match="no batch"):
-        pixel_features([])
-
-
-def test_pixel_features_are_the_loaders_pixels():
-    loader = batches(3, 2, side=4)
-    features, labels = pixel_features(loader)
-    assert features.shape == (5, 48)
-    assert features[3].tolist() == loader[1][0][0].reshape(-1).tolist()
-    assert labels.tolist() == [*loader[0][1].tolist(), *loader[1][1].tolist()]
-
-
 def test_eval_transform_follows_the_models_config(model):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (100, 240, 3), dtype=np.uint8))
@@ -97,15 +81,12 @@ def test_calibration_is_the_average_of_the_batch_statistics(name):
     norms = {k: m for k, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     seen = {k: [] for k in norms}
 
-    def record(key):
-        def hook(_, args):
-            x = args[0].double().transpose(0, 1).flatten(1)
-            mean = x.mean(1)
-            seen[key].append((mean, ((x - mean[:, None]) ** 2).sum(1) / (x.shape[1] - 1)))
+    def record(key, _, args):
+        x = args[0].double().transpose(0, 1).flatten(1)
+        mean = x.mean(1)
+        seen[key].append((mean, ((x - mean[:, None]) ** 2).sum(1) / (x.shape[1] - 1)))
 
-        return hook
-
-    hooks = [m.register_forward_pre_hook(record(k)) for k, m in norms.items()]
+    hooks = [m.register_forward_pre_hook(functools.partial(record, k)) for k, m in norms.items()]
     weights = {k: v.clone() for k, v in model.named_parameters()}
     momenta = [m.momentum for m in norms.values()]
     assert calibrate_batchnorm(model, iter(inputs)) == len(norms) > 5
@@ -122,13 +103,17 @@ def test_calibration_is_the_average_of_the_batch_statistics(name):
     assert all(torch.equal(v, weights[k]) for k, v in model.named_parameters())
 
 
-def test_calibration_errors_and_no_op(model):
+def test_wrong_input_and_a_network_without_batchnorm(model):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(BurnError, match="no batch"):
         calibrate_batchnorm(model, [])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(BurnError, match="two images"):
         calibrate_batchnorm(model, [torch.zeros(1, 3, 32, 32)])
+    with pytest.raises(BurnError, match="no batch"):
+        extract_features(model, [])
+    with pytest.raises(BurnError, match="num_classes=0"):
+        extract_features(timm.create_model("test_resnet", num_classes=0, global_pool=""), batches(2))
     assert calibrate_batchnorm(nn.Linear(3, 3), [torch.zeros(2, 3)]) == 0
 
 

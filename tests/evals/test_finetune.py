@@ -4,24 +4,23 @@ import argparse
 import gzip
 import json
 import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 import eval_downstream
-from burn_timm.checkpoints import save_latent
 from burn_timm.data import open_dataset
 from burn_timm.errors import BurnError
 from burn_timm.evals import augmented, finetune
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
 
+PICTURE = str(Path(__file__).parents[2] / "model_cards" / "reactnet_a_burn.distill_tiny_imagenet_80_64.png")
 SHORT = ["--dataset", "digits", "--img-size", "32", "--workers", "0", "--threads", "1", "--limit-test", "100",
          "--fraction", "0.1", "--sgd-batch-size", "64", "--view", "light"]
 
@@ -44,11 +43,17 @@ def test_a_fraction_is_seeded_and_takes_each_class_alike():
     assert len(least) == 10  # one image of each class
 
 
-def test_images_without_a_label_are_never_drawn(tmp_path):
-    for number in range(12):
-        (tmp_path / "train" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "ab"[number % 2] / f"{number}.png")
-    source = open_dataset("folder", str(tmp_path), "train")
+@pytest.fixture
+def source(tmp_path):
+    """Two classes of six images."""
+    for kind in ("n01", "n02"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (8, 8)).save(tmp_path / "train" / kind / f"{kind}_{number}.png")
+    return open_dataset("folder", str(tmp_path), "train")
+
+
+def test_images_without_a_label_are_never_drawn(source, tmp_path):
     known = source.labels().copy()
     known[:4] = -1
     source.labels = lambda: known
@@ -62,15 +67,10 @@ def test_images_without_a_label_are_never_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_list_of_file_names(tmp_path, zipped):
-    for kind in ("n01", "n02"):
-        (tmp_path / "train" / kind).mkdir(parents=True)
-        for number in range(4):
-            Image.new("RGB", (8, 8)).save(tmp_path / "train" / kind / f"{kind}_{number}.png")
+def test_a_list_of_file_names(source, tmp_path, zipped):
     text = "n02_3.png\nn01_0.png\n\n"
     file = tmp_path / "list.txt.gz"
     file.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
-    source = open_dataset("folder", str(tmp_path), "train")
     subset, words = finetune.labelled_subset(source, options(subset_list=str(file)))
     assert [subset.load(index)[1] for index in range(len(subset))] == [0, 1]
     assert "2 images of the list list.txt.gz" == words
@@ -79,27 +79,13 @@ def test_a_list_of_file_names(tmp_path, zipped):
         finetune.labelled_subset(source, options(subset_list=str(file)))
 
 
-def test_simclrs_lists_of_imagenet(burn_data):
-    """The published 1 % of ImageNet: 12,811 distinct images of all 1,000 classes."""
-    names = finetune.read_list(f"{burn_data}/lists/imagenet_1percent.txt")
-    assert len(set(names)) == len(names) == 12_811 and len({name.split("_")[0] for name in names}) == 1000
-    assert len(finetune.read_list(f"{burn_data}/lists/imagenet_10percent.txt.gz")) == 128_116
-
-
 @pytest.fixture
-def run_folder(tmp_path):
+def run_folder(exports, tmp_path):
     """What train_burn.py leaves: export/ with packed weights, latent.safetensors beside it."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_reactnet", num_classes=0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    folder = tmp_path / "run" / "export"
-    timm.models.save_for_hf(model, folder, safe_serialization=True)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_packed(folder / "model.safetensors", pack_state_dict(state, binary_weight_names(model)))
-    save_latent(folder.parent / "latent.safetensors", state, "test_reactnet", weight_bits=1)
-    return folder
+    source = Path(exports["folder"][1].removeprefix("local-dir:"))
+    shutil.copytree(source, tmp_path / "run" / "export")
+    shutil.copy(source.parent / "latent.safetensors", tmp_path / "run")
+    return tmp_path / "run" / "export"
 
 
 def tune(path, *more):
@@ -108,7 +94,7 @@ def tune(path, *more):
 
 
 def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
-    grid = ["--epochs", "3", "--lrs", "0.1", "0.001", "--head-multipliers", "1", "10"]
+    grid = ["--epochs", "2", "--lrs", "0.1", "0.001", "--head-multipliers", "1", "10"]
     result = tune(tmp_path / "r.json", "--model", f"local-dir:{run_folder}", *grid)
     starts = result["extra"]["starts"]
     assert list(starts) == ["packed", "latent"] == result["protocol"]["starts"]
@@ -118,9 +104,8 @@ def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
     # Real-valued weights with a small rate may keep what signs lose: the two are trained apart.
     assert starts["packed"]["grid"] != starts["latent"]["grid"]
     assert result["value"] == starts["packed"]["top1"] and max(s["top1"] for s in starts.values()) > 0.1
-    protocol = result["protocol"]
-    assert protocol["fraction"] == 0.1 and protocol["weight_decay"] == 1e-4 and protocol["epochs"] == 3
-    assert protocol["view_interpolation"] == "bicubic"
+    assert result["protocol"].items() >= {
+        "fraction": 0.1, "weight_decay": 1e-4, "epochs": 2, "view_interpolation": "bicubic"}.items()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "run"]  # the grid's file is gone
     alone = tune(tmp_path / "a.json", "--model", f"local-dir:{run_folder}", "--latent", "none", *grid)
     assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"]
@@ -215,17 +200,9 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
     (["--latent", __file__], "--latent goes beside packed weights"),
     (["--subset-list", "missing.txt"], "--subset-list missing.txt: cannot be read"),
     (["--subset-list", os.devnull], "no file names"),
+    (["--subset-list", PICTURE], "cannot be read"),
     (["--calibrate-bn", "8"], "unrecognized arguments"),
 ])
-def test_bad_input_is_one_line(argv, message, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        tune(tmp_path / "r.json", "--model", "test_resnet", *argv)
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
-
-
-@pytest.mark.parametrize("content", [b"\x1f\x8bbroken", b"\xff\xfe"])
-def test_a_damaged_list(tmp_path, content):
-    (tmp_path / "list").write_bytes(content)
-    with pytest.raises(BurnError, match="cannot be read"):
-        finetune.read_list(str(tmp_path / "list"))
+def test_bad_input_is_one_line(argv, message, tmp_path, eval_fails):
+    words = ["finetune", *SHORT, "--model", "test_resnet", *argv, "--output", tmp_path / "r.json"]
+    assert message in eval_fails(*words)

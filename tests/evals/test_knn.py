@@ -3,8 +3,6 @@ import math
 import pytest
 import torch
 
-from burn_timm.errors import BurnError
-from burn_timm.evals import knn
 from burn_timm.evals.knn import knn_accuracy
 
 
@@ -26,7 +24,7 @@ def slow_knn(train_x, train_y, test_x, test_y, k, temperature):
     return correct / len(test_y)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("n", "m", "d", "classes", "k", "temperature"), [
     (60, 40, 8, 5, 20, 0.07),
     (30, 50, 3, 3, 1, 0.07),
@@ -75,10 +73,3 @@ def test_small_temperature_does_not_overflow():
 def test_a_test_class_without_training_images_counts_as_wrong():
     x = torch.eye(3)
     assert knn_accuracy(x, torch.tensor([0, 1, 1]), x, torch.tensor([0, 1, 7]), k=1) == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize("k", [0, 11])
-def test_more_neighbours_than_images_is_an_error(k):
-    x, y = torch.randn(10, 3), torch.zeros(10, dtype=torch.int64)
-    with pytest.raises(BurnError, match=f"--k must be between 1 and the number of training images, 10, not {k}"):
-        knn.run(x, y, x, y, knn.Settings(k=k))

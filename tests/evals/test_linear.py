@@ -84,27 +84,14 @@ def test_digits_pixels_agree_with_logistic_regression(digits):
     assert {row["lr"]: row["accuracy"] for row in result["sweep"]}[result["lr"]] == best > 0.9
 
 
-def test_the_scale_and_shift_of_features_do_not_matter(digits):
+def test_scale_shift_and_constant_features_do_not_matter(digits):
     train_x, train_y, test_x, test_y = digits
     settings = Settings(epochs=20, lrs=(0.01, 0.1))
     plain = linear_probe(*digits, settings)
     scale = torch.logspace(-3, 3, 64)
-    moved = linear_probe(train_x * scale + 7 * scale, train_y, test_x * scale + 7 * scale, test_y, settings)
+    wide = [torch.cat([x * scale + 7 * scale, torch.full((len(x), 3), 0.1)], 1) for x in (train_x, test_x)]
+    moved = linear_probe(wide[0], train_y, wide[1], test_y, settings)
     assert abs(plain["value"] - moved["value"]) < 0.01
-
-
-def test_denormal_numbers_are_flushed_in_a_step_and_only_there():
-    if not torch.set_flush_denormal(False):
-        pytest.skip("this processor cannot flush denormal numbers")
-    seen = []
-
-    class Heads:
-        def step(self, x, y, lrs):
-            seen.append(bool((x * 0.5).any()))
-
-    tiny = torch.full((4, 4), 1e-39)
-    fit(Heads(), [[(tiny, None)]], [[0.1]])
-    assert seen == [False] and (tiny * 0.5).any()
 
 
 def test_the_test_set_chooses_nothing(digits):
@@ -120,14 +107,6 @@ def test_a_diverging_rate_is_passed_over(digits):
     assert result["lr"] == 0.01 and result["sweep"][1] == {"lr": 1e38, "accuracy": 0.0, "loss": None}
     with pytest.raises(BurnError, match="diverged at every learning rate"):
         linear_probe(*digits, Settings(epochs=3, lrs=(1e38,)))
-
-
-def test_constant_features_are_harmless(digits):
-    train_x, train_y, test_x, test_y = digits
-    wide = [torch.cat([x, torch.full((len(x), 3), 0.1)], 1) for x in (train_x, test_x)]
-    settings = Settings(epochs=20, lrs=(0.01,))
-    value = linear_probe(wide[0], train_y, wide[1], test_y, settings)["value"]
-    assert value == pytest.approx(linear_probe(*digits, settings)["value"], abs=0.005)
 
 
 def test_few_images_and_few_classes():

@@ -50,22 +50,15 @@ def test_a_bare_word_or_root_as_place_replaces_nothing(places, monkeypatch):
 
 def test_the_command_can_be_pasted(places):
     (places / "data" / "a b").mkdir()
-    command = redact_command(["prog", "--dir", f"{places}/data/a b", f"hfds/{places}/data/c", "two words", "$x", "`y`"])
-    echoed = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
     words = ["prog", "--dir", f"{places}/data/a b", f"hfds/{places}/data/c", "two words", "$x", "`y`"]
+    command = redact_command(words)
+    echoed = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
     assert echoed.stdout.splitlines() == words
     assert str(places) not in command
 
 
 def write(path, **changes):
-    settings = {
-        "task": "knn",
-        "value": 0.5,
-        "protocol": {"k": 20},
-        "dataset": {"name": "digits"},
-        "model": "test_resnet",
-        "checkpoint": None,
-    }
+    settings = {"task": "knn", "value": 0.5, "protocol": {}, "dataset": {}, "model": "test_resnet", "checkpoint": None}
     return write_result(path, **{**settings, **changes})
 
 
@@ -84,10 +77,6 @@ def test_write_result(places):
     text = (places / "here" / "out" / "r.json").read_text()
     result = json.loads(text)
     assert result == returned and str(places) not in text
-    assert list(result) == [
-        "task", "value", "protocol", "dataset", "model", "checkpoint", "commit", "command", "hardware", "versions",
-        "date", "extra",
-    ]  # fmt: skip
     assert result["checkpoint"] == {"path": "runs/w.bin", "sha256": hashlib.sha256(b"weights").hexdigest()}
     assert result["dataset"] == {"name": "hfds/$BURN_DATA/c", "train": {"images": 7}}
     assert result["protocol"] == {"weights": ["$HOME/w"]}
@@ -138,15 +127,13 @@ def test_git_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))  # as inside a hook of another repository
     assert git_commit() == commit
     monkeypatch.delenv("GIT_DIR")
-    (root / "burn_timm" / "new.py").write_text("")
-    assert git_commit() == commit + "-dirty"
-    (root / "burn_timm" / "new.py").unlink()
-    module.write_text("other code\n")
-    assert git_commit() == commit + "-dirty"
-
-    inner = root / "venv" / "site-packages" / "burn_timm" / "evals"
-    inner.mkdir(parents=True)
-    monkeypatch.setattr(provenance, "__file__", str(inner / "results.py"))
+    for code in (root / "burn_timm" / "new.py", module):
+        code.write_text("other code\n")
+        assert git_commit() == commit + "-dirty"
+        code.unlink()
+    inner = root / "venv" / "site-packages" / "burn_timm" / "results.py"
+    inner.parent.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(inner))
     assert git_commit() == burn_timm.__version__
 
 

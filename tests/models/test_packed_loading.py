@@ -1,16 +1,11 @@
 """Packed weights through every door of timm: local-dir, checkpoint_path, features_only, new heads, other inputs."""
 
-import json
 import logging
 
 import pytest
 import timm
 import torch
-from timm.models._hub import save_config_for_hf
-
-from burn_timm.errors import BurnError
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import pack_state_dict, save_packed
+from exported import write_export
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +15,7 @@ def folder(tmp_path_factory):
     model = timm.create_model("test_reactnet", num_classes=0)
     for _ in range(3):
         model(torch.randn(8, 3, 48, 48))
-    folder = tmp_path_factory.mktemp("packed")
-    save_packed(folder / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    save_config_for_hf(model, folder / "config.json", model_args={"weight_bits": 1, "act_bits": 1})
-    return folder, model.eval()
+    return write_export(tmp_path_factory.mktemp("packed"), model, weight_bits=1, act_bits=1), model.eval()
 
 
 IMAGES = torch.randn(2, 3, 48, 48)
@@ -57,30 +49,14 @@ def test_a_headless_file_leaves_a_new_head_and_says_so(folder, caplog):
 @pytest.mark.parametrize("door", ["local-dir", "checkpoint_path"])
 def test_features_only(folder, kwargs, door):
     folder, model = folder
-    if door == "local-dir":
-        loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True, **kwargs).eval()
-    else:
-        path = str(folder / "model.safetensors")
-        loaded = timm.create_model("test_reactnet", features_only=True, checkpoint_path=path, **kwargs).eval()
+    words = {"model_name": f"local-dir:{folder}", "pretrained": True}
+    if door == "checkpoint_path":
+        words = {"model_name": "test_reactnet", door: str(folder / "model.safetensors")}
+    loaded = timm.create_model(**words, features_only=True, **kwargs).eval()
     features = loaded(IMAGES)
     features = list(features.values()) if isinstance(features, dict) else features
     expected = model.forward_intermediates(IMAGES, intermediates_only=True)
     for found, index in zip(features, kwargs.get("out_indices", range(4)), strict=True):
         assert torch.equal(found, expected[index])
-
-
-def test_other_inputs(folder):
-    folder, model = folder
-    grey = timm.create_model(f"local-dir:{folder}", pretrained=True, in_chans=1).eval()
-    image = IMAGES[:, :1]
-    torch.testing.assert_close(grey(image), model(image.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
-
-
-def test_another_models_weights_are_an_error_even_with_another_number_of_classes(folder, tmp_path):
-    folder, _ = folder
-    config = json.loads((folder / "config.json").read_text())
-    config["architecture"] = "reactnet_a_025"
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(BurnError):
-        timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=5)
+    assert loaded.feature_info.channels() == [found.shape[1] for found in features]
+    assert loaded.feature_info.reduction() == [48 // found.shape[-1] for found in features]

@@ -6,8 +6,6 @@ import io
 import pytest
 import timm
 import torch
-from timm.models import get_notrace_functions, get_notrace_modules
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from .oracle import randomise
 
@@ -61,13 +59,6 @@ def test_scripted(name, kwargs, weight_bits, act_bits, act_grad, images):
     torch.testing.assert_close(torch.jit.load(buffer)(images), model.eval()(images))
 
 
-@scripting
-def test_traced(images):
-    model = _model().eval()
-    traced = torch.jit.trace(model, images, check_trace=False)
-    assert torch.equal(traced(images[:2, :, :50]), model(images[:2, :, :50]))
-
-
 @FAMILIES
 @STAGES
 def test_symbolic_trace(name, kwargs, weight_bits, act_bits, images):
@@ -80,18 +71,8 @@ def test_symbolic_trace(name, kwargs, weight_bits, act_bits, images):
     assert torch.equal(traced.eval()(images[:1]), model.eval()(images[:1]))
 
 
-def test_torchvision_feature_extraction(images):
-    model = _model().eval()
-    tracer = {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
-    nodes = {"stages.0.0.act1": "inside", "stages.2": "third", "head": "logits"}
-    features = create_feature_extractor(model, nodes, tracer_kwargs=tracer)(images)
-    assert torch.equal(features["third"], model.forward_intermediates(images, indices=[2])[1][0])
-    assert torch.equal(features["logits"], model(images))
-    assert features["inside"].shape == (4, 8, 32, 32)
-
-
 @pytest.mark.parametrize("name,kwargs,weight_bits,act_bits", [
-    ("test_reactnet", {}, 32, 32), ("test_reactnet", {}, 1, 1), (*NARROW_18, 32, 1),
+    ("test_reactnet", {}, 1, 1), (*NARROW_18, 32, 1),
 ])
 def test_export(name, kwargs, weight_bits, act_bits, images):
     model = _model(name, weight_bits=weight_bits, act_bits=act_bits, **kwargs).eval()
@@ -101,22 +82,19 @@ def test_export(name, kwargs, weight_bits, act_bits, images):
         assert torch.equal(program.module()(other), model(other))
 
 
-def test_dynamo_takes_the_whole_model_as_one_graph(images):
-    model = _model()
-    compiled = copy.deepcopy(model)
-    compiled.compile(backend="aot_eager", fullgraph=True)
-    _assert_trains_alike(model, compiled, images)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name,kwargs,act_grad", [("test_reactnet", {}, "clip"), (*NARROW_18, "approx")])
-def test_compile(name, kwargs, act_grad, images):
+@pytest.mark.parametrize("name,kwargs,act_grad,backend", [
+    ("test_reactnet", {}, "approx", "aot_eager"),
+    pytest.param("test_reactnet", {}, "clip", "inductor", marks=pytest.mark.slow),
+    pytest.param(*NARROW_18, "approx", "inductor", marks=pytest.mark.slow),
+])
+def test_compile(name, kwargs, act_grad, backend, images):
     model = _model(name, act_grad=act_grad, **kwargs)
     compiled = copy.deepcopy(model)
-    compiled.compile(fullgraph=True)
+    compiled.compile(backend=backend, fullgraph=True)
     _assert_trains_alike(model, compiled, images)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled.eval()(images), model.eval()(images))
+    if backend == "inductor":
+        with torch.no_grad():
+            torch.testing.assert_close(compiled.eval()(images), model.eval()(images))
 
 
 @FAMILIES
@@ -124,7 +102,6 @@ def test_channels_last(name, kwargs, images):
     model = _model(name, **kwargs)
     other = copy.deepcopy(model).to(memory_format=torch.channels_last)
     inputs = images.contiguous(memory_format=torch.channels_last)
-    assert inputs.is_contiguous(memory_format=torch.channels_last)
     _assert_trains_alike(model, other, images)
     features = other.eval().forward_intermediates(inputs, intermediates_only=True)
     expected = model.eval().forward_intermediates(images, intermediates_only=True)
@@ -151,12 +128,3 @@ def test_bfloat16_autocast(name, kwargs, weight_bits, act_bits, images):
     assert alike > (0.99 if act_bits == 32 else 0.95)
     if act_bits == 32:
         assert torch.cosine_similarity(final.float().flatten(), wanted.flatten(), dim=0) > 0.99
-
-
-def test_deepcopy_and_pickle(images):
-    model = _model().eval()
-    buffer = io.BytesIO()
-    torch.save(model, buffer)
-    buffer.seek(0)
-    for other in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
-        assert torch.equal(other(images), model(images))

@@ -1,92 +1,35 @@
 """The networks against an independent restatement of the paper, and their sizes against its figures."""
 
+import functools
+
 import pytest
 import timm
 import torch
 
 from .oracle import randomise, reactnet_18, reactnet_a
 
-STAGES = pytest.mark.parametrize("weight_bits,act_bits", [(32, 32), (32, 1), (1, 1)])
+NARROW = {"stem_chs": 16, "channels": (16, 32, 64, 128)}
+PLAN = [(0, 0, 1), (1, 0, 2), (2, 0, 2), (2, 1, 1), (3, 0, 2)]  # of test_reactnet
 
 
-def _model(name, **kwargs):
-    model = timm.create_model(name, dtype=torch.float64, num_classes=11, **kwargs).eval()
-    randomise(model)
-    return model
-
-
-def _images(digits, size, count=2):
-    """Real digits as float64, enlarged to `size`."""
-    images = digits[0][:count].double() / 255 - 0.5
-    return torch.nn.functional.interpolate(images, size, mode="bilinear")
-
-
-@STAGES
-@pytest.mark.parametrize("name,size", [
-    ("reactnet_a", (64, 96)), ("reactnet_a_025", (64, 64)), ("reactnet_a_025", (65, 97)),
+@pytest.mark.parametrize("weight_bits,act_bits", [(32, 32), (32, 1), (1, 1)])
+@pytest.mark.parametrize("name,size,kwargs,oracle", [
+    ("reactnet_a", (32, 64), {}, reactnet_a), ("reactnet_a_025", (65, 97), {}, reactnet_a),
+    ("reactnet_18", (64, 96), NARROW, reactnet_18), ("reactnet_18", (65, 97), NARROW, reactnet_18),
+    ("test_reactnet", (33, 64), {}, functools.partial(reactnet_a, plan=PLAN)),
 ])
-def test_reactnet_a(name, size, weight_bits, act_bits, digits):
-    model = _model(name, weight_bits=weight_bits, act_bits=act_bits)
-    images = _images(digits, size)
+def test_the_network_is_the_papers(name, size, kwargs, oracle, weight_bits, act_bits, digits):
+    model = timm.create_model(
+        name, dtype=torch.float64, num_classes=11, weight_bits=weight_bits, act_bits=act_bits, **kwargs).eval()
+    randomise(model)
+    images = torch.nn.functional.interpolate(digits[0][:2].double() / 255 - 0.5, size, mode="bilinear")
     with torch.no_grad():
-        expected = reactnet_a(images, model.state_dict(), weight_bits, act_bits)
+        expected = oracle(images, model.state_dict(), weight_bits, act_bits)
         torch.testing.assert_close(model(images), expected)
     assert expected.std() > 1e-3
-
-
-@STAGES
-@pytest.mark.parametrize("size", [(64, 96), (65, 97)])
-def test_reactnet_18(size, weight_bits, act_bits, digits):
-    narrow = {"stem_chs": 16, "channels": (16, 32, 64, 128)}
-    model = _model("reactnet_18", weight_bits=weight_bits, act_bits=act_bits, **narrow)
-    images = _images(digits, size)
-    with torch.no_grad():
-        expected = reactnet_18(images, model.state_dict(), weight_bits, act_bits)
-        torch.testing.assert_close(model(images), expected)
-    assert expected.std() > 1e-3
-
-
-@STAGES
-def test_test_reactnet(weight_bits, act_bits, digits):
-    model = _model("test_reactnet", weight_bits=weight_bits, act_bits=act_bits)
-    plan = [(0, 0, 1), (1, 0, 2), (2, 0, 2), (2, 1, 1), (3, 0, 2)]
-    images = _images(digits, (33, 64), 4)
-    with torch.no_grad():
-        expected = reactnet_a(images, model.state_dict(), weight_bits, act_bits, plan)
-        torch.testing.assert_close(model(images), expected)
-
-
-def test_the_stages_of_one_state_dict_compute_different_functions(digits):
-    """So the comparisons above cannot pass with a setting that is ignored."""
-    images, outputs, state_dict = _images(digits, 64), [], _model("test_reactnet").state_dict()
-    for weight_bits, act_bits in ((32, 32), (32, 1), (1, 1)):
-        model = _model("test_reactnet", weight_bits=weight_bits, act_bits=act_bits)
-        model.load_state_dict(state_dict)
-        outputs.append(model(images))
-    assert all((a - b).abs().max() > 1e-2 for a, b in zip(outputs, outputs[1:], strict=False))
 
 
 def test_parameters_of_the_paper():
     for classes, millions in ((0, 28.3), (1000, 29.3)):
         model = timm.create_model("reactnet_a", num_classes=classes, device="meta")
         assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
-
-
-def test_parameters_of_reactnet_18():
-    # ResNet-18's 3x3 convolutions, stem, projections and classifier, and what ReActNet puts around each of 16 blocks.
-    expected, width = 3 * 64 * 49 + 2 * 64 + 512 * 1000 + 1000, 64
-    for out in (64, 128, 256, 512):
-        for number in range(4):
-            expected += width * out * 9 + 2 * out + width + 3 * out
-            if number == 0 and out != width:
-                expected += width * out + 2 * out
-            width = out
-    model = timm.create_model("reactnet_18", device="meta")
-    assert sum(p.numel() for p in model.parameters()) == expected
-
-
-@pytest.mark.parametrize("name,feature_size", [("reactnet_a", 7), ("reactnet_18", 7), ("test_reactnet", 14)])
-def test_feature_size_at_224(name, feature_size):
-    model = timm.create_model(name, device="meta")
-    features = model.forward_features(torch.zeros(1, 3, 224, 224, device="meta"))
-    assert features.shape == (1, model.num_features, feature_size, feature_size)

@@ -1,17 +1,12 @@
 """A hidden layer in ReActNet's head behaves as in timm's own models that have one."""
 
-import json
-import re
 
 import pytest
 import timm
 import torch
-from timm.models._hub import save_config_for_hf
+from exported import write_export
 
 from burn_timm.checkpoints import load_model
-from burn_timm.cli import main
-from burn_timm.nn import binary_weight_names
-from burn_timm.packing import PackedError, pack_state_dict, save_packed
 
 from .oracle import randomise
 
@@ -32,22 +27,12 @@ def hidden(model):
 
 
 @torch.no_grad()
-def test_forward_pre_logits_and_no_classifier():
-    model = make()
+def test_logits_are_of_the_hidden_layer_and_a_new_classifier_keeps_it():
+    model = make(drop_rate=0.2)
     features, weights = hidden(model), model.state_dict()
     assert model.head_hidden_size == 24 and model.num_features == 128
     logits = features @ weights["head.fc.weight"].T + weights["head.fc.bias"]
     torch.testing.assert_close(model(IMAGES), logits)
-    torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES), pre_logits=True), features)
-    model.reset_classifier(0)
-    torch.testing.assert_close(model(IMAGES), features)
-    assert model.head_hidden_size == 24
-
-
-@torch.no_grad()
-def test_a_new_classifier_keeps_the_hidden_layer():
-    model = make(drop_rate=0.2)
-    features = hidden(model)
     model.head.pre_logits.fc.weight.requires_grad_(False)
     model.reset_classifier(7)
     assert model(IMAGES).shape == (2, 7) and model.head.drop.p == 0.2
@@ -57,6 +42,8 @@ def test_a_new_classifier_keeps_the_hidden_layer():
     assert model(IMAGES).shape == (2, 24, 4, 4)
     model.reset_classifier(3, "avg")
     torch.testing.assert_close(model.forward_head(model.forward_features(IMAGES), pre_logits=True), features)
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(IMAGES), features)
 
 
 def test_pooling_that_changes_the_width_is_refused():
@@ -70,17 +57,10 @@ def test_pruning_removes_it():
     assert model(IMAGES).shape[1] == 32 and not any("pre_logits" in name for name in model.state_dict())
 
 
-@pytest.fixture
-def folder(tmp_path):
-    model = make()
-    save_packed(tmp_path / "model.safetensors", pack_state_dict(model.state_dict(), binary_weight_names(model)))
-    save_config_for_hf(model, tmp_path / "config.json", model_args={"head_hidden_size": 24})
-    return model, tmp_path
-
-
 @torch.no_grad()
-def test_packed_weights_through_every_door(folder):
-    model, folder = folder
+def test_packed_weights_through_every_door(tmp_path):
+    model = make()
+    folder = write_export(tmp_path, model, head_hidden_size=24)
     expected = model(IMAGES)
     assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(IMAGES), expected)
     assert torch.equal(load_model(f"local-dir:{folder}", num_classes=None)(IMAGES), expected)
@@ -91,20 +71,3 @@ def test_packed_weights_through_every_door(folder):
     for source, kwargs in ((f"local-dir:{folder}", {"pretrained": True}), ("test_reactnet", {"checkpoint_path": path})):
         features = timm.create_model(source, features_only=True, **kwargs).eval()
         assert torch.equal(features(IMAGES)[-1], model.forward_features(IMAGES))
-
-
-def test_without_the_layer_its_weights_are_an_error(folder):
-    _, folder = folder
-    config = json.loads((folder / "config.json").read_text())
-    config["model_args"].pop("head_hidden_size")
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises((PackedError, RuntimeError), match=re.escape("head.pre_logits.fc")):
-        timm.create_model(f"local-dir:{folder}", pretrained=True)
-
-
-def test_the_folder_packs_and_unpacks(folder, tmp_path):
-    _, folder = folder
-    floats, again = tmp_path / "floats", tmp_path / "again"
-    assert main(["unpack", str(folder), str(floats)]) == 0
-    assert main(["pack", str(floats), str(again)]) == 0
-    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

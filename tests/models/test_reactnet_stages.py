@@ -36,16 +36,6 @@ def test_names_and_shapes_are_the_same_in_all_stages_and_1_bit_is_the_default(na
     assert (model.weight_bits, model.act_bits) == (1, 1)
 
 
-@FAMILIES
-@pytest.mark.parametrize("weight_bits,act_bits", STAGES)
-def test_every_layer_gets_the_bits_and_the_gradient(name, kwargs, weight_bits, act_bits):
-    for extra in ({}, {"features_only": True}):
-        model = _stage(name, weight_bits, act_bits, act_grad="clip", **kwargs, **extra)
-        assert {m.weight_bits for m in model.modules() if isinstance(m, BinaryConv2d)} == {weight_bits}
-        signs = {(m.act_bits, m.act_grad) for m in model.modules() if isinstance(m, RSign)}
-        assert signs == {(act_bits, "clip")}
-
-
 @pytest.mark.parametrize("kwargs,message", [
     ({"weight_bits": 2}, "weight_bits must be 1 or 32, not 2"),
     ({"act_bits": 4}, "act_bits must be 1 or 32, not 4"),
@@ -60,13 +50,6 @@ def test_what_does_not_exist_is_refused(kwargs, message):
         timm.create_model("test_reactnet", **kwargs)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "reactnet_a_burn"])
-def test_pretrained_weights_are_not_pretended(name):
-    assert not [entry for entry in timm.list_pretrained() if entry.partition(".")[0] == name]
-    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
-        timm.create_model(name, pretrained=True)
-
-
 @FAMILIES
 def test_weights_start_symmetric_around_zero(name, kwargs):
     weights = timm.create_model(name, **kwargs)
@@ -77,8 +60,11 @@ def test_weights_start_symmetric_around_zero(name, kwargs):
 
 @FAMILIES
 @pytest.mark.parametrize("weight_bits,act_bits", STAGES)
-def test_every_parameter_trains(name, kwargs, weight_bits, act_bits):
-    model = _stage(name, weight_bits, act_bits, num_classes=5, **kwargs)
+def test_every_layer_gets_the_bits_and_the_gradient_and_every_parameter_trains(name, kwargs, weight_bits, act_bits):
+    model = _stage(name, weight_bits, act_bits, num_classes=5, act_grad="clip", **kwargs)
+    signs = {(m.act_bits, m.act_grad) for m in model.modules() if isinstance(m, RSign)}
+    assert signs == {(act_bits, "clip")}
+    assert {m.weight_bits for m in model.modules() if isinstance(m, BinaryConv2d)} == {weight_bits}
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     model(torch.randn(4, 3, 64, 64)).logsumexp(1).sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()

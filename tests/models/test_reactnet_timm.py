@@ -1,12 +1,8 @@
 """What timm models do, where timm's own tests (test_timm_contract.py) look at shapes or not at all."""
 
-import copy
-import re
-
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.models import group_parameters, model_parameters
 from timm.models._hub import save_for_hf
 from timm.optim import create_optimizer_v2
@@ -33,37 +29,18 @@ def _model(name="test_reactnet", **kwargs):
 
 
 @FAMILIES
-@pytest.mark.parametrize("size", [(65, 65), (33, 130), (1, 1)])
-def test_any_input_size(name, kwargs, size):
-    model = timm.create_model(name, num_classes=5, **kwargs)
-    logits = model(torch.randn(2, 3, *size))
-    logits.sum().backward()
-    assert logits.shape == (2, 5)
-    stages = model.forward_intermediates(torch.randn(2, 3, *size), intermediates_only=True)
+@pytest.mark.parametrize("size,dtype", [
+    ((65, 65), torch.float32), ((33, 130), torch.float32), ((1, 1), torch.float32), ((64, 64), torch.bfloat16)])
+def test_any_input_size_and_bfloat16_weights_train(name, kwargs, size, dtype):
+    model = timm.create_model(name, dtype=dtype, num_classes=5, **kwargs)
+    images = torch.randn(2, 3, *size, dtype=dtype)
+    logits = model(images)
+    logits.float().logsumexp(1).sum().backward()
+    assert logits.shape == (2, 5) and logits.dtype == dtype
+    assert size == (1, 1) or all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    stages = model.forward_intermediates(images, intermediates_only=True)
     for info, feature in zip(model.feature_info, stages, strict=True):
         assert list(feature.shape) == [2, info["num_chs"], *(-(-n // info["reduction"]) for n in size)]  # rounded up
-
-
-@FAMILIES
-@pytest.mark.parametrize("out_indices", [(1, 3), (-1,), 2, None])
-@pytest.mark.parametrize("feature_cls", ["list", "dict", "getter", "hook", "fx"])
-def test_features_only(name, kwargs, out_indices, feature_cls, images):
-    model = _model(name, **kwargs)
-    chosen = {} if out_indices is None else {"out_indices": out_indices}
-    features = timm.create_model(name, features_only=True, feature_cls=feature_cls, **chosen, **kwargs).eval()
-    own = model.state_dict()
-    # The wrappers put the model under a name, or flatten `stages.0` to `stages_0`.
-    prefixes = re.compile(r"^(model|graph_module)\.")
-    features.load_state_dict({
-        key: own[prefixes.sub("", key).replace("stages_", "stages.")] for key in features.state_dict()
-    })
-    indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
-    expected = model.forward_intermediates(images, indices=indices, intermediates_only=True)
-    outputs = features(images)
-    outputs = list(outputs.values()) if isinstance(outputs, dict) else outputs
-    assert len(outputs) == len(expected) and all(map(torch.equal, outputs, expected))
-    assert features.feature_info.channels() == [output.shape[1] for output in outputs]
-    assert features.feature_info.reduction() == [64 // output.shape[-1] for output in outputs]
 
 
 def test_forward_intermediates(images):
@@ -85,18 +62,14 @@ def test_forward_intermediates(images):
 def test_prune_intermediate_layers(indices, kept, width, images):
     model = _model(num_classes=5)
     _, expected = model.forward_intermediates(images, indices=indices)
-    pruned = copy.deepcopy(model)
-    taken = pruned.prune_intermediate_layers(indices)
-    assert taken[-1] == kept - 1 and len(pruned.stages) == kept
-    assert pruned.num_features == width and pruned.num_classes == 0
-    got = pruned.forward_intermediates(images, indices=taken, intermediates_only=True)
+    taken = model.prune_intermediate_layers(indices)
+    assert taken[-1] == kept - 1 and len(model.stages) == kept
+    assert model.num_features == width and model.num_classes == 0
+    got = model.forward_intermediates(images, indices=taken, intermediates_only=True)
     assert all(map(torch.equal, got, expected))
-    assert torch.equal(pruned(images), expected[-1])  # without head and pooling
-    pruned.reset_classifier(7, "avg")
-    assert pruned(images).shape == (8, 7)
-    logits = model(images)
-    model.prune_intermediate_layers(4, prune_head=False)
-    assert torch.equal(model(images), logits)
+    assert torch.equal(model(images), expected[-1])  # without head and pooling
+    model.reset_classifier(7, "avg")
+    assert model(images).shape == (8, 7)
 
 
 @pytest.mark.parametrize("global_pool,pooled", [
@@ -130,7 +103,7 @@ def test_reset_classifier(images):
 
 
 @FAMILIES
-def test_layer_groups_follow_the_depth_and_so_does_layer_decay(name, kwargs):
+def test_layer_groups_follow_the_depth(name, kwargs):
     model = timm.create_model(name, **kwargs)
     blocks = sum(len(stage) for stage in model.stages)
     group_of = group_parameters(model, model.group_matcher(), reverse=True)
@@ -141,10 +114,6 @@ def test_layer_groups_follow_the_depth_and_so_does_layer_decay(name, kwargs):
     assert group_of["head.fc.weight"] == blocks + 1
     coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert set(coarse.values()) == set(range(len(model.stages) + 2))
-    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=0.05, layer_decay=0.7)
-    scale_of = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
-    for key, parameter in model.named_parameters():
-        assert scale_of[id(parameter)] == pytest.approx(0.7 ** (blocks + 1 - group_of[key])), key
 
 
 @FAMILIES
@@ -166,7 +135,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_stores_less(name, k
     model = timm.create_model(name, num_classes=5, **kwargs).double()
     randomise(model)
     gradients, kept = [], []
-    for enable in (False, True, False):
+    for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
         sizes = []
@@ -176,46 +145,9 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_stores_less(name, k
         (logits.square().sum() + final.sum() + sum(f.square().mean() for f in features)).backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
         kept.append(sum(sizes))
-    for plain, checkpointed, again in zip(*gradients, strict=True):
+    for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(checkpointed, plain, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(again, plain, rtol=1e-9, atol=1e-12)
     assert kept[1] < kept[0] / 2
-
-
-@FAMILIES
-def test_bfloat16_model_trains(name, kwargs):
-    model = timm.create_model(name, dtype=torch.bfloat16, num_classes=5, **kwargs)
-    logits = model(torch.randn(2, 3, 64, 64, dtype=torch.bfloat16))
-    logits.float().logsumexp(1).sum().backward()
-    assert logits.dtype == torch.bfloat16
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-@FAMILIES
-def test_init_weights_resets_every_tensor(name, kwargs):
-    model = timm.create_model(name, device="meta", num_classes=5, **kwargs).to_empty(device="cpu")
-    with torch.no_grad():
-        for tensor in model.state_dict().values():
-            tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-    fresh = timm.create_model(name, num_classes=5, **kwargs)
-    for each in (model, fresh):
-        torch.manual_seed(3)
-        each.init_weights()
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, fresh.state_dict()[key]), key
-
-
-def test_a_float_checkpoint_loads_by_file_with_other_channels_and_classes(tmp_path, images):
-    trained = _model(num_classes=1000)
-    save_file(trained.state_dict(), tmp_path / "weights.safetensors")
-    source = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.safetensors")}}
-    assert torch.equal(timm.create_model("test_reactnet", **source).eval()(images), trained(images))
-    other = timm.create_model("test_reactnet", in_chans=1, num_classes=5, **source).eval()
-    # timm adds up the three colours' kernels, so a grey image gives what its three equal channels gave.
-    torch.testing.assert_close(other.stem(images[:, :1]), trained.stem(images), rtol=1e-4, atol=1e-5)
-    assert other(images[:, :1]).shape == (8, 5)
-    features = timm.create_model("test_reactnet", features_only=True, **source).eval()(images)
-    assert all(map(torch.equal, features, trained.forward_intermediates(images, intermediates_only=True)))
 
 
 def test_a_saved_model_remembers_its_stage_and_gradient(tmp_path, images):
