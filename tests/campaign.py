@@ -68,7 +68,7 @@ def kills(options: argparse.Namespace, deadline: float) -> tuple[Counter, list]:
             for _ in range(rng.randint(4, 12)):
                 workers, target = rng.choice((0, 2)), rng.choice((None, *WRITTEN))
                 moment = rng.uniform(0, seconds) if target in (None, "checkpoint.pt") else 0
-                if not kill_at_random(start_training(output, workers), output, moment, target, rng):
+                if not kill_at_random(start_training(output, workers, target is not None), output, moment, target, rng):
                     counts["ended before the kill"] += 1
                     continue
                 counts["kills"] += 1
@@ -91,7 +91,7 @@ def kills(options: argparse.Namespace, deadline: float) -> tuple[Counter, list]:
     return counts, findings
 
 
-def start_training(output: Path, workers: int) -> int:
+def start_training(output: Path, workers: int, slow_disk: bool = False) -> int:
     """The process of a training, forked from this one, which has imported everything but computed nothing."""
     import matplotlib.figure  # noqa: F401 - each child would import it anew
     import sklearn.datasets  # noqa: F401
@@ -103,6 +103,9 @@ def start_training(output: Path, workers: int) -> int:
     os.setsid()
     text = os.open(output.parent / f"{output.name}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(text, 1), os.dup2(text, 2)
+    if slow_disk:  # so that a kill falls into a write more often
+        fsync = os.fsync
+        os.fsync = lambda file: (time.sleep(0.03), fsync(file))
     code = 1
     try:
         train_burn.main([*TRAINING, "--workers", str(workers), "--output", str(output), "--resume", "auto"])
@@ -123,7 +126,7 @@ def kill_at_random(process: int, output: Path, moment: float, target: str | None
         if os.waitpid(process, os.WNOHANG)[0]:
             return False
         time.sleep(0.0002)
-    time.sleep(rng.choice((0, 0.001, 0.01)) * rng.random() if target else 0)
+    time.sleep(rng.choice((0, 0.003, 0.03)) * rng.random() if target else 0)
     # Alone, so that workers of its loader outlive it for some seconds, or with them.
     try:
         (os.kill if rng.random() < 0.5 else os.killpg)(process, signal.SIGKILL)
