@@ -331,7 +331,8 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
     elif is_packed(state_dict):
         raise BurnError(f"{path}: packed 1-bit weights, but {model_name} is no model of burn_timm")
     heads = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
-    counts = [len(state_dict[f"{name}.weight"]) for name in heads if f"{name}.weight" in state_dict][:1]
+    weights = [state_dict[f"{name}.weight"] for name in heads if f"{name}.weight" in state_dict]
+    counts = [len(weight) for weight in weights[:1] if weight.ndim]
     if kwargs.get("features_only"):
         dropped = {f"{name}.{part}" for name in heads for part in ("weight", "bias")}
         state_dict, counts = {name: state_dict[name] for name in state_dict if name not in dropped}, [0]

@@ -1,9 +1,10 @@
 """config.json of a folder that timm loads: read and checked in this one place, before anything is built from it."""
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,41 @@ def check_config(config: dict[str, Any], where: str | os.PathLike) -> dict[str, 
     Raises:
         BurnError: An entry is missing, has another type, or a value that no network has. It names file and entry.
     """
-    for entry, value, expected in _wrong(config):
+    return _first_wrong(config, where, _wrong(config, registered=True))
+
+
+def check_exported_config(config: dict[str, Any], where: str | os.PathLike) -> dict[str, Any]:
+    """`config` itself, if it describes a network that `burn-timm export` wrote; timm need not know its name.
+
+    Raises:
+        BurnError: As `check_config`.
+    """
+    checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "batch_size": ("a whole number, 1 or more", lambda value: _whole(value, 1, _MOST)),
+        "num_features": ("a whole number, 1 or more", lambda value: _whole(value, 1, 10_000_000)),
+        "num_classes": ("a whole number, 0 or more", lambda value: _whole(value, 0, 10_000_000)),
+        "files": ("an object of file: checksum", lambda value: isinstance(value, dict)),
+        "pretrained_cfg": (
+            "an object with input_size", lambda value: isinstance(value, dict) and value.get("input_size") is not None,
+        ),
+    }
+    missing = ((name, config.get(name), expected) for name, (expected, fits) in checks.items()
+               if not fits(config.get(name)))
+    return _first_wrong(config, where, itertools.chain(missing, _wrong(config, registered=False)))
+
+
+def _first_wrong(config: dict[str, Any], where: str | os.PathLike, wrong: Iterable[tuple[str, Any, str]]) -> dict:
+    for entry, value, expected in wrong:
         raise BurnError(f"{where}: {entry} must be {expected}, not {_shown(value)}")
     return config
 
 
-def _wrong(config: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Each wrong entry, its value, and what it must be."""
+def _wrong(config: dict[str, Any], registered: bool) -> Iterator[tuple[str, Any, str]]:
+    """Each wrong entry, its value, and what it must be; `registered`: timm must know the architecture."""
     architecture = config.get("architecture")
     if not isinstance(architecture, str):
         yield "architecture", architecture, "the name of a model"
-    elif not timm.is_model(architecture):
+    elif registered and not timm.is_model(architecture):
         yield "architecture", architecture, "the name of a model that timm knows"
     if not _whole(config.get("num_classes", 0), 0, 10_000_000):
         yield "num_classes", config["num_classes"], "a whole number, 0 or more"
@@ -64,6 +89,11 @@ def _wrong(config: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
     for name, (expected, fits) in checks.items():
         if settings.get(name) is not None and not fits(settings[name]):
             yield name, settings[name], expected
+    for name, value in config.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            yield name, value, "without NaN and infinity, which JSON does not have"
 
 
 def _wrong_arguments(model_args: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:

@@ -26,7 +26,7 @@ GOOD = {
     ({"pretrained_cfg": {"std": [0.2, 0, 0.2]}}, "std"), ({"pretrained_cfg": {"std": 0.2}}, "std"),
     ({"pretrained_cfg": {"input_size": [3, -64, 64]}}, "input_size"),
     ({"pretrained_cfg": {"input_size": 64}}, "input_size"), ({"pretrained_cfg": {"crop_pct": "1"}}, "crop_pct"),
-    ({"pretrained_cfg": {"interpolation": 3}}, "interpolation"),
+    ({"pretrained_cfg": {"interpolation": 3}}, "interpolation"), ({"other": [{"deep": float("inf")}]}, "other"),
 ])
 def test_a_wrong_entry_is_named_by_every_reader(changes, entry, tmp_path, fails):
     folder = tmp_path / "export"
@@ -46,6 +46,13 @@ def test_what_is_no_config(text, tmp_path):
     with pytest.raises(BurnError, match=r"config\.json") as error:
         load_model(f"local-dir:{tmp_path}")
     assert "\n" not in str(error.value)
+
+
+def test_a_card_of_a_network_that_cannot_be_built_is_one_line(tmp_path, fails):
+    (tmp_path / "config.json").write_text(json.dumps({**GOOD, "model_args": {"weight_bit": 1}}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    line = fails("card", tmp_path)
+    assert "model test_reactnet: " in line and "weight_bit" in line
 
 
 def test_good_ones_pass():

@@ -120,6 +120,14 @@ def test_every_way_refuses_and_names_file_and_tensor(case, packed, folder, fails
         assert str(folder) in line and tensor in line and not target.exists()
 
 
+def test_a_classifier_without_shape_is_refused(packed, folder):
+    tensors = change(packed, **{"head.fc.weight": lambda tensor: tensor[0, 0]})
+    tensors[MARK] = packing.checksum_mark(tensors)
+    packing.save_tensors(folder / "model.safetensors", tensors, packing.METADATA)
+    with pytest.raises(BurnError, match=r"model\.safetensors does not fit"):
+        load_model(f"local-dir:{folder}", num_classes=None)
+
+
 def test_padding_bits_and_signs_without_size():
     bits, scale = packing.pack_weight(torch.ones(2, 5, 1, 1))
     assert bits.tolist() == [[31], [31]]

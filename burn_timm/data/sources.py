@@ -190,8 +190,8 @@ class ImageSource:
         return digest.hexdigest()
 
     def name(self, index: int) -> str:
-        """The file name (or row) of image `index` with the dataset's, for messages."""
-        return f"{self.file_name(index)} (image {index} of {self._title})"
+        """The file name (or row) of image `index` with the dataset's, on one line, for messages."""
+        return f"{one_line(self.file_name(index))} (image {index} of {self._title})"
 
     def file_name(self, index: int) -> str:
         """The file name (or row) of image `index` alone."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..configs import check_exported_config
 from ..errors import BurnError, one_line, require_package
 from ..files import read_json
 
@@ -149,17 +150,19 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     config = read_json(file)
     formats = [*ONE_BIT_FORMATS.items(), *OLDER_FORMATS.items()]
     known = {name: (format, files) for format, (name, files) in formats}
-    format, files = known.get(config.get("format"), (None, ()))
+    format, files = known.get(str(config.get("format")), (None, ()))
     if format is None:
         raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} OUTDIR --format openvino")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise BurnError(f"{file}: format_version {config.get('format_version')}, but this burn_timm reads only "
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BurnError(f"{file}: format_version {one_line(str(version), 60)}, but this burn_timm reads only "
                         f"{FORMAT_VERSION}: update it, or export again")
+    check_exported_config(config, file)
     for name in files:
         try:
             found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:
             raise BurnError(f"{folder / name}: cannot be read ({error.strerror}); export again") from error
-        if found != config["files"][name]:
+        if found != config["files"].get(name):
             raise BurnError(f"{folder / name}: truncated, damaged or from another export; copy or export it again")
     return format, config

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .. import tables
-from ..checkpoints import burn_models
+from ..checkpoints import burn_models, load_model
 from ..configs import read_config
 from ..counting import count
 from ..errors import BurnError
@@ -263,7 +263,8 @@ def _size(config: dict, bytes_: int, side: int) -> str:
     text = f"`model.safetensors` has {bytes_:,} bytes."
     if config["architecture"] not in burn_models():
         return text
-    counts = count(timm.create_model(config["architecture"], device="meta", **(config.get("model_args") or {})), side)
+    kwargs = {"num_classes": None, **(config.get("model_args") or {})}
+    counts = count(load_model(config["architecture"], device="meta", **kwargs), side)
     cells = [f"{counts[key]:,.0f}" for key in ("params", "binary_params", "flops", "bops", "ops")]
     table = tables.markdown(["parameters", "of 1 bit", "FLOPs", "BOPs", "OPs = FLOPs + BOPs / 64"], [cells], 0)
     return (f"{text} As 32-bit floats they would be {counts['bytes_fp32']:,}. For one image of {side} px, in\n"

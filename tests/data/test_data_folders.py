@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from burn_timm.data import open_dataset
+from burn_timm.data import eval_loader, open_dataset
 
 from .pictures import assert_same_images, digit, names, refused, targets, write
 
@@ -155,3 +155,11 @@ def test_other_files_are_refused(tmp_path):
     for name, told in (("images.zip", "expected a folder or a .tar"), ("broken.tar", "broken.tar: ")):
         with refused(told):
             open_dataset("", tmp_path / name)
+
+
+def test_a_file_name_of_two_lines_makes_a_message_of_one(tmp_path):
+    (tmp_path / "two\nlines.png").write_bytes(b"no image")
+    source = open_dataset("", tmp_path)
+    assert source.name(0).startswith("two lines.png (image 0")
+    with refused("two lines.png"):
+        next(eval_loader(source, lambda image: image, batch_size=1, workers=0))

@@ -113,6 +113,16 @@ def edit(**changes):
     ("config.json", lambda path: path.write_text("{"), "config.json: cannot be read"),
     ("config.json", edit(format="timm"), "no 1-bit network; write one with: burn-timm export"),
     ("config.json", edit(format_version=9), "format_version 9, but this burn_timm reads only 1"),
+    ("config.json", edit(format=["burn-timm-c"]), "no 1-bit network"),
+    ("config.json", edit(architecture=None), "config.json: architecture must be the name of a model"),
+    ("config.json", edit(batch_size="2"), "config.json: batch_size must be a whole number, 1 or more"),
+    ("config.json", edit(batch_size=-1), "config.json: batch_size must be"),
+    ("config.json", edit(num_features=None), "config.json: num_features must be"),
+    ("config.json", edit(num_classes=True), "config.json: num_classes must be"),
+    ("config.json", edit(pretrained_cfg=None), "config.json: pretrained_cfg must be an object with input_size"),
+    ("config.json", edit(pretrained_cfg={"input_size": [3, "64", 64]}), "config.json: input_size must be"),
+    ("config.json", edit(files=["network.bin"]), "config.json: files must be an object"),
+    ("config.json", edit(files={}), "from another export"),
 ])
 def test_a_damaged_folder(exported, tmp_path, name, change, message):
     shutil.copytree(exported[1], tmp_path / "net")
