@@ -2,7 +2,6 @@
 
 from burn_timm.data.corrupt import CorruptLog
 from burn_timm.data.datasets import PUBLISHED_IMAGES, PUBLISHED_TEST_SPLITS, mirror_probability, open_dataset
-from burn_timm.data.decode import decode
 from burn_timm.data.loader import (
     ViewDataset,
     epoch_order,
@@ -24,7 +23,6 @@ __all__ = [
     "StreamSource",
     "ViewDataset",
     "align",
-    "decode",
     "epoch_order",
     "eval_loader",
     "make_train_loader",

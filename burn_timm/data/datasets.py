@@ -88,7 +88,7 @@ def open_dataset(
 
 def mirror_probability(name: str) -> float:
     """How often views of the dataset `name` (as in `open_dataset`) show the mirror image: digits never, others half."""
-    return 0.0 if name.strip().lower() == "digits" else 0.5
+    return 0.0 if name.strip().lower().rstrip("/") == "digits" else 0.5
 
 
 class _TorchImages(Store):

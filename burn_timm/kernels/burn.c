@@ -6,13 +6,14 @@
        output = prelu(scale * count + bias + shortcut, slope)
        bits   = output >= threshold of the next step
 
-   Maps are float [height, width, channels]; bits are [height + 2 padding, width + 2 padding, words of 64 channels], with
-   zeros in the padding and in spare channels. Binary weights are [blocks of outputs][kernel rows][units of a row][outputs
-   of a block]: one vector compares the same unit of inputs (8 or 64 of them) with many outputs, and nothing is ever
-   summed across a vector. A tap in the padding compares with zeros; what that adds is known and subtracted.
+   Maps are float [height, width, channels]; bits are [height + 2 padding, width + 2 padding, words of 64 channels],
+   with zeros in the padding and in spare channels. Binary weights are [blocks of outputs][kernel rows][units of a
+   row][outputs of a block]: one vector compares the same unit of inputs (8 or 64 of them) with many outputs, and
+   nothing is ever summed across a vector. A tap in the padding compares with zeros; what that adds is known and
+   subtracted.
 
-   burn_kernels.h is included once for each set of instructions; the best one is chosen when a network is opened, so that
-   one binary serves all CPUs. */
+   burn_kernels.h is included once for each set of instructions; the best one is chosen when a network is opened, so
+   that one binary serves all CPUs. */
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -62,7 +63,8 @@ typedef struct {
     float *weights, *bias;
 } dense;
 
-/* What a count is where nothing differs, as taps in the padding do not count: most [row classes][column classes][outputs]. */
+/* What a count is where nothing differs, as taps in the padding do not count: most [row classes][column
+ * classes][outputs]. */
 typedef struct {
     int32_t *most;
     uint8_t *row_class, *column_class; /* of each output row and column */
@@ -120,8 +122,9 @@ struct burn_network {
     float *class_float;   /* or float32, where float16 has no room for them */
     dense stem;
     step *steps;
-    float *image, *maps[2], *halves, *projected, *features; /* image: padded, [height, width, channels] */
-    int32_t *scratch;                                        /* of each thread, CHUNK_SUMS or the outputs of a step */
+    float *maps[2], *halves, *projected,
+        *features;    /* the second map first holds the padded image [height, width, channels] */
+    int32_t *scratch; /* of each thread, CHUNK_SUMS or the outputs of a step */
     size_t scratch_each;
     workers pool;
 };
@@ -316,7 +319,8 @@ static void in_parts(workers *w, int parts, void (*work)(const void *, int, int)
 
 static const kernels *const SETS[] = {
 #if defined(__x86_64__)
-    &kernels_avx512, &kernels_avx2,
+    &kernels_avx512,
+    &kernels_avx2,
 #elif defined(__aarch64__)
     &kernels_neon,
 #elif defined(__wasm_simd128__)
@@ -470,8 +474,7 @@ static int get_binary(reader *r, step *s, const kernels *k) {
     for (int o = 0; o < s->shape.outputs && !error; o++) {
         get(r, bits, row * 8);
         uint8_t *block = s->weights + (size_t)(o / width) * units * width * k->unit + (size_t)(o % width) * k->unit;
-        for (size_t u = 0; u < units; u++)
-            memcpy(block + u * width * k->unit, (uint8_t *)bits + u * k->unit, k->unit);
+        for (size_t u = 0; u < units; u++) memcpy(block + u * width * k->unit, (uint8_t *)bits + u * k->unit, k->unit);
         for (int tap = 0; tap < taps; tap++) {
             int ones = 0;
             for (int w = 0; w < words; w++) ones += __builtin_popcountll(bits[tap * words + w]);
@@ -606,9 +609,9 @@ static void free_buffers(burn_network *n) {
         s->bits = NULL;
         free_border(&s->edge);
     }
-    free(n->image), free(n->maps[0]), free(n->maps[1]), free(n->halves), free(n->projected), free(n->features);
+    free(n->maps[0]), free(n->maps[1]), free(n->halves), free(n->projected), free(n->features);
     free(n->scratch);
-    n->image = n->maps[0] = n->maps[1] = n->halves = n->projected = n->features = NULL, n->scratch = NULL;
+    n->maps[0] = n->maps[1] = n->halves = n->projected = n->features = NULL, n->scratch = NULL;
 }
 
 static const int32_t *count_at(const border *edge, int y, int x, int outputs) {
@@ -642,12 +645,13 @@ static int prepare(burn_network *n, int height, int width) {
         if (padded > widest) widest = padded;
     }
     n->scratch_each = (widest * 4 > CHUNK_SUMS ? widest * 4 : CHUNK_SUMS) + 2 * MAX_CHANNELS;
-    n->image = aligned((size_t)(height + 2 * pad) * (width + 2 * pad) * n->channels * sizeof(float));
+    size_t image = (size_t)(height + 2 * pad) * (width + 2 * pad) * n->channels;
+    if (image > sizes[1]) sizes[1] = image;
     for (int i = 0; i < 2; i++) n->maps[i] = aligned((sizes[i] + 16) * sizeof(float));
     n->halves = aligned((halves + 16) * sizeof(float)), n->projected = aligned((projected + 16) * sizeof(float));
     n->features = aligned((n->feature_dim + 16) * sizeof(float));
     n->scratch = aligned(n->scratch_each * n->pool.threads * sizeof(int32_t));
-    bool whole = n->image && n->maps[0] && n->maps[1] && n->halves && n->projected && n->features && n->scratch;
+    bool whole = n->maps[0] && n->maps[1] && n->halves && n->projected && n->features && n->scratch;
     return whole ? BURN_OK : BURN_MEMORY;
 }
 
@@ -708,8 +712,8 @@ static void step_part(const void *task, int part, int thread) {
     int next_words = words_of(outputs), next_padding = t->next ? t->next->shape.padding : 0;
     for (int p = 0; p < count; p++) {
         int y = (first + p) / s->width, x = (first + p) % s->width;
-        const float *shortcut = t->shortcut ? t->shortcut + (size_t)(first + p) * outputs
-                                            : t->in + (size_t)(first + p) * inputs;
+        const float *shortcut =
+            t->shortcut ? t->shortcut + (size_t)(first + p) * outputs : t->in + (size_t)(first + p) * inputs;
         if (!t->shortcut && s->shape.pool) {
             const float *inside[4];
             k->mean(inside, window(t->in, t->in_height, t->in_width, inputs, y, x, inside), inputs, mean);
@@ -735,7 +739,8 @@ static void dense_part(const void *task, int part, int thread) {
         int count = t->width - x < 8 ? t->width - x : 8;
         for (int p = 0; p < count; p++)
             pixels[p] = t->in + part * t->stride * t->row_floats + (x + p) * t->stride * t->pixel_floats;
-        n->use->dense(pixels, count, t->layer, t->row_floats, t->out + ((size_t)part * t->width + x) * t->layer->outputs);
+        n->use->dense(pixels, count, t->layer, t->row_floats,
+                      t->out + ((size_t)part * t->width + x) * t->layer->outputs);
     }
 }
 
@@ -805,32 +810,56 @@ static void class_part(const void *task, int part, int thread) {
 /* The stem, its pooling and the bits of the first step; returns which of the two maps holds the result. */
 static int run_stem(burn_network *n, const float *image) {
     int pad = n->stem.size / 2, width = n->width + 2 * pad, at = 0;
+    float *padded = n->maps[1];
+    memset(padded, 0, (size_t)(n->height + 2 * pad) * width * n->channels * sizeof(float));
     for (int c = 0; c < n->channels; c++)
         for (int y = 0; y < n->height; y++) {
-            float *row = n->image + ((size_t)(y + pad) * width + pad) * n->channels + c;
+            float *row = padded + ((size_t)(y + pad) * width + pad) * n->channels + c;
             for (int x = 0; x < n->width; x++) row[(size_t)x * n->channels] = *image++;
         }
     int height = ceil_div(n->height, 2), columns = ceil_div(n->width, 2);
-    task_of_map stem = {.n = n, .in = n->image, .out = n->maps[0], .width = columns, .stride = 2, .layer = &n->stem,
-                        .row_floats = (size_t)width * n->channels, .pixel_floats = n->channels};
+    task_of_map stem = {.n = n,
+                        .in = padded,
+                        .out = n->maps[0],
+                        .width = columns,
+                        .stride = 2,
+                        .layer = &n->stem,
+                        .row_floats = (size_t)width * n->channels,
+                        .pixel_floats = n->channels};
     in_parts(&n->pool, height, dense_part, &stem);
     if (n->stem_pool) {
-        task_of_map pool = {.n = n, .in = n->maps[0], .out = n->maps[1], .width = n->stem_width, .in_height = height,
-                            .in_width = columns, .channels = n->stem.outputs};
+        task_of_map pool = {.n = n,
+                            .in = n->maps[0],
+                            .out = n->maps[1],
+                            .width = n->stem_width,
+                            .in_height = height,
+                            .in_width = columns,
+                            .channels = n->stem.outputs};
         in_parts(&n->pool, n->stem_height, max_part, &pool);
         at = 1;
     }
-    task_of_map pack = {.n = n, .in = n->maps[at], .next = &n->steps[0], .width = n->stem_width, .channels = n->stem.outputs};
+    task_of_map pack = {
+        .n = n, .in = n->maps[at], .next = &n->steps[0], .width = n->stem_width, .channels = n->stem.outputs};
     in_parts(&n->pool, n->stem_height, pack_part, &pack);
     return at;
 }
 
 static const float *projected(burn_network *n, const step *s, const float *in, int height, int width) {
-    task_of_map t = {.n = n, .in = in, .out = n->halves, .width = s->width, .in_height = height, .in_width = width,
+    task_of_map t = {.n = n,
+                     .in = in,
+                     .out = n->halves,
+                     .width = s->width,
+                     .in_height = height,
+                     .in_width = width,
                      .channels = s->shape.inputs};
     if (s->shape.pool) in_parts(&n->pool, s->height, halve_part, &t);
-    task_of_map project = {.n = n, .in = s->shape.pool ? n->halves : in, .out = n->projected, .width = s->width, .stride = 1,
-                           .layer = &s->project, .row_floats = (size_t)s->width * s->shape.inputs,
+    task_of_map project = {.n = n,
+                           .in = s->shape.pool ? n->halves : in,
+                           .out = n->projected,
+                           .width = s->width,
+                           .stride = 1,
+                           .layer = &s->project,
+                           .row_floats = (size_t)s->width * s->shape.inputs,
                            .pixel_floats = s->shape.inputs};
     in_parts(&n->pool, s->height, dense_part, &project);
     return n->projected;
@@ -859,10 +888,16 @@ int burn_run(burn_network *n, const float *image, float *features, float *logits
         const float *in = n->maps[at];
         const float *shortcut = s->shape.project ? projected(n, s, in, height, width) : NULL;
         if (!in_place(s)) at = 1 - at;
-        int padded = ceil_div(s->shape.outputs, block_width(n->use, s->shape.outputs)) *
-                     block_width(n->use, s->shape.outputs);
-        task_of_map t = {.n = n, .s = s, .next = i + 1 < n->steps_count ? s + 1 : NULL, .in = in, .shortcut = shortcut,
-                         .out = n->maps[at], .in_height = height, .in_width = width};
+        int padded =
+            ceil_div(s->shape.outputs, block_width(n->use, s->shape.outputs)) * block_width(n->use, s->shape.outputs);
+        task_of_map t = {.n = n,
+                         .s = s,
+                         .next = i + 1 < n->steps_count ? s + 1 : NULL,
+                         .in = in,
+                         .shortcut = shortcut,
+                         .out = n->maps[at],
+                         .in_height = height,
+                         .in_width = width};
         t.chunk = CHUNK_SUMS / padded < 4 ? 4 : CHUNK_SUMS / padded < CHUNK_PIXELS ? CHUNK_SUMS / padded : CHUNK_PIXELS;
         height = s->height, width = s->width;
         in_parts(&n->pool, ceil_div(height * width, t.chunk), step_part, &t);
@@ -931,8 +966,18 @@ void burn_close(burn_network *n) {
 
 burn_shape burn_get_shape(const burn_network *n) {
     const step *last = &n->steps[n->steps_count - 1];
-    return (burn_shape){n->channels, n->height, n->width, n->pool_type ? n->feature_dim : 0, n->classes, n->pool_type > 0,
-                        last->shape.outputs, last->height, last->width, n->mean, n->std, n->use->name};
+    return (burn_shape){n->channels,
+                        n->height,
+                        n->width,
+                        n->pool_type ? n->feature_dim : 0,
+                        n->classes,
+                        n->pool_type > 0,
+                        last->shape.outputs,
+                        last->height,
+                        last->width,
+                        n->mean,
+                        n->std,
+                        n->use->name};
 }
 
 void burn_normalise(const burn_network *n, const uint8_t *pixels, float *image) {
@@ -944,10 +989,14 @@ void burn_normalise(const burn_network *n, const uint8_t *pixels, float *image) 
 
 const char *burn_error(int error) {
     static const char *const TEXTS[] = {
-        "no error", "the file cannot be opened or read", "no network.bin of burn-timm export --format c",
+        "no error",
+        "the file cannot be opened or read",
+        "no network.bin of burn-timm export --format c",
         "a version that this burn.c does not know: update it, or export again",
-        "truncated or damaged (the checksum is wrong): copy or export it again", "sizes that cannot be: export it again",
-        "not enough memory", "an argument that cannot be",
+        "truncated or damaged (the checksum is wrong): copy or export it again",
+        "sizes that cannot be: export it again",
+        "not enough memory",
+        "an argument that cannot be",
     };
     return error >= 0 && error <= BURN_ARGUMENT ? TEXTS[error] : "unknown error";
 }

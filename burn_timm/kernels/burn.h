@@ -24,22 +24,22 @@ typedef struct burn_network burn_network;
 
 enum {
     BURN_OK = 0,
-    BURN_NO_FILE,    /* the file cannot be opened or read */
-    BURN_NOT_BURN,   /* it is no network.bin */
-    BURN_VERSION,    /* it needs a newer burn.c */
-    BURN_DAMAGED,    /* truncated, or its checksum is wrong */
-    BURN_MALFORMED,  /* sizes that cannot be */
-    BURN_MEMORY,     /* not enough memory */
-    BURN_ARGUMENT    /* an argument that cannot be: no such output, a size that is too small, a null pointer */
+    BURN_NO_FILE,   /* the file cannot be opened or read */
+    BURN_NOT_BURN,  /* it is no network.bin */
+    BURN_VERSION,   /* it needs a newer burn.c */
+    BURN_DAMAGED,   /* truncated, or its checksum is wrong */
+    BURN_MALFORMED, /* sizes that cannot be */
+    BURN_MEMORY,    /* not enough memory */
+    BURN_ARGUMENT   /* an argument that cannot be: no such output, a size that is too small, a null pointer */
 };
 
 typedef struct {
-    int channels, height, width;                         /* of the images */
-    int feature_dim, classes;                            /* classes: 0 without a classifier */
-    int pooled;                                          /* whether there are features, not a map only */
-    int map_channels, map_height, map_width;             /* of the feature map */
-    const float *mean, *std;                             /* of each channel, for images in [0, 1] */
-    const char *target;                                  /* the instructions that are used, such as "avx512" */
+    int channels, height, width;             /* of the images */
+    int feature_dim, classes;                /* classes: 0 without a classifier */
+    int pooled;                              /* whether there are features, not a map only */
+    int map_channels, map_height, map_width; /* of the feature map */
+    const float *mean, *std;                 /* of each channel, for images in [0, 1] */
+    const char *target;                      /* the instructions that are used, such as "avx512" */
 } burn_shape;
 
 /* Reads a network. threads: 1 or more; the results do not depend on it. */

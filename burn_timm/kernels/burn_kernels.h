@@ -1,8 +1,8 @@
 /* burn_kernels.h - the kernels of burn.c for one set of instructions; part of burn-timm, Apache-2.0.
 
-   burn.c includes this file once for each set, with SET (its name), TARGET (an attribute for the compiler), VECTOR (bytes
-   of its vectors), UNIT (bytes of weights compared at once), PIXELS (of a tile) and, for AVX2, WORD (bytes that hold 64 bits
-   of a map) defined. */
+   burn.c includes this file once for each set, with SET (its name), TARGET (an attribute for the compiler), VECTOR
+   (bytes of its vectors), UNIT (bytes of weights compared at once), PIXELS (of a tile) and, for AVX2, WORD (bytes that
+   hold 64 bits of a map) defined. */
 
 #define FLOATS (VECTOR < 16 ? 4 : VECTOR / 4) /* in a vector; 16 are treated at once, for they give 16 bits */
 typedef float NAME(floats) __attribute__((vector_size(FLOATS * 4), aligned(4)));
@@ -54,7 +54,8 @@ INLINE uint16_t NAME(compare)(const float *values, const float *limits) {
 }
 #endif
 
-/* Puts sixteen bits of a map in their place. AVX2 has a byte for each four of them: where their row in `nibbles` begins. */
+/* Puts sixteen bits of a map in their place. AVX2 has a byte for each four of them: where their row in `nibbles`
+ * begins. */
 INLINE void NAME(store)(uint8_t *bits, int channel, uint16_t group) {
 #if WORD == 16
     uint32_t spread = _pdep_u32(group, 0xF0F0F0F0u);
@@ -76,8 +77,8 @@ TARGET static void NAME(pack)(const float *values, const float *limits, int chan
     }
 }
 
-/* prelu(scale * (most - 2 * counts) + bias + shortcut, slope) of one pixel, and its bits; a shortcut of half the outputs
-   is repeated. */
+/* prelu(scale * (most - 2 * counts) + bias + shortcut, slope) of one pixel, and its bits; a shortcut of half the
+   outputs is repeated. */
 TARGET static void NAME(finish)(const int32_t *counts, const int32_t *most, const step *s, const float *shortcut,
                                 int channels, const float *limits, float *out, uint8_t *bits) {
     int outputs = s->shape.outputs, o = 0;
@@ -101,14 +102,14 @@ TARGET static void NAME(finish)(const int32_t *counts, const int32_t *most, cons
         value += shortcut[o < channels ? o : o - channels];
         out[o] = value < 0 ? value * s->slope[o] : value;
     }
-    if (bits && start < outputs) NAME(pack)(out + start, limits + start, outputs - start, bits + start / 8 * (WORD / 8));
+    if (bits && start < outputs)
+        NAME(pack)(out + start, limits + start, outputs - start, bits + start / 8 * (WORD / 8));
 }
 
 TARGET static void NAME(mean)(const float *const *values, int count, int channels, float *out) {
     float share = 1.0f / count;
     if (count == 4) {
-        for (int c = 0; c < channels; c++)
-            out[c] = (values[0][c] + values[1][c] + values[2][c] + values[3][c]) * share;
+        for (int c = 0; c < channels; c++) out[c] = (values[0][c] + values[1][c] + values[2][c] + values[3][c]) * share;
         return;
     }
     for (int c = 0; c < channels; c++) {
@@ -133,7 +134,8 @@ INLINE void NAME(products)(const float *const *pixels, const dense *layer, size_
         for (int v = 0; v < 16 / FLOATS; v++) *(NAME(floats) *)(out[p] + v * FLOATS) = sums[p][v];
 }
 
-TARGET static void NAME(dense)(const float *const *pixels, int count, const dense *layer, size_t row_floats, float *out) {
+TARGET static void NAME(dense)(const float *const *pixels, int count, const dense *layer, size_t row_floats,
+                               float *out) {
     size_t block_floats = (size_t)layer->inputs * layer->size * layer->size * 16;
     for (int first = 0; first < layer->outputs; first += 16) {
         float sums[8][16];
@@ -240,7 +242,8 @@ INLINE void NAME(tile)(const uint8_t *const *pixels, const uint8_t *weights, int
                 __m256i first = NAME(row_of)(inputs[p][at] << 4 & 0xF0), second = NAME(row_of)(inputs[p][at] & 0xF0);
 #endif
                 for (int v = 0; v < vectors_n; v++) {
-                    __m256i both = _mm256_add_epi8(_mm256_shuffle_epi8(first, low[v]), _mm256_shuffle_epi8(second, high[v]));
+                    __m256i both =
+                        _mm256_add_epi8(_mm256_shuffle_epi8(first, low[v]), _mm256_shuffle_epi8(second, high[v]));
                     sums[p][v] = _mm256_add_epi8(sums[p][v], both);
                 }
             }
@@ -285,18 +288,21 @@ TARGET static void NAME(mismatches)(const uint8_t *const *pixels, int count, con
         for (int p = 0; p < count; p += PIXELS) {
             int first = p + PIXELS <= count ? p : count >= PIXELS ? count - PIXELS : p;
 #define TILE(n, v) NAME(tile)(pixels + first, weights, rows, row_bytes, columns, target + first * stride, stride, n, v)
-#define TILES(v)                                             \
-    if (count >= PIXELS) {                                   \
-        TILE(PIXELS, v);                                     \
-    } else {                                                 \
-        for (; first < count; first++) TILE(1, v);           \
+#define TILES(v)                                                                                                       \
+    if (count >= PIXELS) {                                                                                             \
+        TILE(PIXELS, v);                                                                                               \
+    } else {                                                                                                           \
+        for (; first < count; first++) TILE(1, v);                                                                     \
     }
             switch (width / LANES) {
 #if MOST_VECTORS == 4
-            case 4: TILES(4) break;
+            case 4:
+                TILES(4) break;
 #endif
-            case 2: TILES(2) break;
-            default: TILES(1) break;
+            case 2:
+                TILES(2) break;
+            default:
+                TILES(1) break;
             }
 #undef TILE
 #undef TILES
@@ -307,8 +313,7 @@ TARGET static void NAME(mismatches)(const uint8_t *const *pixels, int count, con
 #define STRING2(x) #x
 #define STRING(x) STRING2(x)
 static const kernels NAME(kernels) = {
-    STRING(SET), UNIT, LANES, MOST_VECTORS, WORD, NAME(mismatches), NAME(finish), NAME(pack), NAME(dense),
-    NAME(mean),
+    STRING(SET), UNIT, LANES, MOST_VECTORS, WORD, NAME(mismatches), NAME(finish), NAME(pack), NAME(dense), NAME(mean),
 };
 #ifdef BURN_TRAINING
 /* Loops that compilers turn into vectors; `bytes` is 2 (bfloat16) or 4 (float32). */
@@ -317,7 +322,8 @@ static const kernels NAME(kernels) = {
 TARGET static void NAME(signs)(const void *values, int bytes, int channels, uint8_t *bits) {
     for (int c = 0; c < channels; c += 16) {
         int16_t tops[16]; /* the half that has the sign */
-        if (bytes == 2) memcpy(tops, (const int16_t *)values + c, 32);
+        if (bytes == 2)
+            memcpy(tops, (const int16_t *)values + c, 32);
         else
             for (int i = 0; i < 16; i++) tops[i] = ((const int32_t *)values)[c + i] >> 16;
 #if defined(__SSE2__)

@@ -1,4 +1,5 @@
-/* main.c - features, or the five best classes, of a picture:  cc -O3 burn.c main.c -o main -lpthread && ./main network.bin image.ppm
+/* main.c - features, or the five best classes, of a picture:  cc -O3 burn.c main.c -o main -lpthread && ./main
+   network.bin image.ppm
 
    The picture is a binary PPM (P6) of exactly the network's size, 8 bits a channel. ImageMagick makes one of any photo:
    magick photo.jpg -resize "224x224^" -gravity center -extent 224x224 image.ppm */
@@ -40,8 +41,8 @@ int main(int argc, char **argv) {
     if (fgetc(file) != 'P' || fgetc(file) != '6') return fail(argv[2], "no binary PPM (P6)");
     int width = number(file), height = number(file), most = number(file);
     if (width != shape.width || height != shape.height || most != 255 || shape.channels != 3) {
-        fprintf(stderr, "%s: %d x %d pixels of at most %d; the network takes %d x %d of at most 255 in %d channels\n", argv[2],
-                width, height, most, shape.width, shape.height, shape.channels);
+        fprintf(stderr, "%s: %d x %d pixels of at most %d; the network takes %d x %d of at most 255 in %d channels\n",
+                argv[2], width, height, most, shape.width, shape.height, shape.channels);
         return 1;
     }
     size_t area = (size_t)width * height, outputs = shape.classes ? shape.classes : shape.feature_dim;

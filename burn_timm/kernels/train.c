@@ -1,8 +1,8 @@
 /* train.c - what a training step needs of binary convolutions: signs and weights to bits and back, and sums of +-1.
 
    Maps are [N, H, W, C], of bfloat16 (passed as 16-bit integers) or float32 (32-bit ones), `bytes` 2 or 4. Channels are
-   multiples of 16. Bits are [N, H + 2 padding, W + 2 padding, words of 64 channels]. Nothing rounds but the last product
-   with the scale: the sums are whole numbers. Called through ctypes by burn_timm/nn/sign_conv.py. */
+   multiples of 16. Bits are [N, H + 2 padding, W + 2 padding, words of 64 channels]. Nothing rounds but the last
+   product with the scale: the sums are whole numbers. Called through ctypes by burn_timm/nn/sign_conv.py. */
 
 #define BURN_TRAINING
 #include "burn.c"
@@ -81,16 +81,32 @@ static void unpack_signs_part(const void *task, int row, int thread) {
 
 int burn_pack_signs(int threads, int bytes, const void *x, int n, int height, int width, int channels, int padding,
                     void *bits) {
-    task_of_training t = {.in = x, .out = bits, .bytes = bytes, .height = height, .width = width, .channels = channels,
-                          .padding = padding, .words = words_of(channels), .k = training()};
+    task_of_training t = {.in = x,
+                          .out = bits,
+                          .bytes = bytes,
+                          .height = height,
+                          .width = width,
+                          .channels = channels,
+                          .padding = padding,
+                          .words = words_of(channels),
+                          .k = training()};
     return on_threads(threads, n * height, pack_signs_part, &t);
 }
 
 /* plus and minus: addresses of the two numbers. */
 int burn_unpack_signs(int threads, int bytes, const void *bits, int n, int height, int width, int channels, int padding,
                       const void *plus, const void *minus, void *x) {
-    task_of_training t = {.in = bits, .out = x, .bytes = bytes, .height = height, .width = width, .channels = channels,
-                          .padding = padding, .words = words_of(channels), .plus = plus, .minus = minus, .k = training()};
+    task_of_training t = {.in = bits,
+                          .out = x,
+                          .bytes = bytes,
+                          .height = height,
+                          .width = width,
+                          .channels = channels,
+                          .padding = padding,
+                          .words = words_of(channels),
+                          .plus = plus,
+                          .minus = minus,
+                          .k = training()};
     return on_threads(threads, n * height, unpack_signs_part, &t);
 }
 
@@ -116,7 +132,8 @@ static void pack_weights_part(const void *task, int o, int thread) {
             t->k->positive(weight + word * 64, count, &bits);
             ones += __builtin_popcountll(bits);
             size_t at = place(t, o, tap, word, &apart);
-            for (int i = 0; i < 8; i += unit) memcpy((uint8_t *)t->out + at + i / unit * apart, (uint8_t *)&bits + i, unit);
+            for (int i = 0; i < 8; i += unit)
+                memcpy((uint8_t *)t->out + at + i / unit * apart, (uint8_t *)&bits + i, unit);
         }
         t->ones[(size_t)tap * t->outputs + o] = ones;
     }
@@ -147,8 +164,15 @@ size_t burn_packed_bytes(int outputs, int inputs, int size) {
 /* weight float32 [O, k, k, I] -> packed, scale (mean |w|) [O], ones [k, k, O]: positive weights of each tap. */
 int burn_pack_weights(int threads, const float *weight, int outputs, int inputs, int size, void *packed, float *scale,
                       uint16_t *ones) {
-    task_of_training t = {.weight = weight, .outputs = outputs, .channels = inputs, .size = size, .words = words_of(inputs),
-                          .out = packed, .scale = scale, .ones = ones, .k = training()};
+    task_of_training t = {.weight = weight,
+                          .outputs = outputs,
+                          .channels = inputs,
+                          .size = size,
+                          .words = words_of(inputs),
+                          .out = packed,
+                          .scale = scale,
+                          .ones = ones,
+                          .k = training()};
     memset(packed, 0, burn_packed_bytes(outputs, inputs, size));
     return on_threads(threads, outputs, pack_weights_part, &t);
 }
@@ -156,21 +180,31 @@ int burn_pack_weights(int threads, const float *weight, int outputs, int inputs,
 /* The reverse: [O, k, k, I] of the two numbers of each output, plus [O] and minus [O]. */
 int burn_unpack_weights(int threads, int bytes, const void *packed, int outputs, int inputs, int size, const void *plus,
                         const void *minus, void *weight) {
-    task_of_training t = {.packed = packed, .outputs = outputs, .channels = inputs, .size = size, .bytes = bytes,
-                          .words = words_of(inputs), .out = weight, .plus = plus, .minus = minus, .k = training()};
+    task_of_training t = {.packed = packed,
+                          .outputs = outputs,
+                          .channels = inputs,
+                          .size = size,
+                          .bytes = bytes,
+                          .words = words_of(inputs),
+                          .out = weight,
+                          .plus = plus,
+                          .minus = minus,
+                          .k = training()};
     return on_threads(threads, outputs, unpack_weights_part, &t);
 }
 
 static void convolve_part(const void *task, int part, int thread) {
     const task_of_training *t = task;
     int first = part * t->chunk, count = first + t->chunk < t->total ? t->chunk : t->total - first;
-    int width = block_width(t->k->base, t->outputs), blocks = ceil_div(t->outputs, width), area = t->out_height * t->out_width;
+    int width = block_width(t->k->base, t->outputs), blocks = ceil_div(t->outputs, width),
+        area = t->out_height * t->out_width;
     size_t pixel = t->words * 8, row = (t->width + 2 * t->padding) * pixel, image = (t->height + 2 * t->padding) * row;
     int32_t *counts = t->scratch + thread * t->scratch_each;
     const uint8_t *pixels[CHUNK_PIXELS] = {0};
     for (int p = 0; p < count; p++) {
         int at = (first + p) % area, y = at / t->out_width, x = at % t->out_width;
-        pixels[p] = (const uint8_t *)t->in + (first + p) / area * image + y * t->shape.stride * row + x * t->shape.stride * pixel;
+        pixels[p] = (const uint8_t *)t->in + (first + p) / area * image + y * t->shape.stride * row +
+                    x * t->shape.stride * pixel;
     }
     t->k->base->mismatches(pixels, count, t->packed, blocks, width, t->size, row,
                            t->size * t->words * 8 / t->k->base->unit, counts);
@@ -187,9 +221,20 @@ int burn_sign_conv(int threads, int bytes, const void *bits, int n, int height, 
                    int size, int stride, int padding, const void *packed, const float *scale, const uint16_t *ones,
                    void *out) {
     shape_of_step shape = {inputs, outputs, size, stride, padding, 0, 0, 0};
-    task_of_training t = {.in = bits, .out = out, .packed = packed, .scale = (float *)scale, .bytes = bytes,
-                          .height = height, .width = width, .channels = inputs, .padding = padding, .outputs = outputs,
-                          .size = size, .words = words_of(inputs), .shape = shape, .k = training()};
+    task_of_training t = {.in = bits,
+                          .out = out,
+                          .packed = packed,
+                          .scale = (float *)scale,
+                          .bytes = bytes,
+                          .height = height,
+                          .width = width,
+                          .channels = inputs,
+                          .padding = padding,
+                          .outputs = outputs,
+                          .size = size,
+                          .words = words_of(inputs),
+                          .shape = shape,
+                          .k = training()};
     t.out_height = out_side(height, &shape), t.out_width = out_side(width, &shape);
     t.total = n * t.out_height * t.out_width;
     int block = block_width(t.k->base, outputs), padded = ceil_div(outputs, block) * block;
@@ -207,11 +252,13 @@ static void pass_part(const void *task, int part, int thread) {
     const task_of_training *t = task;
     (void)thread;
     size_t at = part * t->each;
-    t->k->pass((const uint8_t *)t->in + at * t->bytes, t->bytes, (const float *)t->weight + at, t->each, (float *)t->out + at);
+    t->k->pass((const uint8_t *)t->in + at * t->bytes, t->bytes, (const float *)t->weight + at, t->each,
+               (float *)t->out + at);
 }
 
 /* The straight-through estimator: grad where |weight| <= 1, else 0; [outputs, each]. */
-int burn_pass_through(int threads, int bytes, const void *grad, const float *weight, int outputs, size_t each, float *out) {
+int burn_pass_through(int threads, int bytes, const void *grad, const float *weight, int outputs, size_t each,
+                      float *out) {
     task_of_training t = {.in = grad, .weight = weight, .out = out, .bytes = bytes, .each = each, .k = training()};
     return on_threads(threads, outputs, pass_part, &t);
 }

@@ -29,7 +29,8 @@ static uint64_t checksum(const uint8_t *data, size_t bytes) {
 
 static void run(burn_network *network) {
     burn_shape s = burn_get_shape(network);
-    size_t inputs = (size_t)s.channels * s.height * s.width, outputs = (size_t)s.map_channels * s.map_height * s.map_width;
+    size_t inputs = (size_t)s.channels * s.height * s.width,
+           outputs = (size_t)s.map_channels * s.map_height * s.map_width;
     if (inputs > 1 << 22) return;
     float *image = calloc(inputs, sizeof(float)), *map = calloc(outputs, sizeof(float));
     if (image && map) burn_run(network, image, NULL, NULL, map);
@@ -51,9 +52,15 @@ int main(int argc, char **argv) {
         size_t size = whole;
         memcpy(mutated, data, whole);
         switch (draw(4)) {
-        case 0: size = draw(whole); break;
-        case 1: mutated[draw(whole)] ^= 1 << draw(8); break;
-        case 2: memcpy(mutated + 16 + 4 * draw(header / 4 - 4), &sizes[draw(12)], 4); break;
+        case 0:
+            size = draw(whole);
+            break;
+        case 1:
+            mutated[draw(whole)] ^= 1 << draw(8);
+            break;
+        case 2:
+            memcpy(mutated + 16 + 4 * draw(header / 4 - 4), &sizes[draw(12)], 4);
+            break;
         default:
             for (int n = draw(20); n >= 0; n--) mutated[16 + draw(header - 16)] = draw(256);
         }
