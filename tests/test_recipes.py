@@ -7,6 +7,7 @@ import pytest
 import timm
 import yaml
 from PIL import Image
+from training.runs import TEACHER, on_the_cpu_without_pictures
 
 import train_burn
 from burn_timm.evals.paper import TABLES, row_name
@@ -33,7 +34,7 @@ def imagenet(tmp_path_factory):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_dry_run(path, imagenet, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    on_the_cpu_without_pictures(monkeypatch)
     settings = yaml.safe_load(path.read_text())
     binary = settings["stages"] != ["fp"]
     options = [
@@ -42,14 +43,10 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
         "--epochs", "1", "--max-steps", "1", "--warmup-epochs", "0", "--workers", "0", "--threads", "1",
         "--log-with", "none", "--no-compile", "--no-sync-bn", "--output", str(tmp_path / "run"),
     ]
-    if not binary:
-        options += ["--model-kwargs"]  # the recipe's are another model's
-    if METHODS[settings["method"]].teacher_output:
-        options += ["--teacher", "test_resnet", "--no-teacher-pretrained", "--teacher-img-size", "32"]
-    if settings.get("queue_size", 0) > 64:
-        options += ["--queue-size", "64"]
-    if settings.get("small_views"):
-        options += ["--small-img-size", "16"]
+    options += [] if binary else ["--model-kwargs"]  # the recipe's are another model's
+    options += TEACHER if METHODS[settings["method"]].teacher_output else []
+    options += ["--queue-size", "64"] if settings.get("queue_size", 0) > 64 else []
+    options += ["--small-img-size", "16"] if settings.get("small_views") else []
     summary = train_burn.main(options)
     found = {**summary["settings"], "export_img_size": summary["export_img_size"]}
     given = {word[2:].replace("no-", "").replace("-", "_") for word in options if word.startswith("--")}

@@ -15,6 +15,7 @@ from burn_timm.data.loader import epoch_order, seed_for
 
 from .runs import ROOT, SHORT, checkpoint, environment, log
 from .two_process_worker import encoder
+from .two_process_worker import main as three_steps_of_all
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
 EIGHT_STEPS = [
@@ -46,11 +47,7 @@ def plain_environment() -> dict[str, str]:
 def records(tmp_path_factory):
     """Three steps of every method in one process and in two; starting them takes longer than the steps."""
     folder = tmp_path_factory.mktemp("records")
-    alone = subprocess.run(
-        [sys.executable, str(WORKER), "32", str(folder / "1.pt")], capture_output=True, text=True,
-        env=plain_environment(),
-    )
-    assert alone.returncode == 0, alone.stderr[-3000:]
+    three_steps_of_all(32, str(folder / "1.pt"))
     launch(2, str(WORKER), "16", str(folder / "2.pt"))
     return [torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2)]
 
