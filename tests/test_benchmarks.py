@@ -11,7 +11,6 @@ from steps import ROWS, Setting, Step, saved_bytes
 from train_step import main
 
 from burn_timm.errors import BurnError
-from burn_timm.evals.results import write_result
 
 TINY = ["--model", "test_reactnet", "--img-size", "32", "--batch-size", "2", "--rounds", "1", "--runs", "1"]
 TINY += ["--threads", "1", "--ceiling-size", "64"]
@@ -70,16 +69,13 @@ def test_a_step_of_ours_keeps_less():
 
 
 @pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_the_benchmark(tmp_path, capsys, whole):
-    threads = torch.get_num_threads()
-    out = tmp_path / "results" / "step.json"
+def test_the_benchmark(tmp_path, whole):
+    threads, out = torch.get_num_threads(), tmp_path / "results" / "step.json"
     flags = ["--whole", "--teacher", "test_resnet", "--no-memory"] if whole else []
     names = ["reference", "eager-bf16-cl"]
     rows = main([*TINY, *flags, "--rows", *names, "--output", str(out), "--options", "--head-dim", "16"])
     assert torch.get_num_threads() == threads
     result = json.loads(out.read_text())
-    usual = write_result(tmp_path / "a.json", task="", value=0, protocol={}, dataset={}, model="", checkpoint=None)
-    assert usual.keys() < result.keys()
     assert result["command"].startswith("benchmarks/train_step.py --model test_reactnet")
     assert result["protocol"]["whole"] is whole and result["protocol"]["batch_size"] == 2
     assert result["extra"]["rows"] == rows and [row["row"] for row in rows] == names
@@ -87,10 +83,8 @@ def test_the_benchmark(tmp_path, capsys, whole):
         assert row["images_per_second"] == pytest.approx(2000 / row["ms"]) and row["utilisation"] > 0
     assert rows[0]["ratio"] == 1 and rows[1]["ratio"] == pytest.approx(rows[0]["ms"] / rows[1]["ms"])
     assert result["value"] == max(row["ratio"] for row in rows)
-    multiplications = 2.5e5 if not whole else 0  # of test_reactnet's forward pass at 32 px, at the least
-    assert result["extra"]["flops_per_image"] > 2 * 3 * multiplications
-    assert "| reference style, fp32 " in capsys.readouterr().out
-    if not whole:
+    if not whole:  # at the least, of test_reactnet's forward pass at 32 px
+        assert result["extra"]["flops_per_image"] > 2 * 3 * 2.5e5
         assert rows[1]["memory"]["saved_bytes"] < rows[0]["memory"]["saved_bytes"]
         assert sys.platform != "linux" or rows[0]["memory"]["peak_bytes"] > 0
 

@@ -35,12 +35,6 @@ def test_kl_is_line_24_of_algorithm_1(shape, temperature):
     assert kl_divergence(target, target, temperature).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_kl_trains_both_sides():
-    target, student = rows((5, 6)), rows((5, 6))
-    kl_divergence(target, student).backward()
-    assert target.grad.abs().min() > 0 and student.grad.abs().min() > 0
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_feature_similarity_is_section_3_2_and_table_6(shape):
     v1, v2 = rows(shape), rows(shape)
