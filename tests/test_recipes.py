@@ -7,11 +7,13 @@ import pytest
 import timm
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from training.runs import TEACHER, on_the_cpu_without_pictures
 
 import train_burn
 from burn_timm.evals.paper import TABLES, row_name
 from burn_timm.methods import METHODS
+from burn_timm.packing import is_packed
 
 RECIPES = sorted((Path(__file__).parents[1] / "burn_timm" / "recipes").glob("*.yaml"))
 SYNSETS = ("n01440764", "n01443537")
@@ -56,6 +58,7 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     assert found["export_img_size"] == 32
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
     assert sum(p.numel() for p in model.parameters()) > 1000
+    assert is_packed(load_file(tmp_path / "run" / "export" / "model.safetensors")) == binary
 
 
 def test_every_figure_of_the_papers_ablations_has_its_recipe():
