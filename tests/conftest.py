@@ -1,5 +1,6 @@
 """Shared by all tests: repeatable, on real images (the digits inside scikit-learn), few threads."""
 
+import gc
 import os
 
 import numpy as np
@@ -13,6 +14,12 @@ import burn_timm  # noqa: F401 - registers the models
 def _repeatable():
     torch.manual_seed(0)
     torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_collections():
+    """accelerate collects garbage at the end of each run: what has been imported need not be looked at again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

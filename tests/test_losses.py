@@ -36,6 +36,7 @@ def test_kl_is_line_24_of_algorithm_1(shape, temperature):
     assert kl_divergence(target, student, temperature, "target-student").item() == pytest.approx(backward, rel=1e-9)
     kl_divergence(target, student, temperature).backward()  # trains both sides
     assert target.grad.abs().min() > 0 and student.grad.abs().min() > 0
+    assert kl_divergence(target, target, temperature).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -7,10 +7,13 @@ import pytest
 import timm
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
+from training.runs import TEACHER, on_the_cpu_without_pictures
 
 import train_burn
 from burn_timm.evals.paper import TABLES, row_name
 from burn_timm.methods import METHODS
+from burn_timm.packing import is_packed
 
 RECIPES = sorted((Path(__file__).parents[1] / "burn_timm" / "recipes").glob("*.yaml"))
 SYNSETS = ("n01440764", "n01443537")
@@ -33,7 +36,7 @@ def imagenet(tmp_path_factory):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_dry_run(path, imagenet, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    on_the_cpu_without_pictures(monkeypatch)
     settings = yaml.safe_load(path.read_text())
     binary = settings["stages"] != ["fp"]
     options = [
@@ -42,14 +45,10 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
         "--epochs", "1", "--max-steps", "1", "--warmup-epochs", "0", "--workers", "0", "--threads", "1",
         "--log-with", "none", "--no-compile", "--no-sync-bn", "--output", str(tmp_path / "run"),
     ]
-    if not binary:
-        options += ["--model-kwargs"]  # the recipe's are another model's
-    if METHODS[settings["method"]].teacher_output:
-        options += ["--teacher", "test_resnet", "--no-teacher-pretrained", "--teacher-img-size", "32"]
-    if settings.get("queue_size", 0) > 64:
-        options += ["--queue-size", "64"]
-    if settings.get("small_views"):
-        options += ["--small-img-size", "16"]
+    options += [] if binary else ["--model-kwargs"]  # the recipe's are another model's
+    options += TEACHER if METHODS[settings["method"]].teacher_output else []
+    options += ["--queue-size", "64"] if settings.get("queue_size", 0) > 64 else []
+    options += ["--small-img-size", "16"] if settings.get("small_views") else []
     summary = train_burn.main(options)
     found = {**summary["settings"], "export_img_size": summary["export_img_size"]}
     given = {word[2:].replace("no-", "").replace("-", "_") for word in options if word.startswith("--")}
@@ -57,7 +56,9 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
         value = settings[name]
         assert found[name] == ([value] if name == "weight_decay" and not isinstance(value, list) else value), name
     assert found["export_img_size"] == 32
-    timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+    model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+    assert sum(p.numel() for p in model.parameters()) > 1000
+    assert is_packed(load_file(tmp_path / "run" / "export" / "model.safetensors")) == binary
 
 
 def test_every_figure_of_the_papers_ablations_has_its_recipe():

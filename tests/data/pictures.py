@@ -1,6 +1,7 @@
 """What the tests of datasets share: scanned digits as image files, and errors of one line."""
 
 import contextlib
+import functools
 import io
 import logging
 from pathlib import Path
@@ -32,9 +33,14 @@ def warned(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
+@functools.cache
+def scans() -> np.ndarray:
+    """scikit-learn's digits, uint8 [1797, 8, 8]; it takes its time to read them."""
+    return (load_digits().images * 15).astype(np.uint8)
+
+
 def digit(number: int, size: int = 16) -> Image.Image:
-    pixels = (load_digits().images[number] * 15).astype(np.uint8)
-    return Image.fromarray(pixels).convert("RGB").resize((size, size))
+    return Image.fromarray(scans()[number]).convert("RGB").resize((size, size))
 
 
 def write(path: Path, number: int = 0, size: int = 16, cut: int = 0) -> None:
@@ -47,7 +53,7 @@ def write(path: Path, number: int = 0, size: int = 16, cut: int = 0) -> None:
 
 def png(number: int) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray((load_digits().images[number] * 15).astype(np.uint8)).save(stream, "PNG")
+    Image.fromarray(scans()[number]).save(stream, "PNG")
     return stream.getvalue()
 
 

@@ -5,13 +5,11 @@ import pickle
 import re
 import shutil
 
-import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from burn_timm.data import cache as cache_module
-from burn_timm.data.cache import PixelCache
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.sources import ImageSource, Store
 
@@ -21,8 +19,9 @@ from .pictures import assert_same_images, digit, refused, write
 class Photos(Store):
     """Pieces of a photo, read and counted."""
 
+    photo = Image.fromarray(load_sample_image("china.jpg"))
+
     def __init__(self, sizes: list[tuple[int, int]], unreadable=()) -> None:
-        self.photo = Image.fromarray(load_sample_image("china.jpg"))
         self.sizes, self.unreadable, self.reads = sizes, unreadable, []
 
     def __len__(self) -> int:
@@ -70,25 +69,30 @@ def test_a_reduced_image_keeps_its_shape_and_a_small_or_long_one_is_given_all_th
     assert images.reads == [3]  # too long for its place
 
 
-def test_a_file_serves_later_runs_and_other_processes(tmp_path):
-    first = source_of(Photos(SAME)).cached("disk", None, str(tmp_path))
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_one_process_has_read_serves_others_and_a_file_later_runs(tmp_path, kind):
+    images = Photos(SAME)
+    first = source_of(images).cached(kind, None, str(tmp_path))
     child = os.fork()
     if child == 0:
         for index in range(20):
             first.load(index)
         os._exit(0)
     os.waitpid(child, 0)
-    for index in range(20, 40):
-        first.load(index)
+    images.reads.clear()
+    assert_same_images(first, source_of(Photos(SAME)))
+    assert sorted(images.reads) == list(range(20, 40))
+    if kind == "memory":
+        return
     (file,) = tmp_path.iterdir()
     assert re.fullmatch(r"photos-40-images-3-classes-[0-9a-f]{16}\.pixels", file.name)
     assert file.stat().st_size == 40 * (30 * 20 * 3 + 24)
-
     images = Photos(SAME)
     later = source_of(images).cached("disk", None, str(tmp_path))
     images.reads.clear()
-    assert_same_images(pickle.loads(pickle.dumps(later)), source_of(Photos(SAME)))
-    assert_same_images(later, source_of(Photos(SAME)))
+    for source in (later, pickle.loads(pickle.dumps(later))):
+        assert_same_images(source, source_of(Photos(SAME)))
     assert not images.reads
 
 
@@ -105,14 +109,11 @@ def test_a_damaged_entry_is_read_anew(tmp_path):
     content[9 * record + 8] ^= 1  # a height
     content[11 * record] ^= 1  # a checksum
     file.write_bytes(content[: 38 * record + 40])  # and the end is missing
-    images.reads.clear()
     source = source_of(images).cached("disk", None, str(tmp_path))
-    images.reads.clear()
-    assert_same_images(source, plain)
-    assert sorted(images.reads) == [4, 7, 9, 11, 38, 39]
-    images.reads.clear()
-    assert_same_images(source, plain)
-    assert not images.reads
+    for read_anew in ([4, 7, 9, 11, 38, 39], []):
+        images.reads.clear()
+        assert_same_images(source, plain)
+        assert sorted(images.reads) == read_anew
 
 
 def test_every_dataset_has_its_own_file(tmp_path):
@@ -148,24 +149,25 @@ def test_the_file_of_mixed_sizes_takes_the_space_of_the_images(tmp_path):
     assert 0.99 < taken / (40 * 128 * 170 * 3) < 1.2 and file.stat().st_size > 1.4 * taken
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_what_cannot_be_kept_is_one_line(tmp_path, kind, monkeypatch):
-    def told(match: str, sizes, folder=tmp_path) -> None:
-        with refused(match):
-            source_of(Photos(sizes)).cached(kind, None, str(folder))
-
-    told(f"--cache {kind}: images of several sizes .*--cache-size PIXELS", MIXED)
-    monkeypatch.setattr(cache_module, "_free_memory", lambda: 50_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 50_000))
-    told(f"--cache {kind} needs about 0.1 MB for 40 images.* 0.1 MB .*smaller --cache-size", SAME)
-    monkeypatch.undo()
-    if kind == "memory":
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-        monkeypatch.setattr(cache_module, "_free_memory", lambda: 100_000)
-        told("needs about 0.2 MB for 40 images in each of 3 processes", SAME)
+@pytest.mark.parametrize(("kind", "sizes", "free", "processes", "told"), [
+    ("memory", MIXED, 10**9, 1, "--cache memory: images of several sizes .*--cache-size PIXELS"),
+    ("disk", MIXED, 10**9, 1, "--cache disk: images of several sizes .*--cache-size PIXELS"),
+    ("memory", SAME, 50_000, 1, "--cache memory needs about 0.1 MB for 40 images.* 0.1 MB .*smaller --cache-size"),
+    ("disk", SAME, 50_000, 1, "--cache disk needs about 0.1 MB for 40 images.* 0.1 MB .*smaller --cache-size"),
+    ("memory", SAME, 100_000, 3, "needs about 0.2 MB for 40 images in each of 3 processes"),
+    ("disk", SAME, None, 1, "--cache disk: .*; choose another --cache-dir"),
+])
+def test_what_cannot_be_kept_is_one_line(tmp_path, monkeypatch, kind, sizes, free, processes, told):
+    folder = tmp_path
+    if free is None:
+        folder = tmp_path / "file"
+        folder.write_text("")
     else:
-        (tmp_path / "file").write_text("")
-        told("--cache disk: .*; choose another --cache-dir", SAME, folder=tmp_path / "file")
+        monkeypatch.setattr(cache_module, "_free_memory", lambda: free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, free))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    with refused(told):
+        source_of(Photos(sizes)).cached(kind, None, str(folder))
 
 
 def test_a_disk_that_fills_up_is_told_once_and_reading_goes_on(tmp_path, monkeypatch, caplog):
@@ -187,59 +189,22 @@ def test_unreadable_images_are_no_reason_to_fail(tmp_path):
     assert ImageSource(Photos(SAME, unreadable=range(40)), "photos", cache=False).cached("memory")._cache is None
 
 
-def test_auto_and_off():
-    source = open_dataset("digits")
-    assert source.cached("auto") is source and source.cached("off")._cache is None
-    assert_same_images(source.cached("memory"), source)
-
-
-@pytest.mark.parametrize("path", [None, "x"])
-def test_the_places_of_a_ragged_cache(tmp_path, path):
-    cache = PixelCache(3, 4, 6, ragged=True, path=path and str(tmp_path / path))
-    images = [np.full(shape, number, np.uint8) for number, shape in enumerate([(4, 6, 3), (8, 3, 3), (5, 5, 3)])]
-    for number, pixels in enumerate(images):
-        cache.put(number, pixels)
-    for number in (0, 1):
-        np.testing.assert_array_equal(cache.get(number), images[number])
-    assert cache.get(2) is None  # 25 pixels are more than 24
-
-
-def test_small_images_are_kept_by_themselves(tmp_path):
+def test_small_images_of_one_size_are_kept_by_themselves(tmp_path, monkeypatch):
     for number in range(6):
-        write(tmp_path / str(number % 2) / f"{number}.png", number)
-    cached = open_dataset("folder", tmp_path)
+        write(tmp_path / "same" / str(number % 2) / f"{number}.png", number)
+        write(tmp_path / "mixed" / f"{number}.png", number, size=16 + number)
+    cached = open_dataset("folder", tmp_path / "same")
+    assert cached.cached("auto") is cached
     for _ in range(2):
-        assert_same_images(cached, open_dataset("folder", tmp_path).cached("off"))
+        assert_same_images(cached, open_dataset("folder", tmp_path / "same").cached("off"))
+    mixed = open_dataset("folder", tmp_path / "mixed")
+    monkeypatch.setattr(cache_module, "MOST_BYTES", 6 * 16 * 16 * 3 - 1)
+    large = open_dataset("folder", tmp_path / "same")
+    for source in (mixed, large, cached.cached("off")):
+        source.load(1)
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     assert cached.load(5)[0].tobytes() == digit(5).tobytes()
-    with pytest.raises(FileNotFoundError):  # a pickled copy starts empty
-        pickle.loads(pickle.dumps(cached)).load(5)
-
-
-def test_memory_is_shared_with_forked_processes_and_checked():
-    if not hasattr(os, "fork"):
-        pytest.skip("no fork here")
-    cache = PixelCache(4, 5, 6)
-    pixels = np.arange(90, dtype=np.uint8).reshape(5, 6, 3)
-    assert cache.get(2) is None
-    child = os.fork()
-    if child == 0:
-        cache.put(2, pixels)
-        cache.put(1, pixels[:4])  # another size: left out
-        os._exit(0)
-    os.waitpid(child, 0)
-    np.testing.assert_array_equal(cache.get(2), pixels)
-    assert cache.get(1) is None and cache.get(3) is None
-    os.pwrite(cache._file, b"x", 2 * (90 + 24) + 50)  # half-written by another process
-    assert cache.get(2) is None
-
-
-def test_the_memory_of_auto_is_for_small_images_of_one_size(tmp_path, monkeypatch):
-    for number in range(3):
-        write(tmp_path / "same" / f"{number}.png", number)
-        write(tmp_path / "mixed" / f"{number}.png", number, size=16 + number)
-    assert open_dataset("folder", tmp_path / "same")._cache is not None
-    assert open_dataset("folder", tmp_path / "mixed")._cache is None
-    monkeypatch.setattr(cache_module, "MOST_BYTES", 3 * 16 * 16 * 3 - 1)
-    assert open_dataset("folder", tmp_path / "same")._cache is None
+    for source in (mixed, large, pickle.loads(pickle.dumps(cached))):  # a pickled copy starts empty
+        with pytest.raises(FileNotFoundError):
+            source.load(1)

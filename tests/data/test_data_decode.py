@@ -38,24 +38,19 @@ def test_grey_of_unknown_range_is_refused(mode):
         written(Image.fromarray(RAMP.astype(np.int32)).convert(mode), "TIFF")
 
 
-def transparent(mode: str) -> tuple[Image.Image, dict]:
-    """Red pixels of which the left half is transparent, in several ways of saying so."""
-    rgba = np.zeros((4, 8, 4), np.uint8)
-    rgba[..., 0], rgba[:, 4:, 3] = 255, 255
-    image = Image.fromarray(rgba)
-    if mode == "P":
-        image = Image.fromarray(np.repeat([[0] * 4 + [1] * 4], 4, 0).astype(np.uint8)).convert("P")
-        image.putpalette([255, 0, 0, 255, 0, 0])
-        return image, {"transparency": 0}
-    if mode == "RGB":  # one colour of it is transparent
-        image = Image.fromarray(np.where(rgba[..., 3:] > 0, [[[255, 0, 0]]], [[[0, 0, 9]]]).astype(np.uint8))
-        return image, {"transparency": (0, 0, 9)}
-    return image, {}
-
-
 @pytest.mark.parametrize("mode", ["RGBA", "P", "RGB"])
 def test_transparent_pixels_lie_on_white(mode):
-    image, options = transparent(mode)
+    """Red pixels of which the left half is transparent, in several ways of saying so."""
+    left, options = np.arange(8) < 4, {"transparency": 0}
+    if mode == "RGBA":
+        rgba = np.where(left[:, None], [255, 0, 0, 0], [255, 0, 0, 255])
+        image, options = Image.fromarray(np.stack([rgba.astype(np.uint8)] * 4)), {}
+    elif mode == "P":
+        image = Image.fromarray(np.stack([np.where(left, 0, 1).astype(np.uint8)] * 4)).convert("P")
+        image.putpalette([255, 0, 0, 255, 0, 0])
+    else:  # one colour of it is transparent
+        image = Image.fromarray(np.stack([np.where(left[:, None], [0, 0, 9], [255, 0, 0]).astype(np.uint8)] * 4))
+        options = {"transparency": (0, 0, 9)}
     pixels = written(image, **options)
     assert (pixels[:, :4] == 255).all() and (pixels[:, 4:] == [255, 0, 0]).all()
 

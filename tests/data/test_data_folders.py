@@ -30,18 +30,12 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert len(open_dataset("", tmp_path / "val", split="validation")) == 4  # a split's folder itself
     with refused("no split 'test'; available: train, val"):
         open_dataset("folder", tmp_path, split="test")
+    with refused("no split 'validation'.*only train"):
+        open_dataset("folder", tmp_path / "train", split="validation")
     assert train.shared(val) == 0 and train.shared(open_dataset("", tmp_path / "train")) == 6
     (tmp_path / "test").mkdir()
     os.symlink(tmp_path / "train" / "cat" / "0.png", tmp_path / "test" / "0.png")
     assert train.shared(open_dataset("", tmp_path, "test")) == 1
-
-
-def test_folder_without_splits_is_a_training_set_only(tmp_path):
-    write(tmp_path / "cat" / "a.png")
-    write(tmp_path / "dog" / "b.png")
-    assert open_dataset("folder", tmp_path).num_classes == 2
-    with refused("no split 'validation'.*only train"):
-        open_dataset("folder", tmp_path, split="validation")
 
 
 @pytest.mark.parametrize("paths", [["{}.jpg"], ["one/images/{}.png"], ["sub/{}.png", "{}.png"]])

@@ -1,7 +1,6 @@
 """`hfds/`: local parquet folders, with columns found or named; and the real sets where BURN_DATA points to them."""
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -109,20 +108,16 @@ def test_choices_that_are_not_unique_need_a_name(tmp_path, cache):
         open_dataset(f"hfds/{tmp_path / 'words'}", cache)
 
 
-def test_unknown_split_lists_the_others(tmp_path, cache):
+def test_splits_and_relative_folders(tmp_path, cache, monkeypatch):
     for split in ("train", "test"):
         parquet(tmp_path / "two", {"image": PICTURES}, {"image": PICTURE}, split)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(open_dataset("hfds/./two", cache)) == 8
     with refused("no split 'validation'; available: train, test"):
         open_dataset(f"hfds/{tmp_path / 'two'}", cache, split="validation")
-    (tmp_path / "empty").mkdir()
     with refused("cannot be opened"):
         open_dataset(f"hfds/{tmp_path / 'empty'}", cache)
-
-
-def test_relative_folder(tmp_path, cache, monkeypatch):
-    parquet(tmp_path / "here", {"image": PICTURES}, {"image": PICTURE})
-    monkeypatch.chdir(tmp_path)
-    assert len(open_dataset("hfds/./here", cache)) == 8
 
 
 def test_broken_bytes_raise(tmp_path, cache):
@@ -135,38 +130,21 @@ def test_broken_bytes_raise(tmp_path, cache):
 
 
 @needs_data
-def test_real_cifar10(cache):
-    started = time.perf_counter()
-    train = open_dataset("hfds/$BURN_DATA/cifar10", cache)
-    test = open_dataset("hfds/$BURN_DATA/cifar10", cache, split="test")
-    assert time.perf_counter() - started < 60
-    assert (len(train), len(test), train.num_classes) == (50_000, 10_000, 10)
-    assert train.class_names[:2] == ["airplane", "automobile"]
-    assert train.description == "hfds/$BURN_DATA/cifar10 [train], 50,000 images, 10 classes"
-    image, target = train.load(123)
-    assert image.size == (32, 32) and image.mode == "RGB" and f"/{train.class_names[target]}/" in train.name(123)
-    images, targets = next(iter(eval_loader(test, make_view("none", 32), batch_size=300)))
-    assert images.shape == (300, 3, 32, 32) and torch.bincount(targets, minlength=10).shape == (10,)
-
-    def batches(workers: int) -> list[dict]:
-        steps = len(train) // 128
-        return list(train_loader(
-            train, make_view("burn", 32), batch_size=64, world_size=2, rank=1, start=steps - 1, total=steps + 2,
-            workers=workers,
-        ))
-
-    for batch, other in zip(batches(2), batches(0), strict=True):  # decoded by workers into the shared cache first
-        assert batch["views"].shape == (64, 2, 3, 32, 32) and not batch["corrupt"].numel()
+@pytest.mark.parametrize(("name", "split", "count", "classes", "side"), [
+    ("cifar10", "train", 50_000, "airplane automobile", 32), ("cifar10", "test", 10_000, "airplane automobile", 32),
+    ("tiny-imagenet-80", "validation", 4000, "n01629819", 64),
+])
+def test_real_sets(cache, name, split, count, classes, side):
+    source = open_dataset(f"hfds/$BURN_DATA/{name}", cache, split=split)
+    assert len(source) == count and " ".join(source.class_names).startswith(classes)
+    assert source.description == f"hfds/$BURN_DATA/{name} [{split}], {count:,} images, {source.num_classes} classes"
+    image, target = source.load(123)
+    assert image.size == (side, side) and image.mode == "RGB" and 0 <= target < source.num_classes
+    assert name != "cifar10" or f"/{source.class_names[target]}/" in source.name(123)
+    images, labels = next(iter(eval_loader(source, make_view("none", 32), batch_size=300)))
+    assert images.shape == (300, 3, 32, 32) and labels.max() < source.num_classes
+    by_workers, alone = (  # decoded by workers into the shared cache first
+        list(train_loader(source, make_view("burn", 32), batch_size=64, total=2, workers=workers)) for workers in (2, 0)
+    )
+    for batch, other in zip(by_workers, alone, strict=True):
         assert torch.equal(batch["views"], other["views"]) and torch.equal(batch["target"], other["target"])
-
-
-@needs_data
-def test_real_tiny_imagenet(cache):
-    source = open_dataset("hfds/$BURN_DATA/tiny-imagenet-80", cache, split="validation")
-    assert (len(source), source.num_classes) == (4000, 80) and source.class_names[0] == "n01629819"
-    image, target = source.load(2500)
-    assert image.size == (64, 64) and 0 <= target < 80
-    counts = torch.cat([y for _, y in eval_loader(source, lambda image: torch.zeros(1), limit=400)])
-    assert len(counts) == 400
-    with refused("available: train, validation"):
-        open_dataset("hfds/$BURN_DATA/tiny-imagenet-80", cache, split="test")

@@ -2,18 +2,17 @@
 
 import logging
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from burn_timm.data import open_dataset
 from burn_timm.data.corrupt import CorruptLog
 from burn_timm.data.loader import ViewDataset, epoch_order, eval_loader, micro_steps_per_epoch, seed_for
-from burn_timm.data.sources import ImageSource, Store
+from burn_timm.data.sources import ImageSource
 from burn_timm.data.views import make_view, view_groups
-from burn_timm.errors import BurnError
 
 from .pictures import refused, train_loader, write
 
@@ -23,8 +22,8 @@ def digits() -> ImageSource:
     return open_dataset("digits")
 
 
-def loader(source, batch_size=32, total=3, view="burn", **options):
-    return train_loader(source, make_view(view, 32), batch_size=batch_size, total=total, **options)
+def loader(source, batch_size=32, total=3, **options):
+    return train_loader(source, make_view("burn", 32), batch_size=batch_size, total=total, **options)
 
 
 def assert_same(batches, others):
@@ -35,10 +34,11 @@ def assert_same(batches, others):
             assert torch.equal(batch[key], other[key]), key
 
 
-def folder_of_digits(root, count: int, broken=()) -> None:
+def folder_of_digits(root, count: int, broken=()) -> ImageSource:
     """`count` images in three class folders; those numbered in `broken` (in name order) cut short."""
     for number in range(count):
         write(root / f"class{number * 3 // count}" / f"{number:04d}.png", number, 24, cut=60 if number in broken else 0)
+    return open_dataset("folder", root)
 
 
 def test_seed_for_is_stable_and_distinct():
@@ -63,77 +63,51 @@ def test_epoch_order_is_a_pure_permutation():
 
 
 def test_micro_steps_per_epoch():
-    assert micro_steps_per_epoch(100, 16, 2) == 3
-    assert micro_steps_per_epoch(32, 16, 2) == 1
+    assert micro_steps_per_epoch(100, 16, 2) == 3 and micro_steps_per_epoch(32, 16, 2) == 1
     with refused(r"16 x 2.*32 images.*has 31.*at most 15"):
         micro_steps_per_epoch(31, 16, 2)
 
 
-def test_batches_against_a_slow_loop(digits):
-    view = make_view("burn", 32)
-    per_epoch = len(digits) // 64
-    batches = list(loader(digits, batch_size=32, rank=1, world_size=2, start=per_epoch - 1, total=per_epoch + 1))
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
+def test_batches_against_a_slow_loop(digits, rank, world_size):
+    """Around the end of an epoch; what several processes see together depends on their whole batch only."""
+    view, size, whole = make_view("burn", 32), 64 // world_size, 64
+    per_epoch = len(digits) // whole
+    place_of = dict(batch_size=size, rank=rank, world_size=world_size)
+    batches = list(loader(digits, start=per_epoch - 1, total=per_epoch + 1, **place_of))
     for step, batch in zip((per_epoch - 1, per_epoch), batches, strict=True):
         epoch, place = divmod(step, per_epoch)
-        wanted = epoch_order(5, epoch, len(digits)).tolist()[place * 64 + 32 : place * 64 + 64]
-        for row, index in enumerate(wanted):
+        first = place * whole + rank * size
+        for row, index in enumerate(epoch_order(5, epoch, len(digits)).tolist()[first : first + size]):
             image, target = digits.load(index)
             torch.manual_seed(seed_for(5, epoch, index))
             assert torch.equal(batch["views"][row], torch.stack([view(image), view(image)]))
             assert batch["target"][row] == target
-    assert batches[0]["views"].shape == (32, 2, 3, 32, 32) and batches[0]["views"].dtype == torch.uint8
+    assert batches[0]["views"].shape == (size, 2, 3, 32, 32) and batches[0]["views"].dtype == torch.uint8
     assert batches[0]["target"].dtype == batches[0]["corrupt"].dtype == torch.int64
 
 
 def test_a_view_for_each_and_small_views(digits):
-    options = dict(batch_size=4, total=1)
-    views = (make_view("none", 32), make_view("none", 32))
+    still, options = make_view("none", 32), dict(batch_size=4, total=1)
     small = make_view("swav_small", 12)
-    (batch,) = train_loader(digits, views, small_view=small, n_small_views=3, **options)
+    (batch,) = train_loader(digits, (still, still), small_view=small, n_small_views=3, **options)
     assert batch["views"].shape == (4, 2, 3, 32, 32) and batch["small_views"].shape == (4, 3, 3, 12, 12)
     assert torch.equal(batch["views"][:, 0], batch["views"][:, 1])
     assert not torch.equal(batch["small_views"][:, 0], batch["small_views"][:, 1])
-    (batch,) = train_loader(digits, (make_view("none", 32), make_view("burn", 32)), **options)
+    (batch,) = train_loader(digits, (still, make_view("burn", 32)), **options)
     assert "small_views" not in batch and not torch.equal(batch["views"][:, 0], batch["views"][:, 1])
-    with pytest.raises(ValueError, match="2 views given, 1 wanted"):
-        train_loader(digits, views, n_views=1, **options)
 
 
 def test_workers_and_cold_starts_change_nothing():
     digits = open_dataset("digits", split="test")
     per_epoch = len(digits) // 40
     whole = list(loader(digits, batch_size=40, total=per_epoch + 3))
-    assert_same(whole, list(loader(digits, batch_size=40, total=per_epoch + 3, workers=2)))
-    for start in (3, per_epoch - 1, per_epoch + 1):
+    for start in (0, 3, per_epoch - 1, per_epoch + 1):
         for workers in (0, 2):
             cold = loader(digits, batch_size=40, start=start, total=per_epoch + 3, workers=workers)
             assert len(cold) == per_epoch + 3 - start
             assert_same(whole[start:], list(cold))
     assert list(loader(digits, start=3, total=3)) == []
-
-
-def test_two_processes_see_what_one_sees(digits):
-    total = 4
-    one = list(loader(digits, batch_size=64, total=total))
-    two = [list(loader(digits, batch_size=32, rank=rank, world_size=2, total=total)) for rank in (0, 1)]
-    for batch, left, right in zip(one, *two, strict=True):
-        for key in ("views", "target"):
-            assert torch.equal(batch[key], torch.cat([left[key], right[key]]))
-
-
-def test_an_epoch_shows_no_image_twice():
-    class Black(Store):
-        def __len__(self):
-            return 100
-
-        def image(self, index):
-            return Image.new("RGB", (8, 8))
-
-    source = ImageSource(Black(), "numbers", range(100))
-    batches = list(loader(source, batch_size=16, total=12, view="none"))
-    first = torch.cat([batch["target"] for batch in batches[:6]]).tolist()
-    second = torch.cat([batch["target"] for batch in batches[6:]]).tolist()
-    assert len(set(first)) == len(set(second)) == 96 and first != second
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -146,13 +120,13 @@ def test_the_random_state_of_the_caller_is_not_disturbed(digits, workers):
     assert random.getstate() == states[1] and np.array_equal(np.random.get_state()[1], states[2])
 
 
-def test_a_failing_view_restores_the_random_state_too(digits):
+def test_an_error_in_a_view_is_no_corrupt_image_and_restores_the_random_state_too(digits):
     def broken(image):
         torch.rand(3)
-        raise RuntimeError("no view")
+        return image.no_such_method()
 
     state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="no view"):
+    with pytest.raises(AttributeError):
         ViewDataset(digits, {"views": [broken]}, 0)[0, 0]
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -160,18 +134,16 @@ def test_a_failing_view_restores_the_random_state_too(digits):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_corrupt_images_are_replaced_and_all_counted(tmp_path, workers, caplog):
     broken = {0, 200, 201, 299}
-    folder_of_digits(tmp_path, 300, broken)
-    source = open_dataset("folder", tmp_path)
-    view = make_view("burn", 32)
+    source = folder_of_digits(tmp_path, 300, broken)
     log = CorruptLog(total=500)
     with caplog.at_level(logging.WARNING):
         for batch in loader(source, batch_size=30, total=20, workers=workers):  # two epochs
             log.add(batch["corrupt"], source)
     assert log.indices == sorted(broken) and len(log) == 4
-    assert len([record for record in caplog.records if "cannot be read" in record.message]) == 4
-    assert "class2/0201.png" in caplog.text and str(tmp_path) not in caplog.text
     assert caplog.text.count("it cannot be read (image file is truncated") == 4
+    assert "class2/0201.png" in caplog.text and str(tmp_path) not in caplog.text
 
+    view = make_view("burn", 32)
     dataset = ViewDataset(source, view_groups(view, 2, None, 0), seed=5)
     for index, replacement, passed in [(200, 202, [200, 201]), (201, 202, [201]), (299, 1, [299, 0]), (7, 7, [])]:
         item = dataset[4, index]
@@ -182,53 +154,35 @@ def test_corrupt_images_are_replaced_and_all_counted(tmp_path, workers, caplog):
 
 
 def test_one_percent_is_allowed_and_more_is_not():
-    class Source:
-        def name(self, index):
-            return f"image{index}.jpg"
-
-        def why_unreadable(self, index):
-            return "broken"
-
+    source = SimpleNamespace(name=lambda index: f"image{index}.jpg", why_unreadable=lambda index: "broken")
     log = CorruptLog(total=200)
-    log.add(torch.tensor([-1, 7, 7, -1]), Source())
-    log.add(torch.empty(0, dtype=torch.int64), Source())
-    log.add(torch.tensor([[3], [7]]), Source())
+    for corrupt in ([-1, 7, 7, -1], [], [[3], [7]]):
+        log.add(torch.tensor(corrupt, dtype=torch.int64), source)
     assert log.indices == [3, 7]
     restored = CorruptLog(total=1)
     restored.load_state_dict(log.state_dict())
-    restored.add(torch.tensor([3]), Source())
+    restored.add(torch.tensor([3]), source)
     with refused(r"3 of 200 images.*1%.*image3.jpg: broken, image5.jpg: broken, image7.jpg"):
-        restored.add(torch.tensor([5]), Source())
+        restored.add(torch.tensor([5]), source)
     assert restored.indices == [3, 5, 7] and log.indices == [3, 7]
-    log.merge([3, 7], Source())
-    with pytest.raises(BurnError, match=r"3 of 200 images.*1%.*image3.jpg: broken, image7.jpg: broken, image9.jpg"):
-        log.merge([9], Source())
+    log.merge([3, 7], source)
+    with refused("3 of 200 images.*image9.jpg"):
+        log.merge([9], source)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("count", [6, 300])
 def test_a_wholly_unreadable_set_is_one_line(tmp_path, workers, count):
-    folder_of_digits(tmp_path, count, range(count))
-    source = open_dataset("folder", tmp_path)
-    with pytest.raises(BurnError, match=rf"of {count} images cannot be read.*\.png") as error:
-        list(loader(source, batch_size=4, workers=workers))
-    assert "\n" not in str(error.value)
-    with pytest.raises(BurnError, match=rf"of {count} images cannot be read"):
-        list(eval_loader(source, make_view("none", 32), workers=workers))
-
-
-def test_a_programming_error_in_a_view_is_not_taken_for_a_corrupt_image(digits):
-    def typo(image):
-        return image.no_such_method()
-
-    with pytest.raises(AttributeError):
-        ViewDataset(digits, {"views": [typo]}, 0)[0, 0]
+    source = folder_of_digits(tmp_path, count, range(count))
+    for read in (loader(source, batch_size=4, workers=workers),
+                 eval_loader(source, make_view("none", 32), workers=workers)):
+        with refused(rf"of {count} images cannot be read.*\.png"):
+            list(read)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_eval_loader_is_in_order_and_leaves_out_the_corrupt(tmp_path, workers, caplog):
-    folder_of_digits(tmp_path, 250, {3, 10})
-    source = open_dataset("folder", tmp_path)
+    source = folder_of_digits(tmp_path, 250, {3, 10})
     view = make_view("none", 32)
     with caplog.at_level(logging.WARNING):
         batches = list(eval_loader(source, view, batch_size=4, workers=workers, limit=250))

@@ -13,15 +13,6 @@ from burn_timm.data.published import BIRDSNAP, CUB, PLACES205
 from .pictures import refused_set, targets, warned, write
 
 
-def change(path: Path, old: str | None, new: str) -> None:
-    """Replace `old` once in a file, or with None add `new` at its end."""
-    text = path.read_text()
-    path.write_text(text + new if old is None else text.replace(old, new, 1))
-
-
-# CUB-200-2011
-
-
 @pytest.fixture
 def cub(tmp_path):
     root = tmp_path / "CUB_200_2011"
@@ -49,34 +40,6 @@ def test_cub_reads_the_published_files(cub, caplog):
         f"cub {cub.parent.name} [test]: 2 images of 3 classes; the published split has 5,794 of 200",
     ]
     assert sum(CUB.images.values()) == 11788 and CUB.classes == 200
-
-
-@pytest.mark.parametrize("file", ["images.txt", "image_class_labels.txt", "train_test_split.txt"])
-def test_cub_names_the_missing_or_wrong_file(cub, file):
-    change(cub / file, None, "nonsense\n")
-    refused_set(f"{file}.*expected", "cub", cub)
-    (cub / file).write_text("\n")
-    refused_set(f"{file} is empty", "cub", cub)
-    (cub / file).unlink()
-    refused_set(f"no file {file} in .*CUB_200_2011; get the set from https://www.vision.caltech.edu", "cub", cub.parent)
-
-
-def test_cub_refuses_what_does_not_fit(cub):
-    refused_set("no split 'val'; available: train, test", "cub", cub, "val")
-    refused_set("do not apply", "cub", cub, "train", "image")
-    refused_set("by --data-dir; get it from https", "cub")
-    refused_set("no such folder; get cub from https", "cub", cub / "nowhere")
-    refused_set("no file images.txt in", "cub", cub / "images")
-    (cub / "images/002.Laysan_Albatross/b_0003.jpg").unlink()
-    refused_set("1 of 3 listed images are missing.*the first is images/002.Laysan_Albatross/b_0003.jpg", "cub", cub)
-    assert len(open_dataset("cub", cub, "test")) == 2
-    change(cub / "image_class_labels.txt", "3 2\n4 3", "3 201\n4 3")
-    refused_set("image_class_labels.txt, image 3: expected an integer from 1 to 200, found '201'", "cub", cub)
-    change(cub / "image_class_labels.txt", "3 201\n4 3", "3 2")
-    refused_set(r"image_class_labels.txt: no line for image 4 of images.txt \(003", "cub", cub)
-
-
-# Birdsnap
 
 
 @pytest.fixture
@@ -123,25 +86,6 @@ def test_birdsnap_leaves_out_images_that_are_gone_and_counts_them(birdsnap, capl
     refused_set("no folder images in", "birdsnap", birdsnap)
 
 
-@pytest.mark.parametrize(("file", "old", "new", "told"), [
-    ("images.txt", "species_id", "kind", "images.txt: no column species_id in its header"),
-    ("images.txt", "jpg\t7\t", "jpg\t501\t", "images.txt: Anhinga/113028.jpg has species 501, not in species.txt"),
-    ("images.txt", None, "http://x.y/z.jpg\n", "images.txt, entry 7: 1 columns, 10 expected"),
-])
-def test_birdsnap_refuses_wrong_files(birdsnap, file, old, new, told):
-    change(birdsnap / file, old, new)
-    refused_set(told, "birdsnap", birdsnap)
-
-
-@pytest.mark.parametrize("file", ["images.txt", "test_images.txt", "species.txt"])
-def test_birdsnap_names_the_missing_file(birdsnap, file):
-    (birdsnap / file).unlink()
-    refused_set(f"no file {file} in .*birdsnap; get the set from https://thomasberg.org", "birdsnap", birdsnap.parent)
-
-
-# Places205
-
-
 @pytest.fixture
 def places(tmp_path):
     folder = tmp_path / "data/vision/torralba/deeplearning/images256"
@@ -166,24 +110,65 @@ def test_places205_reads_the_published_lists(places, caplog):
     assert targets(open_dataset("places205", places)) == [0, 7, 204]
 
 
-def test_places205_looks_for_a_few_images_only(places, monkeypatch):
-    names = "".join(f"a/abbey/gsun_{i}.jpg 0\n" for i in range(30_000))
-    (places / "trainvalsplit_places205/train_places205.csv").write_text(names)
-    looked_for = []
-    real = os.path.isfile
+URLS = {"cub": "https://www.vision.caltech.edu", "birdsnap": "https://thomasberg.org", "places205": "http"}
+SPLITS, LABELS = "train_test_split.txt", "image_class_labels.txt"
+PLACES = "trainvalsplit_places205/train_places205.csv"
+
+
+@pytest.fixture
+def roots(cub, birdsnap, places):
+    return {"cub": cub, "birdsnap": birdsnap, "places205": places}
+
+
+@pytest.mark.parametrize(("name", "file"), [
+    *(("cub", file) for file in ("images.txt", LABELS, SPLITS)),
+    *(("birdsnap", file) for file in ("images.txt", "test_images.txt", "species.txt")), ("places205", PLACES),
+])
+def test_a_missing_file_is_named(roots, name, file):
+    (roots[name] / file).unlink()
+    above = roots[name] if name == "places205" else roots[name].parent
+    refused_set(f"no file {file} in .*; get the set from {URLS[name]}", name, above)
+
+
+@pytest.mark.parametrize(("name", "file", "old", "new", "told"), [
+    *(("cub", file, None, "nonsense\n", f"{file}.*expected") for file in ("images.txt", LABELS, SPLITS)),
+    *(("cub", file, "", "\n", f"{file} is empty") for file in ("images.txt", LABELS, SPLITS)),
+    ("cub", LABELS, "3 2\n4 3", "3 201\n4 3", f"{LABELS}, image 3: expected an integer from 1 to 200, found '201'"),
+    ("cub", LABELS, "4 3\n", "", rf"{LABELS}: no line for image 4 of images.txt \(003"),
+    ("birdsnap", "images.txt", "species_id", "kind", "images.txt: no column species_id in its header"),
+    ("birdsnap", "images.txt", "jpg\t7\t", "jpg\t501\t",
+     "images.txt: Anhinga/113028.jpg has species 501, not in species.txt"),
+    ("birdsnap", "images.txt", None, "http://x.y/z.jpg\n", "images.txt, entry 7: 1 columns, 10 expected"),
+    ("places205", PLACES, "", "a/abbey/gsun_1.jpg 205\n", "gsun_1.jpg: expected an integer from 0 to 204"),
+    ("places205", PLACES, "", "a/abbey/gsun_1.jpg\n", "train_places205.csv, entry 1: expected a name and a class"),
+])
+def test_a_wrong_file_is_one_line(roots, name, file, old, new, told):
+    """`new` in place of `old`, of everything where that is empty, or at the end."""
+    path = roots[name] / file
+    text = path.read_text()
+    path.write_text(text + new if old is None else text.replace(old, new, 1) if old else new)
+    refused_set(told, name, roots[name])
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (("{}", "val"), "no split 'val'; available: train, test"),
+    (("{}", "train", "image"), "do not apply"),
+    ((), "by --data-dir; get it from https"),
+    (("{}/nowhere",), "no such folder; get cub from https"),
+    (("{}/images",), "no file images.txt in"),
+])
+def test_what_a_set_cannot_be_asked_for(cub, arguments, told):
+    refused_set(told, "cub", *(word.format(cub) for word in arguments))
+
+
+def test_missing_images(cub, places, monkeypatch):
+    (cub / "images/002.Laysan_Albatross/b_0003.jpg").unlink()
+    refused_set("1 of 3 listed images are missing.*the first is images/002.Laysan_Albatross/b_0003.jpg", "cub", cub)
+    assert len(open_dataset("cub", cub, "test")) == 2
+    (places / PLACES).write_text("".join(f"a/abbey/gsun_{i}.jpg 0\n" for i in range(30_000)))
+    looked_for, real = [], os.path.isfile
     monkeypatch.setattr(os.path, "isfile", lambda path: looked_for.append(Path(path).name) or real(path))
     refused_set("of 64 looked for images are missing from .*images256, the first is a/abbey", "places205", places)
     assert len(looked_for) == 64 and {"gsun_0.jpg", "gsun_29999.jpg"} <= set(looked_for)
-
-
-@pytest.mark.parametrize(("line", "told"), [
-    ("a/abbey/gsun_1.jpg 205\n", "train_places205.csv, a/abbey/gsun_1.jpg: expected an integer from 0 to 204"),
-    ("a/abbey/gsun_1.jpg\n", "train_places205.csv, entry 1: expected a name and a class"),
-    (None, "no file trainvalsplit_places205/train_places205.csv in .*get the set from http"),
-])
-def test_places205_refuses_wrong_files(places, line, told):
-    file = places / "trainvalsplit_places205/train_places205.csv"
-    file.write_text(line) if line else file.unlink()
-    refused_set(told, "places205", places)
     shutil.rmtree(places / "data")
     refused_set("no folder data/vision/torralba/deeplearning/images256 or images256", "places205", places, "val")

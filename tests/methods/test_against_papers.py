@@ -87,29 +87,21 @@ def distillation(targets, students, temperature):
     )
 
 
-def test_s2bnn_is_the_cross_entropy_of_two_normalised_outputs(digits):
-    method = make("s2bnn", temperature=0.5).eval()
-    batch = batch_of(method, digits)
-    images = batch["views"][:, 0]
-    teacher = units(features(method.teacher.module, images))
-    student = units(method.student_head(features(method.backbone, images)))
-    assert method.n_views == 1
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(distillation(teacher, student, 0.5), rel=1e-4)
-
-
-def test_s2bnn_with_the_contrastive_loss_is_the_weighted_sum(digits):
-    method = make("s2bnn_contrastive", temperature=0.5).eval()
-    perturb(method.keys)
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_s2bnn_is_the_cross_entropy_of_two_normalised_outputs_and_the_weighted_contrastive_loss(digits, weight):
+    method = make("s2bnn_contrastive" if weight else "s2bnn", temperature=0.5).eval()
     batch = batch_of(method, digits)
     teacher = units(features(method.teacher.module, batch["views"][:, 0]))
     student = units(method.student_head(features(method.backbone, batch["views"][:, 0])))
-    keys = units(method.keys.head.module(features(method.keys.backbone.module, batch["views"][:, 1])))
-    contrastive = info_nce(student, keys, method.keys.queue.tolist(), 0.5)
-    values = method(batch, 0.0)
-    assert values["loss_contrastive"].item() == pytest.approx(contrastive, rel=1e-4)
-    assert values["loss"].item() == pytest.approx(
-        distillation(teacher, student, 0.5) + 0.7 * contrastive, rel=1e-4,
-    )
+    expected = distillation(teacher, student, 0.5)
+    if weight:
+        perturb(method.keys)
+        keys = units(method.keys.head.module(features(method.keys.backbone.module, batch["views"][:, 1])))
+        contrastive = info_nce(student, keys, method.keys.queue.tolist(), 0.5)
+        assert method(batch, 0.0)["loss_contrastive"].item() == pytest.approx(contrastive, rel=1e-4)
+        expected += weight * contrastive
+    assert method.n_views == (2 if weight else 1)
+    assert method(batch, 0.0)["loss"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_byol_is_equation_2_both_ways(digits):
@@ -177,23 +169,16 @@ def test_swavs_prototypes_stay_at_first_and_have_length_one(digits):
         assert torch.allclose(method.prototypes.weight.norm(dim=-1), torch.ones(10))
 
 
-def test_swavs_queue_starts_at_its_epoch_and_serves_when_full(digits):
+def test_swavs_queue_starts_at_its_epoch_serves_when_full_and_is_empty_in_the_next_stage(digits):
     method = make("swav", queue_start_epoch=1, small_views=0).train()
     batch = batch_of(method, digits)
-    method(batch, 0.4)
-    assert method.seen == 0
-    method(batch, 0.5)
-    assert method.seen == 8
-    method(batch, 0.6)
-    assert method.seen == 16 and torch.allclose(method.queue.norm(dim=-1), torch.ones(2, 12))
-
-
-def test_swavs_queue_starts_empty_in_the_next_stage():
-    first, second = make("swav"), make("swav")
-    first.queue.normal_()
-    first.seen = first.queue.shape[1]
-    second.hand_over(first.state_dict())
-    assert torch.equal(second.prototypes.weight, first.prototypes.weight)
+    for progress, seen in ((0.4, 0), (0.5, 8), (0.6, 16)):
+        method(batch, progress)
+        assert method.seen == seen
+    assert torch.allclose(method.queue.norm(dim=-1), torch.ones(2, 12))
+    second = make("swav", queue_start_epoch=1, small_views=0)
+    second.hand_over(method.state_dict())
+    assert torch.equal(second.prototypes.weight, method.prototypes.weight)
     assert second.seen == 0 and not second.queue.any()
 
 

@@ -117,12 +117,6 @@ def test_convolution_gradients_are_the_plain_convolutions_with_the_binary_weight
     torch.testing.assert_close(conv.weight.grad, torch.where(conv.weight.abs() <= 1, plain.grad, 0.0))
 
 
-def test_32_bit_convolution_is_a_plain_one():
-    conv = BinaryConv2d(3, 4, 3, 2, 1, weight_bits=32)
-    x = torch.randn(2, 3, 9, 9)
-    assert torch.equal(conv(x), nn.functional.conv2d(x, conv.weight, None, 2, 1))
-
-
 @pytest.mark.parametrize("grad", GRADIENTS)
 def test_rsign(grad):
     layer = RSign(3, act_grad=grad, dtype=torch.float64)
@@ -142,13 +136,6 @@ def test_rsign(grad):
     torch.testing.assert_close(layer.bias.grad, x.grad.sum((0, 2, 3)))
 
 
-def test_rsign_with_32_bits_only_shifts():
-    layer = RSign(3, act_bits=32)
-    nn.init.normal_(layer.bias)
-    x = torch.randn(2, 3, 4, 5)
-    assert torch.equal(layer(x), x + layer.bias[None, :, None, None])
-
-
 def test_rprelu():
     layer = RPReLU(3, dtype=torch.float64)
     for parameter in layer.parameters():
@@ -159,12 +146,6 @@ def test_rprelu():
         shifted = x[b, c, i, j].item() + layer.shift1.bias[c].item()
         expected = shifted if shifted > 0 else layer.prelu.weight[c].item() * shifted
         assert y[b, c, i, j].item() == pytest.approx(expected + layer.shift2.bias[c].item(), abs=1e-12)
-
-
-def test_new_shifts_change_nothing_and_slopes_are_a_quarter():
-    x = torch.randn(1, 3, 2, 2)
-    assert torch.equal(Shift(3)(x), x)
-    assert torch.equal(RPReLU(3)(x), torch.where(x > 0, x, x * 0.25))
 
 
 @pytest.mark.parametrize("make,message", [
@@ -186,14 +167,6 @@ def test_latent_weights_start_symmetric_around_zero():
     assert weight.abs().max() <= 1  # none starts where its gradient is 0
 
 
-def test_device_and_dtype_of_a_new_layer():
-    for layer in (
-        RSign(3, device="meta", dtype=torch.bfloat16), RPReLU(3, device="meta", dtype=torch.bfloat16),
-        BinaryConv2d(3, 4, 3, device="meta", dtype=torch.bfloat16),
-    ):
-        assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.bfloat16)}
-
-
 def test_a_packed_weight_loads_through_the_layer():
     trained, fresh = BinaryConv2d(3, 4, 3, padding=1), BinaryConv2d(3, 4, 3, padding=1)
     bits, scale = pack_weight(trained.weight)
@@ -206,6 +179,12 @@ def test_a_packed_weight_loads_through_the_layer():
         fresh.load_state_dict({"weight_bits": bits})
 
 
-def test_names_of_binary_weights():
+def test_32_bits_are_plain_layers_and_new_shifts_change_nothing():
+    conv, layer = BinaryConv2d(3, 4, 3, 2, 1, weight_bits=32), RSign(3, act_bits=32)
+    nn.init.normal_(layer.bias)
+    x = torch.randn(2, 3, 9, 9)
+    assert torch.equal(conv(x), nn.functional.conv2d(x, conv.weight, None, 2, 1))
+    assert torch.equal(layer(x), x + layer.bias[None, :, None, None])
+    assert torch.equal(Shift(3)(x), x) and torch.equal(RPReLU(3)(x), torch.where(x > 0, x, x * 0.25))
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Sequential(BinaryConv2d(3, 3, 3)), BinaryConv2d(3, 3, 3))
     assert binary_weight_names(model) == ["1.0.weight", "2.weight"]

@@ -10,7 +10,7 @@ import burn_timm.kernels.library as kernels
 from burn_timm.nn import binary, count_bits, sign_conv, weights_held
 from burn_timm.nn.sign_conv import fits, pack_latent, why_not
 from burn_timm.nn.sign_conv import sign_conv2d as operator
-from burn_timm.nn.small_maps import by_product, conv2d_by_product, convolution_backward
+from burn_timm.nn.small_maps import conv2d_by_product, convolution_backward
 
 LAST = torch.channels_last
 CASES = [  # batch, inputs, outputs, kernel, stride, height, width
@@ -88,7 +88,7 @@ def test_the_sums_are_exact():
 
 def test_it_is_an_operator_of_torch():
     """Strides of the fake results are the real ones, gradients are registered: what torch.compile relies on."""
-    for case in CASES[:5]:
+    for case in CASES[:3]:
         x, weight, *rest = operands(case, torch.float32)
         library.opcheck(pack_latent, (weight.detach(),))
         library.opcheck(operator, (x, weight, *pack_latent(weight.detach()), *rest))
@@ -181,14 +181,6 @@ def test_a_product_is_the_convolution(case):
     for got in (torch.autograd.grad(out, (x, weight), grad), convolution_backward(grad, x, weight, stride, padding)):
         for mine, theirs in zip(got, wanted, strict=True):
             assert mine.shape == theirs.shape and error(mine, theirs.double()) < 1e-6
-
-
-def test_where_a_product_is_taken():
-    weight = torch.empty(8, 8, 3, 3).to(memory_format=LAST)
-    x = torch.empty(1, 8, 4, 4)
-    assert by_product(x.bfloat16(), weight, 16) and not by_product(x.bfloat16(), weight, 17)
-    assert by_product(x, weight, 4) and not by_product(x, weight, 5) and not by_product(x, weight[:, :, :1, :1], 4)
-    assert not by_product(x.bfloat16(), weight.contiguous(), 16) and not by_product(x.to("meta"), weight, 4)
 
 
 def test_a_binary_network_that_is_not_trained_keeps_its_way():

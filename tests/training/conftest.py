@@ -1,6 +1,8 @@
 import pytest
 
+from . import runs
+
 
 @pytest.fixture(autouse=True)
-def _on_the_cpu(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+def _short_runs(monkeypatch):
+    runs.on_the_cpu_without_pictures(monkeypatch)

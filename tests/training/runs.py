@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import burn_timm.runs
 import train_burn
 from burn_timm.methods import METHODS
 
@@ -24,6 +25,12 @@ SHORT = [*DIGITS, *TEACHER, "--head-dim", "32"]
 def options_of(method: str) -> list[str]:
     """Of a short run by a method."""
     return [*DIGITS, "--method", method, *(TEACHER if METHODS[method].teacher_output else [])]
+
+
+def on_the_cpu_without_pictures(monkeypatch) -> None:
+    """For runs in this process: drawing the curves takes half of the time of a short one."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(burn_timm.runs, "draw_curves", lambda log, picture, *panels: picture.touch())
 
 
 def here(*options: str) -> dict:

@@ -71,7 +71,6 @@ def test_training_gains_and_the_log_has_its_keys(tmp_path):
         information = line["entropy_of_mean"] - line["mean_entropy"]
         assert line["target_information"] == pytest.approx(information, abs=1e-4)
     assert [line["stage"] for line in lines] == sorted((line["stage"] for line in lines), reverse=True)
-    assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     # The export, loaded by timm alone, is the trained network bit for bit.
     exported = timm.create_model(f"local-dir:{output / 'export'}", pretrained=True).eval()
     latent = timm.create_model("test_reactnet", num_classes=0).eval()

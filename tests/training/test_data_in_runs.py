@@ -1,15 +1,12 @@
 """Datasets through train_burn.py: corrupt images, streams, caches, and what a killed run left behind."""
 
-import io
-import json
 import logging
-import tarfile
 import time
 from functools import partial
 
 import pytest
 import torch
-from data.pictures import png, write
+from data.pictures import write
 
 from burn_timm.training import stage
 
@@ -43,33 +40,17 @@ def test_more_than_one_percent_of_corrupt_images_is_an_error(tmp_path, capsys):
     assert not (tmp_path / "run" / "export").exists()
 
 
-def test_a_partly_labelled_split_trains_without_its_labels_only(tmp_path, capsys):
-    """A class of -1 reached cross-entropy."""
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    images, labels = [{"bytes": png(number)} for number in range(50)], [0, 1] * 24 + [-1, None]
-    (tmp_path / "set").mkdir()
-    table = datasets.Dataset.from_dict({"image": images, "label": labels}, features)
-    table.to_parquet(tmp_path / "set" / "train.parquet")
-    common = ["--dataset", f"hfds/{tmp_path / 'set'}", "--data-dir", str(tmp_path / "cache"), "--max-steps", "1"]
-    error = failure(
-        capsys, *common, "--method", "supervised", "--model", "resnet20_cifar", "--stages", "fp", "--img-size", "32",
-        "--batch-size", "25", "--output", str(tmp_path / "labels"),
-    )
-    assert "needs labels" in error and "2 images without a label" in error
-    assert run(tmp_path, *common)["dataset"].endswith("2 classes, 2 images without a label")
+def test_labels_are_needed_where_they_are_learnt_only(tmp_path, capsys):
+    for number in range(50):
+        write(tmp_path / "photos" / f"{number}.png", number)
+    photos = ["--dataset", "", "--data-dir", str(tmp_path / "photos"), "--max-steps", "1"]
+    supervised = ["--method", "supervised", "--model", "resnet20_cifar", "--stages", "fp", "--img-size", "32"]
+    assert "needs labels" in failure(capsys, *supervised, *photos, "--output", str(tmp_path / "labels"))
+    assert run(tmp_path, *photos)["dataset"].endswith("50 images, unlabelled")
 
 
 def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog):
-    pytest.importorskip("webdataset")
-    with tarfile.open(tmp_path / "digits-0000.tar", "w") as tar:
-        for number in range(100):
-            for extension, data in (("png", png(number)), ("cls", b"3")):
-                info = tarfile.TarInfo(f"{number:05d}.{extension}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    split = dict(name="train", filenames=["digits-0000.tar"], shard_lengths=[100], num_samples=100)
-    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    pytest.importorskip("data.test_data_stream").write_shards(tmp_path, 3)
     with caplog.at_level(logging.WARNING):
         run(tmp_path, "--dataset", "wds/digits", "--data-dir", str(tmp_path), "--log-interval", "1")
     assert log(tmp_path / "run", "step") == [1, 2, 3, 4] and (tmp_path / "run" / "export").is_dir()
@@ -77,20 +58,17 @@ def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path
     assert len(warnings) == 1 and "wds" in warnings[0] and "not the same" in warnings[0]
 
 
-def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatch, capsys):
+def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatch):
     def slow(*args, make=stage.make_train_loader, **kwargs):
         for batch in make(*args, **kwargs):
-            time.sleep(0.3)
+            time.sleep(0.1)
             yield batch
 
     monkeypatch.setattr(stage, "make_train_loader", slow)
     run(tmp_path, "--max-steps", "6", "--log-interval", "2", "--grad-accum-steps", "2")
-    lines = log(tmp_path / "run")
-    assert len(lines) == 3
-    for line in lines[1:]:  # the first has the loader's start in it
+    for line in log(tmp_path / "run")[1:]:  # the first has the loader's start in it
         waited = line["data_wait"] * 2 * line["total_batch_size"] / line["images_per_s"]
-        assert 4 * 0.3 <= waited + 0.01 < 4 * 0.3 + 1 and line["data_wait"] < 1
-    assert "img/s, data wait" in capsys.readouterr().err
+        assert 4 * 0.1 <= waited + 0.01 < 4 * 0.1 + 1 and line["data_wait"] < 1
 
 
 def losses_of(tmp_path, name: str, *options: str, steps: int = 50) -> list[float]:

@@ -1,6 +1,4 @@
-"""Every method from the command line to an export that loads: floating-point networks, binary ones (slow)."""
-
-import json
+"""Every method from the command line to an export of a floating-point network; binary ones: test_recipes.py."""
 
 import pytest
 import timm
@@ -11,7 +9,7 @@ from safetensors.torch import load_file
 from burn_timm.data.loader import seed_for
 from burn_timm.packing import is_packed
 
-from .runs import here, log, options_of
+from .runs import here, options_of
 
 CLASSES = {"supervised": 10, "supervised_kl": 96}
 
@@ -24,19 +22,6 @@ def flags(case: str) -> list[str]:
         for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
     ]
     return [*options_of(NAMES.get(case, case)), *words]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", OPTIONS)
-def test_two_epochs_end_in_a_packed_export_that_loads(case, tmp_path):
-    queue = ["--queue-size", "256"] if "queue_size" in OPTIONS[case] else []
-    here(*flags(case), *queue, "--epochs", "2", "--lr", "2e-3", "--output", str(tmp_path))
-    assert is_packed(load_file(tmp_path / "export" / "model.safetensors"))
-    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
-    assert model.num_classes == CLASSES.get(case, 0)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["stages"] == ["w32a1", "w1a1"] and 0 < summary["knn_student"] <= 1
-    assert len(log(tmp_path)) == 2 * 5  # of either stage's 44 steps every tenth, and the last
 
 
 @pytest.mark.parametrize("case", OPTIONS)

@@ -50,6 +50,7 @@ def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
     assert settings["teacher_img_size"] == 32  # of the configuration in the repository
     assert pushed == {file.name: file.read_bytes() for file in (output / "export").iterdir()}
     assert set(pushed) == {"README.md", "config.json", "model.safetensors", "training.json", "curves.png"}
+    assert pushed["curves.png"].startswith(b"\x89PNG")
     assert pushed["training.json"] == (output / "summary.json").read_bytes()
     assert 'create_model("hf-hub:me/student", pretrained=True)' in pushed["README.md"].decode()
 

@@ -5,9 +5,10 @@ import timm
 import torch
 import torch.nn.functional as F
 
-import train_burn
 from burn_timm.convert.moco import load_moco_teacher
 from burn_timm.errors import BurnError
+
+from .runs import DIGITS, TEACHER, here
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,8 @@ def test_other_layouts_are_left_to_the_usual_loader_and_other_networks_refused(m
 
 
 def test_s2bnn_learns_from_it(moco, tmp_path):
-    summary = train_burn.main([
-        "--method", "s2bnn", "--model", "test_reactnet", "--teacher", "test_resnet", "--teacher-output", "logits",
-        "--teacher-checkpoint", str(moco[0]), "--dataset", "digits", "--img-size", "32", "--teacher-img-size", "32",
-        "--stages", "w1a1", "--max-steps", "1", "--batch-size", "8", "--workers", "0", "--threads", "1",
-        "--val-split", "none", "--log-with", "none", "--output", str(tmp_path / "run"),
-    ])
+    summary = here(
+        *DIGITS, *TEACHER, "--method", "s2bnn", "--teacher-output", "logits", "--teacher-checkpoint", str(moco[0]),
+        "--stages", "w1a1", "--max-steps", "1", "--val-split", "none", "--output", str(tmp_path / "run"),
+    )
     assert summary["settings"]["teacher_output"] == "logits" and (tmp_path / "run" / "export").is_dir()

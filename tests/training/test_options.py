@@ -33,14 +33,9 @@ def refusal(argv, capsys) -> str:
     ([*SIMCLR, "--lambda-0", "0.5", "--queue-size", "9"], "--method simclr takes no --lambda-0, --queue-size"),
     ([*SIMCLR, "--small-img-size", "9"], "--method simclr takes no --small-img-size"),
     ([*SIMCLR, "--recipe", "distill_small"], "--method simclr takes no --adapter, --fs-loss"),
-    ([*TINY, "--epochs", "0"], "--epochs: expected a whole number of at least 1, not 0"),
-    ([*TINY, "--lr", "nan"], "--lr: expected a number at least 0"),
     ([*TINY, "--resume", "auto"], "--resume auto needs --output"),
-    ([*TINY, "--fs-loss", "dot"], "--fs-loss"),
     ([*TINY, "--adapter", "mlp", "--fs-on", "projection"], "--adapter is for --fs-on feature"),
     ([*TINY, "--target-head", "information"], "--target-head information needs --information-weight above 0"),
-    ([*TINY, "--nonsense"], "--nonsense"),
-    ([*TINY, "--model-kwargs", "drop"], "expected KEY=VALUE, not drop"),
     ([*TINY, "--recipe", "nonsense"], "no such recipe; shipped are burn_imagenet, "),
     ([*TINY, "--weight-decay", "0", "0", "0"], "--weight-decay takes one value, or one for each of the 2 stages"),
     ([*TINY, "--cache-size", "256"], "--cache-size needs --cache memory or --cache disk"),
@@ -80,18 +75,12 @@ def test_a_recipe_sets_defaults_and_the_command_line_wins(tmp_path):
     assert (options.channels_last, options.teacher_pretrained, options.grad_checkpointing) == (False, False, True)
 
 
-def test_an_image_size_of_ones_own_leaves_the_other_two_sizes_of_a_recipe_behind(tmp_path):
+def test_an_image_size_of_ones_own_leaves_the_other_two_sizes_of_a_recipe_behind():
     swav = parse_options(["--recipe", "swav_small", "--img-size", "64"])
     assert (swav.small_img_size, swav.export_img_size) == (None, 64)
     distill = ["--recipe", "tiny_imagenet_80_distill", "--teacher", "resnet18"]
-    assert parse_options(distill).export_img_size == 64
-    assert parse_options([*distill, "--img-size", "32"]).export_img_size == 32
-    assert parse_options([*distill, "--img-size=32", "--export-img-size", "40"]).export_img_size == 40
-
-
-def test_the_demonstration_takes_its_three_options():
-    options = parse_options(["--demo", "--epochs", "1", "--max-steps", "2", "--output", "x"])
-    assert (options.epochs, options.max_steps, options.output) == (1, 2, "x")
+    sizes = {(): 64, ("--img-size", "32"): 32, ("--img-size=32", "--export-img-size", "40"): 40}
+    assert {words: parse_options([*distill, *words]).export_img_size for words in sizes} == sizes
 
 
 def test_defaults_that_follow_from_other_options():
@@ -135,7 +124,5 @@ def test_what_changes_the_views_is_among_the_settings_and_where_images_are_kept_
 
 
 def test_every_option_has_help_and_a_true_default():
-    text = build_parser().format_help()
-    assert "(default: None)" not in text and "the method's own" not in text and "center" not in text
-    without = [name for name, action in option_actions(build_parser()).items() if not action.help]
-    assert not without
+    assert "(default: None)" not in build_parser().format_help()
+    assert all(action.help for action in option_actions(build_parser()).values())

@@ -31,14 +31,13 @@ def test_threads_are_the_cores_divided_by_local_processes(monkeypatch, tmp_path)
     assert processes.default_threads() == 6
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert processes.default_threads() == 1
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     options = list(SHORT)
     del options[options.index("--threads") : options.index("--threads") + 2]
-    options += ["--stages", "w1a1", "--max-steps", "1", "--val-split", "none"]
-    summary = here(*options, "--output", str(tmp_path / "default"))
-    assert torch.get_num_threads() == summary["hardware"]["threads"] == 3
-    summary = here(*options, "--threads", "2", "--output", str(tmp_path / "given"))
-    assert torch.get_num_threads() == summary["hardware"]["threads"] == 2
+    options += ["--stages", "w1a1", "--max-steps", "1", "--val-split", "none", "--batch-size", "8"]
+    for words, threads in ((), 2), (("--threads", "1"), 1):
+        summary = here(*options, *words, "--output", str(tmp_path / str(threads)))
+        assert torch.get_num_threads() == summary["hardware"]["threads"] == threads
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")

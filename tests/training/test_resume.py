@@ -18,7 +18,7 @@ from .runs import here as run_here
 
 LENGTH = [
     "--epochs", "2", "--max-steps", "30", "--checkpoint-steps", "4", "--log-interval", "1", "--drop", "0.1",
-    "--val-split", "none",
+    "--val-split", "none", "--train-split", "test", "--batch-size", "16",
 ]
 
 
@@ -35,25 +35,27 @@ def here(*options: str) -> None:
     run_here(*SHORT, *options)
 
 
-def kill_after(step: int, output, workers: int) -> None:
+def kill_after(step: int, output, *options: str, workers: int = 0) -> None:
     """Start or resume a run and SIGKILL it as soon as its log shows `step`."""
     process = subprocess.Popen(
-        command(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers), env=environment(),
+        command(*options, "--output", str(output), "--resume", "auto", workers=workers), env=environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )
     path = output / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        lines = [line for line in (path.read_text() if path.exists() else "").splitlines() if line.endswith("}")]
-        if lines and json.loads(lines[-1])["step"] >= step:
-            break
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and (path.read_text() if path.exists() else "").count("}\n") < step:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
 
-# 1437 digits make 22 steps of 64 an epoch: 7 and 27 lie in the first and second epoch of stage 1, 47 in stage 2.
+def assert_same_export(one, other) -> None:
+    packed = "export/model.safetensors"
+    assert (one / packed).read_bytes() == (other / packed).read_bytes()
+
+
+# 360 digits make 22 steps of 16 an epoch: 7 and 27 lie in the first and second epoch of stage 1, 47 in stage 2.
 @pytest.mark.parametrize(("workers", "steps"), [
     (0, [47]),
     pytest.param(0, [7, 27, 47], marks=pytest.mark.slow),
@@ -62,7 +64,7 @@ def kill_after(step: int, output, workers: int) -> None:
 def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
     output = tmp_path / "run"
     for step in steps:
-        kill_after(step, output, workers)
+        kill_after(step, output, *LENGTH, workers=workers)
     kept_before = checkpoint(output)["seconds"]
     done = train(*LENGTH, "--output", str(output), "--resume", "auto", workers=workers)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -70,8 +72,7 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
-    packed = "export/model.safetensors"
-    assert (unbroken / packed).read_bytes() == (output / packed).read_bytes()
+    assert_same_export(unbroken, output)
     assert log(unbroken, "loss") == log(output, "loss") and len(log(output)) == 60
     kept = checkpoint(output)["seconds"]
     summary = json.loads((output / "summary.json").read_text())
@@ -94,14 +95,11 @@ def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, workers, steps):
         "32",
     ]),
 ])
-def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across_stages(
-    method, options, tmp_path, monkeypatch,
-):
+def test_every_kind_of_state_resumes_within_a_stage_and_across_stages(method, options, tmp_path, monkeypatch):
     """Broken off in step 3, in step 5, the first of stage 2, and in step 7; each time the last two steps are kept."""
     argv = [
-        *DIGITS, "--method", method,
-        "--cache-dir", str(tmp_path / "cache"), *options, "--batch-size", "32", "--max-steps",
-        "4", "--lr", "1e-2", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none",
+        *DIGITS, "--method", method, "--cache-dir", str(tmp_path / "cache"), *options, "--batch-size", "32",
+        "--max-steps", "4", "--lr", "1e-2", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none",
     ]
     run_here(*argv, "--output", str(tmp_path / "unbroken"))
 
@@ -128,8 +126,7 @@ def test_queues_prototypes_and_momentum_targets_resume_within_a_stage_and_across
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
     assert log(tmp_path / "unbroken", "loss") == log(output, "loss") and len(log(output)) == 8
-    packed = "export/model.safetensors"
-    assert (tmp_path / "unbroken" / packed).read_bytes() == (output / packed).read_bytes()
+    assert_same_export(tmp_path / "unbroken", output)
 
 
 def test_a_finished_run_resumes_to_its_own_export(unbroken):
@@ -177,23 +174,12 @@ def test_a_run_that_has_changed_is_refused(unbroken, capsys, tmp_path, where, th
 @pytest.mark.slow  # the compiler takes a minute for each of two stages, then it has kept what it made
 @pytest.mark.parametrize("how", [[], ["--grad-checkpointing"]])
 def test_a_compiled_run_resumes_to_the_same_bits_and_trains_like_an_eager_one(how, tmp_path):
-    runs = {"eager": how, "unbroken": [*how, "--compile"], "resumed": [*how, "--compile", "--resume", "auto"]}
-    length = ["--max-steps", "6", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none"]
-    for name, options in runs.items():
-        if name == "resumed":
-            process = subprocess.Popen(
-                command(*length, *options, "--output", str(tmp_path / name)), env=environment(),
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-            )
-            lines = tmp_path / name / "log.jsonl"
-            while process.poll() is None and not (lines.exists() and lines.read_text().count("\n") >= 3):
-                time.sleep(0.05)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+    length = ["--max-steps", "6", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none", *how]
+    kill_after(3, tmp_path / "resumed", *length, "--compile")
+    for name, options in (("eager", []), ("unbroken", ["--compile"]), ("resumed", ["--compile", "--resume", "auto"])):
         done = train(*length, *options, "--output", str(tmp_path / name))
         assert done.returncode == 0, done.stderr[-2000:]
-    packed = "export/model.safetensors"
-    assert (tmp_path / "unbroken" / packed).read_bytes() == (tmp_path / "resumed" / packed).read_bytes()
+    assert_same_export(tmp_path / "unbroken", tmp_path / "resumed")
     eager, compiled = (log(tmp_path / name, "loss") for name in ("eager", "unbroken"))
     assert compiled[0] == pytest.approx(eager[0], rel=1e-4)
     assert compiled == pytest.approx(eager, rel=0.1)  # one rounding flips a sign, and that more of them

@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import statistics
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ import timm
 import torch
 
 from burn_timm.errors import BurnError
-from burn_timm.models.reactnet import ReActNet
 from burn_timm.training import speed
 from burn_timm.training.optimizer import make_optimizer
 from burn_timm.training.options import parse_options
@@ -121,8 +119,8 @@ RUN = ["--model", "reactnet_a_025", "--teacher", "test_resnet", "--no-teacher-pr
        "--val-split", "none", "--workers", "0", "--head-dim", "50", "--threads", "1", "--no-compile"]
 
 
-def losses(output, *options, stages=("w1a1",), steps=50):
-    here(*RUN, "--stages", *stages, "--max-steps", str(steps), "--output", str(output), *options)
+def losses(output, *options, steps=50):
+    here(*RUN, "--stages", "w1a1", "--max-steps", str(steps), "--output", str(output), *options)
     return log(output, "loss")
 
 
@@ -139,41 +137,24 @@ def test_losses_of_fifty_steps(tmp_path):
     assert [settings["count_bits"] for settings in own] == [False, True]
 
 
-@pytest.mark.slow  # two compilations
-def test_losses_of_fifty_compiled_steps(tmp_path):
-    """The compiler rounds elsewhere, too, with the same consequence. Blocks computed again are fused in another way:
-    for them rounding is all, 1e-6 where this was measured."""
-    eager = losses(tmp_path / "eager", "--model", "test_reactnet")
-    compiled = losses(tmp_path / "compiled", "--model", "test_reactnet", "--compile")
-    checkpointed = losses(
-        tmp_path / "checkpointed", "--model", "test_reactnet", "--compile", "--grad-checkpointing",
-    )
-    assert len(eager) == 50 and compiled[0] == pytest.approx(eager[0], rel=1e-5) and compiled != eager
-    assert compiled == pytest.approx(eager, rel=0.2)
-    assert statistics.mean(compiled[-10:]) == pytest.approx(statistics.mean(eager[-10:]), rel=0.05)
-    assert checkpointed == pytest.approx(compiled, rel=1e-4)
-
-
 def test_accumulated_batches_share_the_binary_weights(tmp_path, monkeypatch):
-    sign_conv = pytest.importorskip("burn_timm.nn.sign_conv")
     calls, of_run = [], []
-    monkeypatch.setattr(sign_conv, "pack_latent", lambda weight, f=sign_conv.pack_latent: calls.append(1) or f(weight))
+    pack = speed.sign_conv.pack_latent
+    monkeypatch.setattr(speed.sign_conv, "pack_latent", lambda weight: calls.append(1) or pack(weight))
     for accum in ("1", "3"):
-        losses(tmp_path / accum, "--count-bits", "--grad-accum-steps", accum, steps=2)
+        losses(tmp_path / accum, "--model", "test_reactnet", "--count-bits", "--grad-accum-steps", accum, steps=2)
         of_run.append(len(calls))
         calls.clear()
-    layers = sum(speed.sign_conv.takes(m.weight) for m in timm.create_model("reactnet_a_025").modules()
-                 if hasattr(m, "counts_bits"))
-    assert of_run == [2 * layers] * 2  # two steps each, however many batches a step has
+    layers = sum(speed.sign_conv.takes(module.weight) for module in timm.create_model("test_reactnet").modules()
+                 if hasattr(module, "counts_bits"))
+    assert of_run == [2 * layers] * 2 and layers > 5  # two steps each, however many batches a step has
 
 
 def test_checkpointing_updates_statistics_once():
-    torch.manual_seed(0)
-    images = torch.randn(4, 3, 64, 64)
-    results = []
+    images, results = torch.randn(4, 3, 64, 64), []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model: ReActNet = timm.create_model("test_reactnet", num_classes=3).train()
+        model = timm.create_model("test_reactnet", num_classes=3).train()
         model.set_grad_checkpointing(checkpointing)
         model(images).square().mean().backward()
         results.append([*model.buffers(), *(p.grad for p in model.parameters())])

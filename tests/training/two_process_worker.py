@@ -96,7 +96,7 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
         values = method(batch, step / 3)
         accelerator.backward(values["loss"])
         scalars = {
-            key: accelerator.reduce(torch.as_tensor(float(value), dtype=torch.float64), "mean")
+            key: accelerator.reduce(torch.as_tensor(value, dtype=torch.float64).detach(), "mean")
             for key, value in values.items()
         }
         gradients = {key: p.grad.clone() for key, p in plain.named_parameters() if p.grad is not None}
