@@ -28,6 +28,7 @@ from burn_timm.training.clock import Clock
 from burn_timm.training.data import count_steps, open_data
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import describe, export
+from burn_timm.training.kept_teacher import keep_teacher
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import accuracy_during_training, knn_figures
 from burn_timm.training.monitor import CollapseMonitor, check_finite
@@ -107,6 +108,9 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     teacher, teacher_identity = build_teacher(options)
     steps = count_steps(options, len(data.train), accelerator.num_processes)
     options = options_in_force(options, accelerator, teacher, steps)
+    kept = None
+    if options.cache_teacher:
+        kept = keep_teacher(options, data.reduced, teacher, teacher_identity, accelerator)
     identity = {
         "options": defining_options(options), "teacher": teacher_identity, "images": len(data.train),
         "listing (names, sizes and labels of the images)": on_main_process(data.train.listing_hash),
@@ -131,7 +135,7 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     log = RunLog(accelerator, output, len(options.stages) * steps.total, first_step, options)
     at_end.callback(log.close)  # an error message gets a line of its own, behind the progress bar
     run = Run(
-        options, output, accelerator, data, teacher, steps, identity, clock, corrupt, log, CollapseMonitor(),
+        options, output, accelerator, data, teacher, kept, steps, identity, clock, corrupt, log, CollapseMonitor(),
         AsyncScalars(lag=2 if device.type == "cuda" else 0),  # a step asks twice: what is checked, what is logged
         f"{found} (step {first_step})" if found else "none yet",
     )

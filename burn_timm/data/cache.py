@@ -21,7 +21,7 @@ from burn_timm.errors import BurnError
 
 CACHES = ("auto", "off", "memory", "disk")
 MOST_BYTES = 512 * 2**20
-_SAMPLES = 16  # images that are read to learn size, space and identity of a dataset
+SAMPLES = 16  # images that are read to learn size, space and identity of a dataset
 _ASPECT = 2  # images of differing sizes get room for so many squares of the shorter side; longer ones are not kept
 _PAGE = 4096
 _MARK = 24  # bytes before the pixels: checksum, height and width
@@ -97,7 +97,7 @@ class PixelCache:
 
 def small_cache(source) -> PixelCache | None:
     """A cache in memory for an `ImageSource` whose first, middle and last image have one size, if all take 512 MB."""
-    sizes = {(image.height, image.width) for _, image in _samples(source, 3)}
+    sizes = {(image.height, image.width) for _, image in samples(source, 3)}
     if len(sizes) != 1:
         return None
     height, width = sizes.pop()
@@ -112,7 +112,7 @@ def open_cache(kind: str, source, side: int | None, folder: str | None) -> Pixel
     some images. None if no image can be read. Raises BurnError for images of several sizes without `side`, and for too
     little space.
     """
-    images = _samples(source, _SAMPLES)
+    images = samples(source, SAMPLES)
     if not images:
         return None
     sizes = {(image.height, image.width) for _, image in images}
@@ -122,11 +122,17 @@ def open_cache(kind: str, source, side: int | None, folder: str | None) -> Pixel
     needed = len(source) * 3 * sum(image.height * image.width for _, image in images) // len(images)
     if kind == "memory":
         return _in_memory(room, needed)
-    known = hashlib.sha256(repr((_VERSION, source.description, list(source.identities() or ()), side)).encode())
+    title = re.sub("[^A-Za-z0-9]+", "-", source.description)[:60]
+    path = cache_folder(folder) / f"{title}-{fingerprint(source, images, _VERSION, side)}.pixels"
+    return _on_disk(path, room, needed)
+
+
+def fingerprint(source, images: list[tuple[int, Image.Image]], *key: object) -> str:
+    """16 hexadecimal digits of a dataset (description, names of its images, the pixels of `images`) and of `key`."""
+    known = hashlib.sha256(repr((source.description, list(source.identities() or ()), *key)).encode())
     for index, image in images:
         known.update(repr((index, image.size)).encode() + image.tobytes())
-    path = _folder(folder) / f"{re.sub('[^A-Za-z0-9]+', '-', source.description)[:60]}-{known.hexdigest()[:16]}.pixels"
-    return _on_disk(path, room, needed)
+    return known.hexdigest()[:16]
 
 
 def reduced(image: Image.Image, side: int) -> Image.Image:
@@ -137,7 +143,7 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
     return image.resize([side * length // shorter for length in image.size], Image.Resampling.BICUBIC)
 
 
-def _samples(source, count: int) -> list[tuple[int, Image.Image]]:
+def samples(source, count: int) -> list[tuple[int, Image.Image]]:
     """(index, image) of `count` images at even distances, the first and the last among them; unreadable ones left out.
     """
     images = []
@@ -186,7 +192,7 @@ def _file_in_memory() -> int:
         return os.dup(file.fileno())
 
 
-def _folder(folder: str | None) -> Path:
+def cache_folder(folder: str | None) -> Path:
     if folder:
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burn_timm"

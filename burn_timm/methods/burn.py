@@ -102,7 +102,7 @@ class BURN(Method):
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor | float]:
         images = stack_views(batch["views"])
-        v1, v2 = self.teacher(images), self.backbone(images)
+        v1, v2 = self.taught(batch, images), self.backbone(images)
         if self.crossed:
             v1 = v1.roll(len(v1) // 2, dims=0)  # each image's teacher features are those of its other view
         logits1, logits2 = self.target_head(v1), self.student_head(v2)

@@ -97,7 +97,8 @@ def _filled_in(values: dict[str, Any]) -> dict[str, Any]:
         "teacher_output": method.teacher_output,
         **method.options(),
     }
-    return values | {name: value for name, value in derived.items() if values[name] is None}
+    whole = {"view": "none"} if values["cache_teacher"] == 1 else {}
+    return values | {name: value for name, value in derived.items() if values[name] is None} | whole
 
 
 def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action]) -> dict[str, Any]:
@@ -173,6 +174,10 @@ def _check(options: Options) -> None:
         raise BurnError("--cache-size needs --cache memory or --cache disk")
     if options.cache_size and options.cache_size < options.img_size:
         raise BurnError(f"--cache-size {options.cache_size} is less than --img-size {options.img_size}")
+    if options.cache_teacher and not options.teacher:
+        raise BurnError(f"--cache-teacher: --method {options.method} has no teacher")
+    if options.cache_teacher and options.views_on == "device":
+        raise BurnError("--cache-teacher needs --views-on workers")
     if options.target_head == "information" and not options.information_weight:
         raise BurnError("--target-head information needs --information-weight above 0: nothing else trains g_theta")
     if options.fs_on == "projection" and options.adapter != "linear":

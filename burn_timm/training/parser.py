@@ -85,7 +85,10 @@ def _add_data(add: Callable) -> None:
         "that later runs use too; auto: in memory where they are of one size and take 512 MB at most")
     add("--cache-size", type=positive, metavar="PIXELS", help="keep images reduced to a shorter side of so many "
         "pixels; views are then made from these smaller images. Default: as decoded, which takes images of one size")
-    add("--cache-dir", help="folder of --cache disk; default: ~/.cache/burn_timm")
+    add("--cache-dir", help="folder of --cache disk and --cache-teacher; default: ~/.cache/burn_timm")
+    add("--cache-teacher", type=natural, default=0, metavar="N", help="let the teacher see N fixed views of each "
+        "image, once, and keep its outputs in --cache-dir (float16); a step draws one of the N, and the student sees "
+        "it at its own size. 1: the whole photo, whatever --view says; 0: a new view in every step, seen by both")
 
 
 def _add_views(add: Callable) -> None:

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ..data.corrupt import CorruptLog
+from ..data.teacher_cache import TeacherCache
 from ..nn import Backbone
 from ..provenance import git_commit, hardware, peak_memory, redact_tree, versions
 from .clock import Clock
@@ -22,13 +23,15 @@ from .state import Checkpoint
 
 @dataclass
 class Run:
-    """What all stages of a run share. `options` are those in force; `last_good` names a checkpoint for messages."""
+    """What all stages of a run share. `options` are those in force, `kept` is what the teacher said if it is cached,
+    `last_good` names a checkpoint for messages."""
 
     options: Options
     output: Path
     accelerator: Accelerator
     data: Data
     teacher: Backbone | None
+    kept: TeacherCache | None
     steps: Steps
     identity: dict[str, Any]
     clock: Clock
