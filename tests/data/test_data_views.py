@@ -20,7 +20,7 @@ from burn_timm.data.views import VIEWS, Drawn, RandomView, make_view, make_views
 from .pictures import refused
 
 MILD, STRONG = (0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2)
-# Area of the crop, strengths of brightness, contrast, saturation and hue; probabilities of jitter, grey, blur, solarise.
+# Area of the crop, strengths of brightness, contrast, saturation, hue; probabilities of jitter, grey, blur, solarise.
 PUBLISHED = {
     "burn": ((0.08, 1), MILD, 0.6, 0.2, 0.2, 0), "moco": ((0.2, 1), MILD, 0.6, 0.2, 0.2, 0),
     "moco_original": ((0.2, 1), MILD, 0.8, 0.2, 0.5, 0), "simclr": ((0.08, 1), STRONG, 0.8, 0.2, 0.5, 0),
