@@ -327,6 +327,9 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
                 raise BurnError(f"{path}: {error}") from error
         first = state_dict.get(f"{config.first_conv}.weight")
         if first is not None and first.ndim == 4:
+            channels = getattr(model, "in_chans", first.shape[1])
+            if ":" in model_name and "in_chans" not in kwargs and channels != first.shape[1]:
+                raise BurnError(f"{path}: is for images of {first.shape[1]} channels, but config.json says {channels}")
             size = (first.shape[1], *model.pretrained_cfg["input_size"][1:])
     elif is_packed(state_dict):
         raise BurnError(f"{path}: packed 1-bit weights, but {model_name} is no model of burn_timm")

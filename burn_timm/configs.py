@@ -103,6 +103,8 @@ def _wrong_arguments(model_args: dict[str, Any]) -> Iterator[tuple[str, Any, str
         elif name in ("weight_bits", "act_bits"):
             if value is not None and (isinstance(value, bool) or value not in (1, 32)):
                 yield f"{name} in model_args", value, "1 or 32"
+        elif name == "in_chans" and not _whole(value, 1, _MOST):
+            yield f"{name} in model_args", value, "a whole number, 1 or more"
         elif name != "num_classes":
             inside = list(value) if isinstance(value, (list, tuple)) else [value]
             numbers = [entry for entry in inside if isinstance(entry, (int, float))]

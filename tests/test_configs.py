@@ -27,6 +27,7 @@ GOOD = {
     ({"pretrained_cfg": {"input_size": [3, -64, 64]}}, "input_size"),
     ({"pretrained_cfg": {"input_size": 64}}, "input_size"), ({"pretrained_cfg": {"crop_pct": "1"}}, "crop_pct"),
     ({"pretrained_cfg": {"interpolation": 3}}, "interpolation"), ({"other": [{"deep": float("inf")}]}, "other"),
+    ({"model_args": {"in_chans": True}}, "in_chans"),
 ])
 def test_a_wrong_entry_is_named_by_every_reader(changes, entry, tmp_path, fails):
     folder = tmp_path / "export"

@@ -128,6 +128,14 @@ def test_a_classifier_without_shape_is_refused(packed, folder):
         load_model(f"local-dir:{folder}", num_classes=None)
 
 
+def test_a_config_of_other_channels_is_refused_and_the_users_own_wish_is_not(packed, folder):
+    packing.save_packed(folder / "model.safetensors", packed)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "model_args": {"in_chans": 1}}))
+    with pytest.raises(BurnError, match="is for images of 3 channels, but config.json says 1"):
+        load_model(f"local-dir:{folder}")
+    assert load_model(f"local-dir:{folder}", in_chans=1).in_chans == 1
+
+
 def test_padding_bits_and_signs_without_size():
     bits, scale = packing.pack_weight(torch.ones(2, 5, 1, 1))
     assert bits.tolist() == [[31], [31]]
