@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from timm.utils import ParseKwargs
 
-from .errors import BurnError
+from .errors import BurnError, one_line
 
 _logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def run(prog: str, call: Callable[[], object], after_interrupt: str = "") -> obj
             sys.exit(130)
         if not isinstance(error, (BurnError, OSError)):
             raise
-        sys.stderr.write(f"{prog}: error: {error}\n")  # whole, where several processes write at once
+        sys.stderr.write(f"{prog}: error: {one_line(error, 4000)}\n")  # whole, where several processes write at once
         sys.exit(2)
 
 
