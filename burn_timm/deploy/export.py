@@ -20,7 +20,7 @@ from .runtime import CONFIG, FORMAT_VERSION, ONE_BIT_FORMATS, PooledFeatures, en
 
 FORMATS = (*ONE_BIT_FORMATS, "onnx", "torch-export")
 FILES = (
-    CONFIG, "model.onnx", "model.pt2", "network.safetensors", *C_SOURCES,
+    CONFIG, "model.onnx", "model.pt2", "network.safetensors", "libburn.so", "__pycache__", *C_SOURCES,
     *(name for _, files in ONE_BIT_FORMATS.values() for name in files),
 )
 
@@ -50,6 +50,9 @@ def export(
     data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
     shape = (batch_size, getattr(model, "in_chans", channels), img_size or height, img_size or width)
+    for key in ("mean", "std"):
+        if len(data[key]) != shape[1]:  # timm keeps those of three channels for any number; the average suits all
+            data[key] = (sum(data[key]) / len(data[key]),) * shape[1]
     with atomic_folder(folder) as beside, torch.no_grad():
         config = {**_write(model, format, beside, shape, data), **_described(model, data, shape)}
         used = {format: _version(format)} if format in ("openvino", "onnx") else {}

@@ -94,6 +94,7 @@ typedef struct {
     void (*pack)(const float *values, const float *limits, int channels, uint8_t *bits);
     void (*dense)(const float *const *pixels, int count, const dense *layer, size_t row_floats, float *out);
     void (*mean)(const float *const *values, int count, int channels, float *out);
+    float (*dot)(const uint16_t *half, const float *single, const float *values, int count);
 } kernels;
 
 /* Threads that do the parts of one task at a time; they start with the first task, and again behind a fork. */
@@ -433,14 +434,23 @@ static bool plausible(const shape_of_step *s, int channels) {
            (s->project ? !s->repeat : s->outputs == s->inputs * (1 + s->repeat));
 }
 
-static void *aligned(size_t bytes) {
-    void *memory = aligned_alloc(64, (bytes + 127) / 64 * 64);
-    if (memory) memset(memory, 0, (bytes + 127) / 64 * 64);
+/* Zeroed memory for `count` items of `size` bytes; NULL where there is not so much, also on machines of 32 bits. */
+static void *aligned(uint64_t count, size_t size) {
+    if (count > (SIZE_MAX / 2 - 128) / size) return NULL;
+    size_t bytes = ((size_t)count * size + 127) / 64 * 64;
+    void *memory = aligned_alloc(64, bytes);
+    if (memory) memset(memory, 0, bytes);
     return memory;
 }
 
-static float *get_floats(reader *r, size_t count) {
-    float *values = aligned((count + 16) * sizeof(float));
+/* Whether the file still has so many items: asked before memory is taken for them. */
+static bool enough(reader *r, uint64_t count, size_t size) {
+    if (count > r->left / size) r->failed = true;
+    return !r->failed;
+}
+
+static float *get_floats(reader *r, uint64_t count) {
+    float *values = enough(r, count, sizeof(float)) ? aligned(count + 16, sizeof(float)) : NULL;
     if (values) get(r, values, count * sizeof(float));
     return values;
 }
@@ -449,7 +459,9 @@ static float *get_floats(reader *r, size_t count) {
 static int get_dense(reader *r, dense *layer, int inputs, int outputs, int size, bool with_bias) {
     size_t taps = (size_t)inputs * size * size, blocks = ceil_div(outputs, 16);
     float row[256];
-    *layer = (dense){inputs, outputs, size, aligned(blocks * taps * 16 * sizeof(float)), NULL};
+    *layer = (dense){inputs, outputs, size, NULL, NULL};
+    if (enough(r, (uint64_t)taps * outputs, sizeof(float)))
+        layer->weights = aligned((uint64_t)blocks * taps * 16, sizeof(float));
     if (!layer->weights) return BURN_MEMORY;
     for (int o = 0; o < outputs; o++) {
         for (size_t tap = 0; tap < taps; tap += 256) {
@@ -458,7 +470,7 @@ static int get_dense(reader *r, dense *layer, int inputs, int outputs, int size,
             for (size_t i = 0; i < count; i++) layer->weights[((o / 16) * taps + tap + i) * 16 + o % 16] = row[i];
         }
     }
-    layer->bias = with_bias ? get_floats(r, outputs) : aligned((outputs + 16) * sizeof(float));
+    layer->bias = with_bias ? get_floats(r, outputs) : aligned(outputs + 16, sizeof(float));
     return layer->bias ? BURN_OK : BURN_MEMORY;
 }
 
@@ -468,8 +480,8 @@ static int get_binary(reader *r, step *s, const kernels *k) {
     int width = block_width(k, s->shape.outputs), blocks = ceil_div(s->shape.outputs, width);
     size_t units = (size_t)taps * words * 8 / k->unit, row = (size_t)taps * words;
     uint64_t *bits = malloc(row * 8);
-    s->weights = aligned(blocks * units * width * k->unit);
-    s->ones = aligned((size_t)taps * s->shape.outputs * sizeof(uint16_t));
+    if (enough(r, (uint64_t)row * s->shape.outputs, 8)) s->weights = aligned((uint64_t)blocks * units * width, k->unit);
+    s->ones = aligned((uint64_t)taps * s->shape.outputs, sizeof(uint16_t));
     int error = bits && s->weights && s->ones ? BURN_OK : BURN_MEMORY;
     for (int o = 0; o < s->shape.outputs && !error; o++) {
         get(r, bits, row * 8);
@@ -500,8 +512,8 @@ static int get_step(reader *r, step *s, const kernels *k) {
 }
 
 static int get_classifier(reader *r, burn_network *n, bool half) {
-    size_t count = (size_t)n->classes * n->feature_dim;
-    if (half && (n->class_half = aligned(count * 2))) get(r, n->class_half, count * 2);
+    uint64_t count = (uint64_t)n->classes * n->feature_dim;
+    if (half && enough(r, count, 2) && (n->class_half = aligned(count + 16, 2))) get(r, n->class_half, count * 2);
     if (!half) n->class_float = get_floats(r, count);
     if (half && count % 2) {
         uint16_t padding;
@@ -578,7 +590,7 @@ static int make_border(border *edge, const shape_of_step *s, int height, int wid
     if (!edge->row_class || !edge->column_class) return BURN_MEMORY;
     int row_classes = classes_of(height, out_height, s, edge->row_class, rows);
     edge->column_classes = classes_of(width, out_width, s, edge->column_class, columns);
-    int32_t *most = edge->most = aligned(((size_t)row_classes * edge->column_classes * s->outputs + 16) * 4);
+    int32_t *most = edge->most = aligned((uint64_t)row_classes * edge->column_classes * s->outputs + 16, 4);
     if (!most) return BURN_MEMORY;
     for (int i = 0; i < row_classes; i++)
         for (int j = 0; j < edge->column_classes; j++, most += s->outputs)
@@ -592,13 +604,14 @@ static int make_border(border *edge, const shape_of_step *s, int height, int wid
 
 static int prepare_step(step *s, int height, int width, int word) {
     const shape_of_step *shape = &s->shape;
+    if (height + 2 * shape->padding < shape->size || width + 2 * shape->padding < shape->size) return BURN_ARGUMENT;
     s->height = out_side(height, shape), s->width = out_side(width, shape);
     if (s->height < 1 || s->width < 1) return BURN_ARGUMENT;
     int half_height = ceil_div(height, 2), half_width = ceil_div(width, 2); /* the shortcut must have the same size */
     if (s->height != (shape->pool ? half_height : height) || s->width != (shape->pool ? half_width : width))
         return BURN_ARGUMENT;
-    size_t area = (size_t)(height + 2 * shape->padding) * (width + 2 * shape->padding);
-    s->bits = aligned(area * words_of(shape->inputs) * word);
+    uint64_t area = (uint64_t)(height + 2 * shape->padding) * (width + 2 * shape->padding);
+    s->bits = aligned(area * words_of(shape->inputs), word);
     return s->bits ? make_border(&s->edge, shape, height, width, s->ones) : BURN_MEMORY;
 }
 
@@ -624,18 +637,19 @@ static bool in_place(const step *s) { return !s->shape.pool && !s->shape.repeat 
 static int prepare(burn_network *n, int height, int width) {
     if (!within(height, 1, MAX_SIDE) || !within(width, 1, MAX_SIDE)) return BURN_ARGUMENT;
     int pad = n->stem.size / 2, row = ceil_div(height, 2), column = ceil_div(width, 2), at = 0, error = BURN_OK;
-    size_t sizes[2] = {(size_t)row * column * n->stem.outputs, 0}, halves = 0, projected = 0, widest = n->stem.outputs;
+    uint64_t sizes[2] = {(uint64_t)row * column * n->stem.outputs, 0}, halves = 0, projected = 0,
+             widest = n->stem.outputs;
     n->height = height, n->width = width;
     if (n->stem_pool) {
         row = ceil_div(row, 2), column = ceil_div(column, 2), at = 1;
-        sizes[1] = (size_t)row * column * n->stem.outputs;
+        sizes[1] = (uint64_t)row * column * n->stem.outputs;
     }
     n->stem_height = row, n->stem_width = column;
     for (int i = 0; i < n->steps_count; i++) {
         step *s = &n->steps[i];
         if ((error = prepare_step(s, row, column, n->use->word))) return error;
         row = s->height, column = s->width;
-        size_t area = (size_t)row * column, size = area * s->shape.outputs;
+        uint64_t area = (uint64_t)row * column, size = area * s->shape.outputs;
         if (!in_place(s)) at = 1 - at;
         if (size > sizes[at]) sizes[at] = size;
         if (s->shape.project && size > projected) projected = size;
@@ -645,12 +659,12 @@ static int prepare(burn_network *n, int height, int width) {
         if (padded > widest) widest = padded;
     }
     n->scratch_each = (widest * 4 > CHUNK_SUMS ? widest * 4 : CHUNK_SUMS) + 2 * MAX_CHANNELS;
-    size_t image = (size_t)(height + 2 * pad) * (width + 2 * pad) * n->channels;
+    uint64_t image = (uint64_t)(height + 2 * pad) * (width + 2 * pad) * n->channels;
     if (image > sizes[1]) sizes[1] = image;
-    for (int i = 0; i < 2; i++) n->maps[i] = aligned((sizes[i] + 16) * sizeof(float));
-    n->halves = aligned((halves + 16) * sizeof(float)), n->projected = aligned((projected + 16) * sizeof(float));
-    n->features = aligned((n->feature_dim + 16) * sizeof(float));
-    n->scratch = aligned(n->scratch_each * n->pool.threads * sizeof(int32_t));
+    for (int i = 0; i < 2; i++) n->maps[i] = aligned(sizes[i] + 16, sizeof(float));
+    n->halves = aligned(halves + 16, sizeof(float)), n->projected = aligned(projected + 16, sizeof(float));
+    n->features = aligned(n->feature_dim + 16, sizeof(float));
+    n->scratch = aligned((uint64_t)n->scratch_each * n->pool.threads, sizeof(int32_t));
     bool whole = n->maps[0] && n->maps[1] && n->halves && n->projected && n->features && n->scratch;
     return whole ? BURN_OK : BURN_MEMORY;
 }
@@ -789,20 +803,9 @@ static void class_part(const void *task, int part, int thread) {
     (void)thread;
     int last = (part + 1) * 64 < n->classes ? (part + 1) * 64 : n->classes;
     for (int c = part * 64; c < last; c++) {
-        float sums[16] = {0}, total = 0;
-        for (int d = 0; d < n->feature_dim; d++) {
-            float weight;
-            if (n->class_half) { /* float16 to float32; subnormal numbers come out right by the product */
-                uint16_t half = n->class_half[(size_t)c * n->feature_dim + d];
-                uint32_t bits = (uint32_t)(half & 0x7FFF) << 13;
-                memcpy(&weight, &bits, 4);
-                weight *= half & 0x8000 ? -0x1p112f : 0x1p112f;
-            } else {
-                weight = n->class_float[(size_t)c * n->feature_dim + d];
-            }
-            sums[d % 16] += weight * n->features[d];
-        }
-        for (int i = 0; i < 16; i++) total += sums[i];
+        size_t row = (size_t)c * n->feature_dim;
+        float total = n->use->dot(n->class_half ? n->class_half + row : NULL,
+                                  n->class_float ? n->class_float + row : NULL, n->features, n->feature_dim);
         t->out[c] = total + n->class_bias[c];
     }
 }
@@ -881,7 +884,7 @@ static void pool_features(burn_network *n, const float *map, int area, int chann
 }
 
 int burn_run(burn_network *n, const float *image, float *features, float *logits, float *map) {
-    if (!n || !image || (features && !n->pool_type) || (logits && !n->classes)) return BURN_ARGUMENT;
+    if (!n || !n->scratch || !image || (features && !n->pool_type) || (logits && !n->classes)) return BURN_ARGUMENT;
     int at = run_stem(n, image), height = n->stem_height, width = n->stem_width;
     for (int i = 0; i < n->steps_count; i++) {
         const step *s = &n->steps[i];
@@ -922,6 +925,7 @@ static int open_reader(reader *r, int threads, burn_network **network) {
     n->use = best_kernels();
     int error = open_workers(&n->pool, threads);
     if (!error) error = read_network(r, n);
+    if (error == BURN_MEMORY && r->failed) error = BURN_MALFORMED; /* sizes that the file does not hold */
     if (!error) error = prepare(n, n->height, n->width);
     if (error) {
         burn_close(n);
@@ -932,6 +936,7 @@ static int open_reader(reader *r, int threads, burn_network **network) {
 }
 
 int burn_open(const char *path, int threads, burn_network **network) {
+    if (network) *network = NULL;
     if (!path || !network || !within(threads, 1, 1024)) return BURN_ARGUMENT;
     reader r = {.file = fopen(path, "rb")};
     if (!r.file) return BURN_NO_FILE;
@@ -946,6 +951,7 @@ int burn_open(const char *path, int threads, burn_network **network) {
 }
 
 int burn_open_memory(const void *data, size_t size, int threads, burn_network **network) {
+    if (network) *network = NULL;
     if (!data || !network || !within(threads, 1, 1024)) return BURN_ARGUMENT;
     reader r = {.data = data, .left = size};
     return open_reader(&r, threads, network);

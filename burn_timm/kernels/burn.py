@@ -13,6 +13,7 @@ import functools
 import os
 import shlex
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ class Shape(ctypes.Structure):
 
 
 _int, _pointer = ctypes.c_int, ctypes.c_void_p
+_OUTPUTS = ("features", "logits", "feature_map")  # in the order of burn_run
 SIGNATURES = {
     "burn_open": (_int, [ctypes.c_char_p, _int, ctypes.POINTER(_pointer)]),
     "burn_open_memory": (_int, [ctypes.c_char_p, ctypes.c_size_t, _int, ctypes.POINTER(_pointer)]),
@@ -64,14 +66,20 @@ def own_library() -> ctypes.CDLL:
     here = Path(__file__).parent
     path = here / "libburn.so"
     if not path.is_file():
-        command = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-fPIC", "-shared", str(here / "burn.c")]
+        beside = here / f".libburn.{os.getpid()}.tmp"  # renamed when it is whole
+        command = [*shlex.split(os.environ.get("CC") or "cc"), "-O3", "-fPIC", "-shared", str(here / "burn.c")]
         try:
-            subprocess.run([*command, "-o", str(path), "-lpthread"], check=True, capture_output=True, text=True)
+            subprocess.run([*command, "-o", str(beside), "-lpthread"], check=True, capture_output=True, text=True)
+            os.replace(beside, path)
         except (OSError, subprocess.CalledProcessError) as error:
-            path.unlink(missing_ok=True)
-            reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[0]
+            reason = ((getattr(error, "stderr", "") or str(error)).strip().splitlines() or ["no message"])[0]
             raise Error(f"{here}: burn.c cannot be compiled ({reason}); install a C compiler or set CC") from error
-    return declare(ctypes.CDLL(str(path)))
+        finally:
+            beside.unlink(missing_ok=True)
+    try:
+        return declare(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError) as error:
+        raise Error(f"{path}: cannot be loaded ({error}); remove it, and it is built anew") from error
 
 
 def check(library: ctypes.CDLL, code: int, what: object) -> None:
@@ -81,7 +89,7 @@ def check(library: ctypes.CDLL, code: int, what: object) -> None:
 
 
 class Network:
-    """One network.bin; images run one after the other.
+    """One network.bin; images, and calls of several threads, run one after the other.
 
     Args:
         file: Its path, or its content.
@@ -101,6 +109,7 @@ class Network:
     ):
         self.library = library or own_library()
         self._network = _pointer()
+        self._lock, self._process = threading.Lock(), os.getpid()
         if isinstance(file, bytes):
             code = self.library.burn_open_memory(file, len(file), threads, self._network)
         else:
@@ -122,17 +131,27 @@ class Network:
 
     def resize(self, height: int, width: int) -> None:
         """Take images of another size from now on; after an error the size stays."""
-        check(self.library, self.library.burn_resize(self._network, height, width), f"images of {height} x {width}")
-        self._read_shape()
+        with self._alone():
+            check(self.library, self.library.burn_resize(self._network, height, width), f"images of {height} x {width}")
+            self._read_shape()
+
+    def _alone(self) -> threading.Lock:
+        """The lock of this process: a forked child may have got it taken by a thread that it does not have."""
+        if self._process != os.getpid():
+            self._lock, self._process = threading.Lock(), os.getpid()
+        return self._lock
 
     def __call__(self, images: np.ndarray, output: str = "features") -> np.ndarray:
         """float32 images `[B, C, H, W]`, C-contiguous and normalised, to `output` `[B, ...]`."""
         if images.shape[1:] != self.input_size or images.dtype != np.float32 or not images.flags.c_contiguous:
             raise Error(f"images must be contiguous float32 [B, {', '.join(map(str, self.input_size))}]")
+        if output not in self.sizes:
+            raise Error(f"no output {output}: this network has {', '.join(sorted(self.sizes))}")
         result = np.empty((len(images), *self.sizes[output]), np.float32)
-        for image, place in zip(images, result, strict=True):
-            outputs = [place.ctypes.data if output == name else None for name in ("features", "logits", "feature_map")]
-            check(self.library, self.library.burn_run(self._network, image.ctypes.data, *outputs), output)
+        with self._alone():
+            for image, place in zip(images, result, strict=True):
+                outputs = [place.ctypes.data if output == name else None for name in _OUTPUTS]
+                check(self.library, self.library.burn_run(self._network, image.ctypes.data, *outputs), output)
         return result
 
     def __del__(self) -> None:

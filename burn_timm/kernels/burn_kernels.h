@@ -5,8 +5,9 @@
    hold 64 bits of a map) defined. */
 
 #define FLOATS (VECTOR < 16 ? 4 : VECTOR / 4) /* in a vector; 16 are treated at once, for they give 16 bits */
-typedef float NAME(floats) __attribute__((vector_size(FLOATS * 4), aligned(4)));
-typedef int32_t NAME(ints) __attribute__((vector_size(FLOATS * 4), aligned(4)));
+typedef float NAME(floats) __attribute__((vector_size(FLOATS * 4), aligned(4), may_alias));
+typedef int32_t NAME(ints) __attribute__((vector_size(FLOATS * 4), aligned(4), may_alias));
+typedef uint16_t NAME(shorts) __attribute__((vector_size(FLOATS * 2), aligned(2), may_alias));
 
 #define LANES (VECTOR / UNIT)
 #define DENSE_PIXELS (FLOATS / 2) /* sums that fit into the registers beside weights and inputs */
@@ -147,6 +148,33 @@ TARGET static void NAME(dense)(const float *const *pixels, int count, const dens
         for (; p < count; p++) NAME(products)(pixels + p, layer, row_floats, weights, bias, sums + p, 1);
         for (p = 0; p < count; p++) memcpy(out + (size_t)p * layer->outputs + first, sums[p], width * sizeof(float));
     }
+}
+
+/* The sum of products with a row of the classifier, float16 or float32. */
+TARGET static float NAME(dot)(const uint16_t *half, const float *single, const float *values, int count) {
+    NAME(floats) sums = {0};
+    float total = 0;
+    int at = 0;
+    for (; at + FLOATS <= count; at += FLOATS) {
+        NAME(floats) weight;
+        if (half) { /* a float16's bits in the place of a float's are it times 2^-112; subnormal ones come out right too
+                     */
+            NAME(ints) bits = __builtin_convertvector(*(const NAME(shorts) *)(half + at), NAME(ints));
+            weight = (NAME(floats))((bits & 0x7FFF) << 13) * 0x1p112f;
+            weight = (NAME(floats))((NAME(ints))weight | (bits & 0x8000) << 16);
+        } else {
+            weight = *(const NAME(floats) *)(single + at);
+        }
+        sums += weight * *(const NAME(floats) *)(values + at);
+    }
+    for (; at < count; at++) {
+        float weight;
+        uint32_t bits = half ? (uint32_t)(half[at] & 0x7FFF) << 13 : 0;
+        memcpy(&weight, &bits, 4);
+        total += (half ? half[at] & 0x8000 ? weight * -0x1p112f : weight * 0x1p112f : single[at]) * values[at];
+    }
+    for (int i = 0; i < FLOATS; i++) total += sums[i];
+    return total;
 }
 
 /* How many bits differ: `pixels_n` pixels with the outputs of a block of `vectors_n` vectors, both constants. */
@@ -313,7 +341,8 @@ TARGET static void NAME(mismatches)(const uint8_t *const *pixels, int count, con
 #define STRING2(x) #x
 #define STRING(x) STRING2(x)
 static const kernels NAME(kernels) = {
-    STRING(SET), UNIT, LANES, MOST_VECTORS, WORD, NAME(mismatches), NAME(finish), NAME(pack), NAME(dense), NAME(mean),
+    STRING(SET),  UNIT,       LANES,       MOST_VECTORS, WORD,      NAME(mismatches),
+    NAME(finish), NAME(pack), NAME(dense), NAME(mean),   NAME(dot),
 };
 #ifdef BURN_TRAINING
 /* Loops that compilers turn into vectors; `bytes` is 2 (bfloat16) or 4 (float32). */

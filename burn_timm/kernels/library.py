@@ -1,7 +1,7 @@
 """burn.c as a shared library: built once by a C compiler of the system, or by zig, and then loaded through ctypes.
 
-The library lies in the user's cache folder under a name that holds a hash of sources and compiler, so a new release or
-another compiler builds anew. A wheel may carry a built library beside the sources; it is taken first.
+The library lies in the user's cache folder. Its name holds a hash of the sources and of the compiler's command, so a
+new release or another compiler builds anew. A wheel may carry a built library beside the sources; it is taken first.
 """
 
 import ctypes
@@ -55,12 +55,21 @@ def load() -> ctypes.CDLL:
     Raises:
         BurnError: There is no compiler, or it fails; one line says what to do.
     """
-    path = _prebuilt() or _built()
+    prebuilt = _prebuilt()
+    if prebuilt is not None:
+        try:
+            return _loaded(prebuilt)
+        except (OSError, AttributeError):  # of another C library, or of another release
+            pass
+    path = _built()
     try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
+        return _loaded(path)
+    except (OSError, AttributeError) as error:
         raise BurnError(f"{path}: cannot be loaded ({one_line(error)}); remove it, and it is built anew") from error
-    return declare(library, {**SIGNATURES, **_TRAINING})
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    return declare(ctypes.CDLL(str(path)), {**SIGNATURES, **_TRAINING})
 
 
 def build(path: Path, compiler: list[str], extra: tuple[str, ...] = ()) -> None:
@@ -72,17 +81,21 @@ def build(path: Path, compiler: list[str], extra: tuple[str, ...] = ()) -> None:
         except (OSError, subprocess.SubprocessError) as error:
             raise BurnError(f"the C compiler {compiler[0]} cannot be run: {one_line(error)}") from error
         if done.returncode:
-            raise BurnError(f"the C compiler failed: {shlex.join(command)}: {one_line(done.stderr, 200)}")
+            reason = one_line(done.stderr, 200) if done.stderr.strip() else f"exit status {done.returncode}"
+            raise BurnError(f"the C compiler failed: {shlex.join(command)}: {reason}")
 
 
 def compiler() -> list[str]:
     """The command of a C compiler: that of CC, cc, gcc or clang, else zig's. Raises BurnError where there is none."""
-    named = shlex.split(os.environ.get("CC", ""))
+    try:
+        named = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise BurnError(f"CC={os.environ['CC']}: not the words of a command ({error})") from error
     for command in [named] if named else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(command[0]):
             return command
     if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc"]
+        return [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"]  # else zig takes this CPU for all
     raise BurnError(_MISSING)
 
 
@@ -93,10 +106,11 @@ def _prebuilt() -> Path | None:
 
 def _built() -> Path:
     command = compiler()
-    content = hashlib.sha256(repr((command, FLAGS, platform.machine())).encode())
+    system = (platform.system(), platform.machine(), platform.libc_ver())
+    content = hashlib.sha256(repr((command, FLAGS, system)).encode())
     for name in SOURCES:
         content.update((_HERE / name).read_bytes())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burn_timm"
+    folder = _cache_folder()
     path = folder / f"libburn-{content.hexdigest()[:16]}.so"
     if not path.is_file():
         try:
@@ -107,3 +121,12 @@ def _built() -> Path:
                 "that can be written"
             ) from error
     return path
+
+
+def _cache_folder() -> Path:
+    """The user's cache folder; a relative XDG_CACHE_HOME does not count, as its standard has it."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "burn_timm"
+    except RuntimeError as error:  # no HOME, and no such user
+        raise BurnError(f"no folder for the 1-bit kernels ({error}); set XDG_CACHE_HOME") from error

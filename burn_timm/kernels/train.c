@@ -36,11 +36,18 @@ static const training_kernels *training(void) {
 static workers shared;
 #if BURN_THREADS
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void lock_shared(void) { pthread_mutex_lock(&one_at_a_time); }
+static void unlock_shared(void) { pthread_mutex_unlock(&one_at_a_time); }
+/* A fork waits until no kernel runs, so that the child does not find the lock taken by a thread that it has not. */
+static void hold_while_forking(void) { pthread_atfork(lock_shared, unlock_shared, unlock_shared); }
 #endif
 
 static int on_threads(int threads, int parts, void (*work)(const void *, int, int), const task_of_training *t) {
 #if BURN_THREADS
-    pthread_mutex_lock(&one_at_a_time);
+    pthread_once(&once, hold_while_forking);
+    lock_shared();
 #endif
     int error = BURN_OK;
     if (shared.threads != threads) {
@@ -50,7 +57,7 @@ static int on_threads(int threads, int parts, void (*work)(const void *, int, in
     }
     if (!error) in_parts(&shared, parts, work, t);
 #if BURN_THREADS
-    pthread_mutex_unlock(&one_at_a_time);
+    unlock_shared();
 #endif
     return error;
 }
@@ -240,7 +247,7 @@ int burn_sign_conv(int threads, int bytes, const void *bits, int n, int height, 
     int block = block_width(t.k->base, outputs), padded = ceil_div(outputs, block) * block;
     t.chunk = CHUNK_SUMS / padded < 4 ? 4 : CHUNK_SUMS / padded < CHUNK_PIXELS ? CHUNK_SUMS / padded : CHUNK_PIXELS;
     t.scratch_each = (size_t)t.chunk * padded + 16;
-    t.scratch = aligned(t.scratch_each * threads * sizeof(int32_t));
+    t.scratch = aligned((uint64_t)t.scratch_each * threads, sizeof(int32_t));
     int error = t.scratch ? make_border(&t.edge, &shape, height, width, ones) : BURN_MEMORY;
     if (!error) error = on_threads(threads, ceil_div(t.total, t.chunk), convolve_part, &t);
     free(t.scratch);

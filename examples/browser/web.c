@@ -17,6 +17,7 @@ int web_open(void *data, size_t size) {
     free(data);
     if (error) return error;
     burn_shape shape = burn_get_shape(network);
+    if (shape.channels != 3 || shape.height != shape.width || !shape.pooled) return BURN_ARGUMENT;
     size_t area = (size_t)shape.height * shape.width;
     pixels = malloc(area * shape.channels);
     image = malloc(area * shape.channels * sizeof(float));
