@@ -79,14 +79,13 @@ STEPS = {
     "train_step_224": "ReActNet-A alone, 224 px, batch 8", "train_step_64_whole": "BURN with a ResNet-50 teacher",
 }
 ENGINES = {  # rows of the table of inference
-    "reactnet_a": ("OpenVINO 1-bit", "numba 1-bit", "torch fp32", "torch bf16", "onnxruntime fp32", "OpenVINO fp32",
-                   "OpenVINO bf16", "torch.compile fp32"),
+    "reactnet_a": ("C 1-bit", "OpenVINO 1-bit", "torch fp32", "onnxruntime fp32", "OpenVINO bf16"),
     "resnet18": ("onnxruntime fp32", "onnxruntime int8", "OpenVINO int8"),
     "mobilenetv1_100": ("onnxruntime fp32", "onnxruntime int8", "OpenVINO int8"),
     "mobilenetv3_large_100": ("onnxruntime fp32", "OpenVINO bf16", "OpenVINO int8"),
 }
 FEW_ENGINES = {
-    "reactnet_a": ("OpenVINO 1-bit", "numba 1-bit", "torch fp32"), "resnet18": ("onnxruntime fp32", "OpenVINO int8"),
+    "reactnet_a": ("C 1-bit", "OpenVINO 1-bit", "torch fp32"), "resnet18": ("onnxruntime fp32", "OpenVINO int8"),
     "mobilenetv1_100": ("onnxruntime fp32", "OpenVINO int8"),
     "mobilenetv3_large_100": ("onnxruntime fp32", "OpenVINO bf16"),
 }
@@ -252,7 +251,7 @@ def step(names: Sequence[str]) -> str:
 
 
 def engines() -> str:
-    names = {"torch": "torch, floats", "openvino": "OpenVINO, 1-bit", "numba": "our kernels, 1-bit"}
+    names = {"torch": "torch, floats", "openvino": "OpenVINO, 1-bit", "numba": "our earlier kernels (numba), 1-bit"}
     rows = [[words, cell(figures(f"engine_{name}", "knn"))] for name, words in names.items()]
     return markdown(["engine", "kNN"], rows)
 

@@ -7,7 +7,7 @@
    error = burn_run(network, image, features, logits, NULL);
    burn_close(network);
 
-   Memory is allocated by burn_open and burn_resize only. One network must not be used by two threads at the same time;
+   Memory is allocated by burn_open and burn_resize only, threads start with the first burn_run. One network must not be used by two threads at the same time;
    several networks may. A network may be used after fork(). */
 
 #ifndef BURN_H
@@ -52,7 +52,8 @@ int burn_open_memory(const void *data, size_t size, int threads, burn_network **
    features [feature_dim], logits [classes], map [map_channels, map_height, map_width]. */
 int burn_run(burn_network *network, const float *image, float *features, float *logits, float *map);
 
-/* Takes images of another size from now on. After an error the network keeps the size it had. */
+/* Takes images of another size from now on. After an error the network keeps the size it had; after BURN_MEMORY it may
+   have none, and burn_run returns BURN_ARGUMENT. */
 int burn_resize(burn_network *network, int height, int width);
 
 /* uint8 [height, width, channels] to float [channels, height, width], normalised by mean and std. */
