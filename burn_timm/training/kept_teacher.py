@@ -29,8 +29,9 @@ def keep_teacher(
         raise BurnError("--cache-teacher needs images with random access, and one view of each")
     side = max(teacher.size)
     key = (
-        identity, options.view, VIEWS[options.view], side, options.hflip, options.train_interpolation,
-        options.cache_size, accelerator.mixed_precision,
+        identity, sorted(options.teacher_kwargs.items()), teacher.mean.tolist(), teacher.std.tolist(), options.view,
+        VIEWS[options.view], side, options.hflip, options.train_interpolation, options.cache_size,
+        accelerator.mixed_precision,
     )
     dim = feature_dim(teacher, side, "--teacher")
     kept = TeacherCache(cache_folder(options.cache_dir), source, options.cache_teacher, dim, key)

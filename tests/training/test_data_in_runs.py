@@ -112,8 +112,8 @@ def test_cache_size_is_part_of_a_run_and_the_cache_is_not(tmp_path, capsys):
 
 def test_what_a_kill_left_behind_is_cleared_away_at_the_next_start(tmp_path, capsys):
     output = tmp_path / "run"
-    left = [".checkpoint.pt.abc.tmp", ".curves.png.x.tmp", ".export.x.tmp/config.json"]
-    for name in (*left, "notes.tmp", ".export.y.old/model.safetensors"):
+    left = [".checkpoint.pt.abcdefg1.tmp", ".curves.png.abcdefg1.tmp", ".export.abcdefg1.tmp/config.json"]
+    for name in (*left, "notes.tmp", ".export.abcdefg2.old/model.safetensors"):
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_bytes(b"half")
     run(tmp_path, "--max-steps", "1")

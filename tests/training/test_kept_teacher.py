@@ -63,6 +63,12 @@ def test_resumed_equals_unbroken(tmp_path, monkeypatch):
         assert torch.equal(tensor, resumed[name]), name
 
 
+def test_another_teacher_has_files_of_its_own(tmp_path):
+    for name, options in (("mean", []), ("max", ["--teacher-kwargs", "global_pool=max"])):
+        run(tmp_path / name, "--stages", "w1a1", "--max-steps", "1", "--cache-teacher", "1", *options)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 @pytest.mark.parametrize(("options", "said"), [
     (["--views", "cross"], "several views"), (["--views-on", "device"], "--views-on workers"),
 ])

@@ -3,10 +3,15 @@
 import dataclasses
 
 import pytest
+import timm
+import torch
+from exported import write_export
 
 from burn_timm import packing
+from burn_timm.checkpoints import load_model
 from burn_timm.errors import BurnError
 from burn_timm.methods import METHODS
+from burn_timm.training.build import build_student
 from burn_timm.training.options import defining_options, is_binary, parse_options
 from burn_timm.training.parser import STAGES, build_parser, option_actions
 
@@ -126,3 +131,13 @@ def test_what_changes_the_views_is_among_the_settings_and_where_images_are_kept_
 def test_every_option_has_help_and_a_true_default():
     assert "(default: None)" not in build_parser().format_help()
     assert all(action.help for action in option_actions(build_parser()).values())
+
+
+@pytest.mark.parametrize("scheme", ["local-dir", "local_dir"])
+def test_a_student_from_a_folder_has_its_weights(tmp_path, scheme):
+    model = timm.create_model("test_reactnet", num_classes=0)
+    folder = write_export(tmp_path / "export", model, weight_bits=1, act_bits=1)
+    options = parse_options(["--model", f"{scheme}:{folder}", "--teacher", "test_resnet", "--img-size", "32"])
+    student = build_student(options, "w1a1", seed=1)
+    image = torch.ones(1, 3, 32, 32)
+    assert torch.equal(student.eval()(image), load_model(f"local-dir:{folder}")(image))
