@@ -49,6 +49,23 @@ def test_labels_are_needed_where_they_are_learnt_only(tmp_path, capsys):
     assert run(tmp_path, *photos)["dataset"].endswith("50 images, unlabelled")
 
 
+@pytest.mark.parametrize(("classes", "others", "options", "said"), [
+    ("01", "", ["--val-split", "valdiation"], "no split 'valdiation'"),
+    ("01", "89", [], "8, 9 not among the 2 classes"),  # the split is there and does not fit
+    ("01", "89", ["--val-split", "val"], "8, 9 not among the 2 classes"),
+    ("01", "0", ["--val-split", "val"], "unlabelled; name a split with labels"),
+    ("0", "01", ["--val-split", "val"], "--val-split val: figures need training images with labels"),
+])
+def test_a_split_for_figures_that_cannot_be_used(tmp_path, capsys, classes, others, options, said):
+    for number in range(30):
+        for split, names in (("train", classes), ("val", others)):
+            if names:
+                write(tmp_path / "photos" / split / names[number % len(names)] / f"{number}.png", number)
+    photos = ["--dataset", "", "--data-dir", str(tmp_path / "photos"), "--output", str(tmp_path / "run")]
+    line = failure(capsys, *RUN[:-2], *photos, *options)  # without --val-split none
+    assert said in line and "--val-split" in line and "none" in line
+
+
 def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog):
     pytest.importorskip("data.test_data_stream").write_shards(tmp_path, 3)
     with caplog.at_level(logging.WARNING):

@@ -75,3 +75,4 @@ def test_another_teacher_has_files_of_its_own(tmp_path):
 def test_refused(tmp_path, options, said, capsys):
     assert said in failure(capsys, *SHORT, *LENGTH, "--cache-teacher", "2", "--cache-dir", str(tmp_path), *options,
                            "--output", str(tmp_path / "run"))
+    assert not list(tmp_path.glob("teacher-*"))  # before the teacher's work
