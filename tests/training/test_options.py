@@ -62,10 +62,13 @@ def test_bad_options_are_one_line(argv, message, capsys):
     ("learning_rate: 1", "unknown option 'learning_rate'"), ("stages: [w2a2]", "invalid choice: 'w2a2'"),
     ("epochs: 5.5", "expected a whole number"), ("lr: [1, 2]", "takes one value"), ("sync_bn: 3", "true or false"),
     ("- a\n- b", "mapping"), ("a: [", "not valid YAML"), ("model_kwargs: 3", "mapping"),
-    ("fs_center: true", "unknown option 'fs_center'"), ("target_head: swapped", "swapped was removed"),
+    ("fs_center: true", "fs_center was removed"), ("center-momentum: 0.9", "center-momentum was removed"),
+    ("demo: true", "demo belongs on the command line"), ("resume: auto", "resume belongs on the command line"),
+    ("recipe: burn_small", "recipe belongs on the command line"), ("model: caf\xe9", "not valid YAML"),
+    ("target_head: swapped", "swapped was removed"),
 ])
 def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path, text, message, capsys):
-    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "bad.yaml").write_bytes(text.encode("latin1"))
     told = refusal([*TINY, "--recipe", str(tmp_path / "bad.yaml")], capsys)
     assert "bad.yaml: " in told and message in told
 
