@@ -187,7 +187,7 @@ def _features(
 
 def _refuse_contradictions(args: argparse.Namespace, augment: bool, device: torch.device) -> None:
     if args.pixels:
-        for option in ("checkpoint", "pretrained", "calibrate_bn"):
+        for option in ("checkpoint", "pretrained", "calibrate_bn", "crop_pct"):
             if getattr(args, option):
                 raise BurnError(f"--pixels evaluates no model: leave out --{option.replace('_', '-')}")
         if augment:

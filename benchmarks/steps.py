@@ -134,7 +134,7 @@ def measure(name: str, setting: Setting, threads: int) -> dict:
 
 def measure_here(name: str, setting: Setting) -> dict:
     row, cuda = ROWS[name], setting.device.startswith("cuda")
-    # The same step of a tiny network first, so that the code of torch, its compiler and numba does not count.
+    # The same step of a tiny network first, so that the code of torch, its compiler and the kernels does not count.
     Step(row, replace(setting, model="test_reactnet", teacher="test_resnet", batch_size=2))()
     gc.collect()
     before = torch.cuda.memory_allocated() if cuda else memory.resident()

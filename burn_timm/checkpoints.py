@@ -243,7 +243,8 @@ def load_model(
     """
     require_model(model_name)
     architecture = architecture_of(model_name)  # which checks a config.json before anything is built from it
-    source, location = _source(model_name)
+    source, location = model_source(model_name)
+    model_name = f"{source}:{location}" if source else model_name  # timm does not take every spelling
     if checkpoint is None and source and pretrained is not False:
         checkpoint = location if source == "local-dir" else _download(model_name, *WEIGHTS_FILES)
     if checkpoint is not None:
@@ -272,7 +273,7 @@ def require_model(model_name: str) -> None:
 
 def architecture_of(model_name: str) -> str:
     """timm's name of the architecture behind a name with or without tag, `local-dir:` or `hf-hub:`."""
-    source, location = _source(model_name)
+    source, location = model_source(model_name)
     if not source:
         return model_name.partition(".")[0]
     try:
@@ -282,7 +283,7 @@ def architecture_of(model_name: str) -> str:
         raise BurnError(f"model {model_name}: its config.json cannot be used: {error}") from error
 
 
-def _source(model_name: str) -> tuple[str, str]:
+def model_source(model_name: str) -> tuple[str, str]:
     """`local-dir` and the folder, `hf-hub` and the repository, or two empty strings for a name of timm's."""
     source, colon, location = model_name.partition(":")
     source = source.replace("_", "-")
@@ -293,7 +294,7 @@ def _source(model_name: str) -> tuple[str, str]:
 
 def _download(model_name: str, *names: str) -> Path:
     """The first of the files `names` that the repository behind `hf-hub:OWNER/NAME[@REVISION]` has."""
-    repo, _, revision = _source(model_name)[1].partition("@")
+    repo, _, revision = model_source(model_name)[1].partition("@")
     for name in names:
         try:
             return Path(hf_hub_download(repo, name, revision=revision or None))

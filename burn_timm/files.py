@@ -136,11 +136,13 @@ def recover(path: str | os.PathLike) -> None:
     Nobody may be writing `path` meanwhile.
     """
     path = Path(path)
-    leftovers = sorted(path.parent.glob(f".{glob.escape(path.name)}.*"), key=lambda found: found.stat().st_mtime)
+    named = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.(tmp|old)")  # as tempfile does
+    leftovers = [found for found in path.parent.glob(f".{glob.escape(path.name)}.*") if named.fullmatch(found.name)]
+    leftovers.sort(key=lambda found: found.stat().st_mtime)
     for found in leftovers:
         if found.suffix == ".old" and not path.exists():
             os.replace(found, path)
-        elif found.suffix in (".old", ".tmp"):
+        else:
             shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
 
 

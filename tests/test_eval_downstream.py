@@ -119,6 +119,7 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     (["knn", *RESNET, "--pixels"], "not allowed with argument --model"),
     (["knn", *DIGITS, "--pixels", "--calibrate-bn", "8"], "leave out --calibrate-bn"),
     (["linear", *DIGITS, "--pixels", "--augment"], "leave out --augment"),
+    (["knn", *DIGITS, "--pixels", "--crop-pct", "0.9"], "leave out --crop-pct"),
     (["linear", *RESNET, "--augment", "--engine", "c"], "--engine c takes neither"),
     (["linear", *RESNET, "--augment", "--standardize"], "exclude each other"),
     (["transfer", *RESNET, "--classifier", "lbfgs", "--probe", "mlp"], "--classifier lbfgs fits a linear classifier"),

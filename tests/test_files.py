@@ -33,7 +33,7 @@ def test_a_failed_block_leaves_the_old_folder(tmp_path):
 
 def test_a_kill_between_the_two_renames_loses_no_folder(tmp_path):
     """What such a kill leaves: the old folder under another name, the new one under a temporary name, none in place."""
-    for name, text in ((".export.abc.old", "old"), (".export.abc.tmp", "new")):
+    for name, text in ((".export.abcdefg1.old", "old"), (".export.abcdefg1.tmp", "new")):
         (tmp_path / name).mkdir()
         fill(tmp_path / name, text)
     recover(tmp_path / "export")
@@ -42,9 +42,10 @@ def test_a_kill_between_the_two_renames_loses_no_folder(tmp_path):
 
 def test_leftovers_of_kills_go_with_the_next_recovery(tmp_path):
     (tmp_path / "curves.png").write_text("whole")
-    (tmp_path / ".curves.png.x1.tmp").write_text("half")
+    (tmp_path / ".curves.png.abcdefg1.tmp").write_text("half")
+    (tmp_path / ".curves.png.more.abcdefg1.tmp").write_text("of another file, which may be being written")
     recover(tmp_path / "curves.png")
-    assert os.listdir(tmp_path) == ["curves.png"]
+    assert sorted(os.listdir(tmp_path)) == [".curves.png.more.abcdefg1.tmp", "curves.png"]
 
 
 def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):

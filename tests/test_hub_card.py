@@ -196,6 +196,7 @@ def test_curves(folder, tmp_path):
     ({"dataset": "digits [train], 1,437 images", "teacher": None}, "apache-2.0", None),
     ({"dataset": "hfds/x/cifar10 [train], 50,000 images"}, "unknown", "timm/resnet50.a1_in1k"),
     ({"dataset": "folder mine [train], 9 images", "teacher": "hf-hub:a/b@v1"}, "unknown", "a/b"),
+    ({"dataset": "folder mine [train], 9 images", "teacher": "hf_hub:a/b@v1"}, "unknown", "a/b"),
     ({"dataset": "folder mine [train], 9 images", "teacher": "convnextv2_atto.fcmae"}, "cc-by-nc-4.0",
      "timm/convnextv2_atto.fcmae"),
     ({"dataset": "digits [train], 9 images", "teacher_pretrained": False}, "apache-2.0", None),

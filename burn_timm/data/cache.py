@@ -128,8 +128,9 @@ def open_cache(kind: str, source, side: int | None, folder: str | None) -> Pixel
 
 
 def fingerprint(source, images: list[tuple[int, Image.Image]], *key: object) -> str:
-    """16 hexadecimal digits of a dataset (description, names of its images, the pixels of `images`) and of `key`."""
-    known = hashlib.sha256(repr((source.description, list(source.identities() or ()), *key)).encode())
+    """16 hexadecimal digits of a dataset (description, list of its images, the pixels of `images`) and of `key`."""
+    listed = source.description, source.listing_hash(), list(source.identities() or ())
+    known = hashlib.sha256(repr((*listed, *key)).encode())
     for index, image in images:
         known.update(repr((index, image.size)).encode() + image.tobytes())
     return known.hexdigest()[:16]

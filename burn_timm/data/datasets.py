@@ -136,7 +136,8 @@ def _open_torch(kind: str, root: str | None, split: str, download: bool) -> Imag
     try:
         dataset = create_dataset(f"torch/{kind}", root=root, split=split, download=download)
     except Exception as error:
-        raise BurnError(f"--dataset torch/{kind} in {root}: {one_line(error)}") from error
+        told = NoSplitError if "for argument split" in str(error) else BurnError  # as torchvision words it
+        raise told(f"--dataset torch/{kind} in {root}: {one_line(error)}") from error
     if hasattr(dataset, "loader"):  # of files; torchvision's own has another idea of RGB
         dataset.loader = decode
     names = getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None)

@@ -9,6 +9,7 @@ says how far it has come, so that filling goes on where it was killed. Teacher a
 colours, each made at its own size.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -62,11 +63,13 @@ class TeacherCache:
                     rows = outputs(images)[:n].to("cpu", torch.float16).numpy()
                     if not np.isfinite(rows).all():
                         raise BurnError("--cache-teacher: the teacher's outputs exceed float16 or are not finite")
-                    os.pwrite(file, rows.tobytes(), done * 2 * self.dim)
+                    content = rows.tobytes()
+                    if os.pwrite(file, content, done * 2 * self.dim) != len(content):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file)  # the length must not become durable before the rows are
                     done += n
                     computed += n
                     bar.update(n)
-                os.fsync(file)
             except OSError as error:
                 raise BurnError(f"--cache-teacher: {path}: {error.strerror or error}") from error
             finally:

@@ -190,7 +190,7 @@ def make_view(name: str, img_size: int, flip_p: float | None = None, interpolati
     own. A `flip_p` of 0 suits digits. Raises BurnError for an unknown name or a size below 1.
     """
     if name not in VIEWS:
-        raise BurnError(f"--views {name}: unknown; choose from {', '.join(VIEWS)}")
+        raise BurnError(f"--view {name}: unknown; choose from {', '.join(VIEWS)}")
     if img_size < 1:
         raise BurnError(f"--img-size {img_size}: must be at least 1 px")
     settings = VIEWS[name]

@@ -22,7 +22,7 @@ from timm.data import resolve_model_data_config
 from tqdm import tqdm
 
 from ..arguments import above_zero, fraction, not_negative, number, positive, whole
-from ..checkpoints import load_model, read_state_dict
+from ..checkpoints import load_model, model_source, read_state_dict
 from ..data import VIEWS, ImageSource, eval_loader, make_view, mirror_probability, seed_for
 from ..errors import BurnError
 from ..files import read_json, write_json
@@ -172,7 +172,7 @@ def starts(args: argparse.Namespace, checkpoint: Path | None) -> dict[str, Path 
     if args.latent not in (None, "none"):
         if not os.path.isfile(args.latent):
             raise BurnError(f"--latent {args.latent}: no such file")
-        if not args.checkpoint and not args.model.startswith("local-dir:"):
+        if not args.checkpoint and model_source(args.model)[0] != "local-dir":
             raise BurnError("--latent goes beside packed weights: give those by --checkpoint or --model local-dir:...")
     if checkpoint is None:
         return {"pretrained" if args.pretrained or ":" in args.model else "random": None}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..arguments import positive
-from ..checkpoints import load_model, weights_file
+from ..checkpoints import load_model, model_source, weights_file
 from ..errors import BurnError, one_line
 from ..files import read_json
 from .features import data_config, eval_mode
@@ -125,7 +125,7 @@ def _fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
 
 def checkpoint_file(args: argparse.Namespace) -> Path | None:
     """The local file the weights came from, if they came from one; released weights lie in the package."""
-    scheme, _, folder = args.model.partition(":")
+    scheme, folder = model_source(args.model)
     path = args.checkpoint or (folder if scheme == "local-dir" else None)
     if path is None and args.pretrained and not folder and timm.is_model_pretrained(args.model):
         path = timm.get_pretrained_cfg(args.model).file
@@ -136,7 +136,7 @@ def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoi
     """Where the weights came from, in words."""
     if checkpoint is not None and not args.pretrained:
         return f"checkpoint {checkpoint.absolute()}"
-    if not args.pretrained and not args.model.startswith("hf-hub:"):
+    if not args.pretrained and not model_source(args.model)[0] == "hf-hub":
         return f"random, seed {args.seed}"
     config = getattr(model, "pretrained_cfg", None) or {}
     source = next((config[key] for key in ("file", "hf_hub_id", "url") if config.get(key)), args.model)

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .. import tables
-from ..checkpoints import burn_models, load_model
+from ..checkpoints import burn_models, load_model, model_source
 from ..configs import read_config
 from ..counting import count
 from ..errors import BurnError
@@ -164,7 +164,7 @@ def teacher_weights(details: dict) -> tuple[str | None, str | None]:
     random = details.get("teacher_pretrained") is False or "--no-teacher-pretrained" in command
     if not name or own_file or random:
         return None, None
-    scheme, _, repo = name.rpartition(":")
+    scheme, repo = model_source(name)
     if scheme:
         return (repo.partition("@")[0], None) if scheme == "hf-hub" else (None, None)
     known = timm.get_pretrained_cfg(name)

@@ -36,7 +36,7 @@ class BURN(Method):
         teacher: Floating-point backbone to features `[B, teacher_dim]`; frozen here.
         head_dim, head_type: Number of target classes K and form of both heads.
         temperature: Of both softmaxes; the paper states none, the released code has 0.2. 1.0 trained better in two
-            trials (EXPERIMENTS.md).
+            trials (docs/experiments/target.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
         fs_loss: `cosine`, `l1`, `l2` (Table 6), `relations` or `assignment`, see `losses.feature_similarity`.
         fs_temperature: Of `relations` and `assignment`.

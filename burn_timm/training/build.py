@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from timm.data import resolve_model_data_config
 
-from ..checkpoints import load_model, state_hash
+from ..checkpoints import load_model, model_source, state_hash
 from ..convert.moco import load_moco_teacher
 from ..data.loader import seed_for
 from ..errors import BurnError, one_line
@@ -28,7 +28,7 @@ def build_student(options: Options, stage: str, seed: int) -> torch.nn.Module:
         weight_bits, act_bits = STAGES[stage]
         kwargs.update(weight_bits=weight_bits, act_bits=act_bits, act_grad=options.act_grad)
     torch.manual_seed(seed)
-    if options.initial_checkpoint or options.model.startswith(("local-dir:", "hf-hub:")):
+    if options.initial_checkpoint or model_source(options.model)[0]:
         model = load_model(options.model, options.initial_checkpoint or None, **kwargs).train()
     else:
         try:

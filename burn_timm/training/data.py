@@ -8,7 +8,7 @@ from ..data.datasets import open_dataset
 from ..data.loader import micro_steps_per_epoch
 from ..data.sources import ImageSource
 from ..data.stream import StreamSource
-from ..errors import BurnError
+from ..errors import BurnError, NoSplitError
 from ..methods import METHODS
 from .options import Options
 
@@ -32,7 +32,8 @@ def open_data(options: Options, tell: bool) -> Data:
         tell: Warn of what a user might not expect.
 
     Raises:
-        BurnError: A split is missing, has no labels where they are needed, or shares images with the other one.
+        BurnError: A split is missing or cannot be opened, has no labels where they are needed, or shares images with
+            the other one.
     """
     train = _open(options, options.train_split)
     if METHODS[options.method].needs_labels and not train.labelled:
@@ -63,23 +64,33 @@ def _open(options: Options, split: str) -> ImageSource | StreamSource:
 
 def _open_val(options: Options, train: ImageSource | StreamSource) -> ImageSource | None:
     """The labelled split for figures, or None where there is none."""
-    if options.val_split == "none" or train.streaming or not train.labelled:
+    named = options.val_split
+    if named == "none":
         return None
-    for split in [options.val_split] if options.val_split else ["validation", "val", "test"]:
+    if train.streaming or not train.labelled:
+        if named:
+            raise BurnError(
+                f"--val-split {named}: figures need training images with labels, and no stream; {train.description}; "
+                "leave it out, or give none"
+            )
+        return None
+    for split in [named] if named else ["validation", "val", "test"]:
         try:
             val = _open(options, split)
-        except BurnError:
-            if options.val_split:
-                raise
-            continue
-        shared = train.shared(val)
-        if shared and options.val_split:
+            if val.labelled and not train.shared(val):
+                return align(val, train)
+        except BurnError as error:
+            if isinstance(error, NoSplitError) and not named:
+                continue
+            raise BurnError(f"{error}; --val-split names another split, or none") from error
+        if named and not val.labelled:
+            raise BurnError(f"--val-split {split}: {val.description}; name a split with labels, or none")
+        if named:
+            shared = train.shared(val)
             raise BurnError(
                 f"--val-split {split}: {shared:,} of its {len(val):,} images are among those of --train-split "
                 f"{options.train_split}; name a split apart from it, or none"
             )
-        if val.labelled and not shared:
-            return align(val, train)
     return None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints import save_latent
+from ..checkpoints import model_source, save_latent
 from ..compat import save_model_config
 from ..files import atomic_folder, atomic_write, read_json, write_json, write_text
 from ..hub.card import render_card
@@ -41,7 +41,7 @@ def export(
         model_args["img_size"] = options.img_size
     with atomic_folder(output / "export") as folder:
         save_model_config(model, folder / "config.json", model_args, export_input(options.export_img_size))
-        if not (options.initial_checkpoint or options.model.startswith(("local-dir:", "hf-hub:"))):
+        if not (options.initial_checkpoint or model_source(options.model)[0]):
             _drop_origin(folder / "config.json")
         weights = folder / "model.safetensors"
         if bits is not None and bits[0] == 1:

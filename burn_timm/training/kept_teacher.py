@@ -11,7 +11,7 @@ from ..data.teacher_cache import TeacherCache
 from ..data.views import VIEWS, make_view
 from ..errors import BurnError
 from ..nn import Backbone, Frozen
-from .build import feature_dim
+from .build import build_method, feature_dim
 from .options import Options
 
 _logger = logging.getLogger(__name__)
@@ -23,14 +23,18 @@ def keep_teacher(
     """The cache of this run, filled. The first process of each machine fills it, the others wait.
 
     Raises:
-        BurnError: A stream, a view for each image of its own, no space.
+        BurnError: A stream, several views of an image, no space.
     """
     if source.streaming or not isinstance(options.view, str):
         raise BurnError("--cache-teacher needs images with random access, and one view of each")
+    method = build_method(options, options.stages[0], 0, teacher, source.num_classes, epochs=1.0)
+    if method.n_views > 1 or method.n_small_views:
+        raise BurnError(f"--cache-teacher: this setting of {options.method} takes several views of an image")
     side = max(teacher.size)
     key = (
-        identity, options.view, VIEWS[options.view], side, options.hflip, options.train_interpolation,
-        options.cache_size, accelerator.mixed_precision,
+        identity, sorted(options.teacher_kwargs.items()), teacher.mean.tolist(), teacher.std.tolist(), options.view,
+        VIEWS[options.view], side, options.hflip, options.train_interpolation, options.cache_size,
+        accelerator.mixed_precision,
     )
     dim = feature_dim(teacher, side, "--teacher")
     kept = TeacherCache(cache_folder(options.cache_dir), source, options.cache_teacher, dim, key)

@@ -18,13 +18,13 @@ from ..data.datasets import mirror_probability
 from ..errors import BurnError, one_line
 from ..methods import METHODS
 from .launch import launched_options
-from .parser import STAGES, build_parser, option_actions
+from .parser import REMOVED, REMOVED_OPTIONS, STAGES, build_parser, option_actions
 
 # Options that may differ between a run and its resumption: none of them changes what is computed.
 FREE_ON_RESUME = {
     "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
     "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command", "cache",
-    "cache_dir", "knn_steps", "linear_steps", "export_img_size",
+    "cache_dir", "dataset_download", "knn_steps", "linear_steps", "export_img_size",
 }
 DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
 _OF_METHODS = {name for method in METHODS.values() for name in method.options()} | {"reset_target_head"}
@@ -109,8 +109,8 @@ def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action]) -> dict[st
         names = sorted(entry.name[:-5] for entry in shipped.iterdir() if entry.name.endswith(".yaml"))
         raise BurnError(f"--recipe {recipe}: no such recipe; shipped are {', '.join(names)}, or give a .yaml file")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BurnError(f"{path.name}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(values, dict):
         raise BurnError(f"{path.name}: expected a YAML mapping of option: value")
@@ -120,7 +120,12 @@ def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action]) -> dict[st
 
 def _words(file: str, key: str, value: Any, actions: Mapping[str, argparse.Action]) -> list[str]:
     """One entry of a recipe as words of the command line."""
-    action = actions.get(key.replace("-", "_"))
+    name = key.replace("-", "_")
+    if name in ("demo", "recipe", "resume"):
+        raise BurnError(f"{file}: {key} belongs on the command line; leave it out of the recipe")
+    if name in REMOVED_OPTIONS:
+        raise BurnError(f"{file}: {key} {REMOVED}")
+    action = actions.get(name)
     if action is None:
         raise BurnError(f"{file}: unknown option {key!r}")
     flag = action.option_strings[0]

@@ -18,7 +18,8 @@ COMPILE_FROM = 1000  # steps of a stage that make up for a minute of compiling
 # Stages in the order in which a run may go through them; `fp` is any floating-point timm model as it is.
 STAGES = ("w32a32", "w32a1", "w1a1", "fp")
 
-_REMOVED = "was removed, as it helped in no experiment (EXPERIMENTS.md); commit 54ce517 still has it"
+REMOVED = "was removed, as it helped in no experiment (docs/experiments/target.md); commit 54ce517 still has it"
+REMOVED_OPTIONS = ("fs_center", "center_momentum", "target_temperature")
 _REMOVED_VALUES = ("swapped", "contrast", "cosine+relations", "assignment+relations")
 
 
@@ -39,7 +40,8 @@ def build_parser(prog: str = "train_burn.py") -> Parser:
     _add_burn(_of_methods(add))
     add("--reset-target-head", action="store_true", help="start every stage with a fresh g_theta (the paper's control)")
     _add_run(parser.add_argument_group("run").add_argument)
-    for flag in ("--fs-center", "--center-momentum", "--target-temperature"):
+    for name in REMOVED_OPTIONS:
+        flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, action=_Removed, nargs="*", dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
@@ -133,7 +135,7 @@ def _add_hardware(add: Callable) -> None:
         f"stage has {COMPILE_FROM} steps or more")
     add("--count-bits", action=argparse.BooleanOptionalAction,
         help="binary convolutions count bits in the forward pass, exactly, and keep bits for the backward one; on "
-        "CPUs, with numba. Default: where it works")
+        "CPUs, with a C compiler. Default: where it works")
     add("--grad-checkpointing", action="store_true", help="less memory: compute the student's stages again, backward")
     add("--sync-bn", default=False, action=argparse.BooleanOptionalAction,
         help="BatchNorm statistics over all processes (GPUs only)")
@@ -218,10 +220,10 @@ def _shown(value: Any) -> str:
 
 class _Removed(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
-        raise argparse.ArgumentError(self, _REMOVED)
+        raise argparse.ArgumentError(self, REMOVED)
 
 
 def _still_there(text: str) -> str:
     if text in _REMOVED_VALUES:
-        raise argparse.ArgumentTypeError(f"{text} {_REMOVED}")
+        raise argparse.ArgumentTypeError(f"{text} {REMOVED}")
     return text

@@ -8,7 +8,6 @@ from timm.layers import convert_sync_batchnorm
 from ..data.device_views import DeviceViews
 from ..data.loader import make_train_loader, seed_for
 from ..data.views import make_view, make_views
-from ..errors import BurnError
 from ..methods.base import Method
 from ..runs import understood
 from . import speed
@@ -53,8 +52,6 @@ def start_stage(
 def load_batches(run: Run, method: Method, index: int, first_step: int) -> Iterator[dict[str, torch.Tensor]]:
     """The batches of a stage from `first_step` on, on the device."""
     options, steps = run.options, run.steps
-    if run.kept is not None and (method.n_views > 1 or method.n_small_views):
-        raise BurnError(f"--cache-teacher: this setting of {options.method} takes several views of an image")
     view = make_views(options.view, view_size(options, run.teacher), options.hflip, options.train_interpolation)
     small_view = make_view(
         method.small_view, options.small_img_size, options.hflip, options.train_interpolation,

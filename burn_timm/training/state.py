@@ -52,7 +52,7 @@ def find_checkpoint(resume: str | None, output: Path) -> Path | None:
     """The checkpoint to resume from, None to start anew.
 
     Raises:
-        BurnError: --resume names a missing file, or the output folder holds a run and --resume is not given.
+        BurnError: --resume names a missing file, or the output folder holds a run that --resume does not name.
     """
     own = output / "checkpoint.pt"
     if resume == "auto":
@@ -60,6 +60,10 @@ def find_checkpoint(resume: str | None, output: Path) -> Path | None:
     if resume:
         if not Path(resume).is_file():
             raise BurnError(f"--resume {resume}: no such file")
+        if own.exists() and not own.samefile(resume):
+            raise BurnError(
+                f"--output {output}: holds a run already; --resume auto goes on with it, --resume {resume} needs a new"
+            )
         return Path(resume)
     if own.exists():
         raise BurnError(f"--output {output}: holds a run already; add --resume auto to go on, or choose another")

@@ -133,6 +133,10 @@ def test_every_dataset_has_its_own_file(tmp_path):
         kept = open_dataset("", str(tmp_path / name)).cached("disk", None, str(tmp_path / "kept"))
         assert_same_images(kept, open_dataset("", str(tmp_path / name)).cached("off"))
     assert len(list((tmp_path / "kept").iterdir())) == 2
+    source = open_dataset("", str(tmp_path / "b"))
+    write(tmp_path / "b" / source.file_name(4), 99, 12)  # none of the images whose pixels are looked at
+    source.cached("disk", None, str(tmp_path / "kept"))
+    assert len(list((tmp_path / "kept").iterdir())) == 3
 
 
 def test_the_file_of_mixed_sizes_takes_the_space_of_the_images(tmp_path):

@@ -1,5 +1,6 @@
 """Cached outputs are those of the teacher on the very views; a killed filling goes on; steps are entered anywhere."""
 
+import os
 import pickle
 
 import numpy as np
@@ -83,6 +84,14 @@ def test_a_killed_filling_goes_on(digits, filled):
     assert filled.fill(digits, view, outputs, 100, workers=2) == 2 * len(digits) - rows
     assert [path.read_bytes() for path in filled.paths] == before
     assert filled.fill(digits, view, lambda images: pytest.fail("nothing is missing"), 100) == 0
+
+
+def test_a_write_that_is_cut_short_is_an_error(digits, tmp_path, monkeypatch):
+    cache = TeacherCache(tmp_path, digits, 1, DIM, "full disk")
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, content, at: write(file, content[:-1], at))
+    with pytest.raises(BurnError, match="No space left"):
+        cache.fill(digits, make_view("none", SIDE), outputs, 100)
 
 
 def test_files_are_those_of_teacher_and_images(digits, tmp_path):

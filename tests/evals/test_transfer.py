@@ -19,18 +19,21 @@ from burn_timm.evals import linear, transfer
 from burn_timm.evals.augmented import augmented_probe, hold_out
 from burn_timm.evals.logistic import PENALTIES, logistic_regression
 
+PLACES = {"epochs": 14, "lrs": (0.01,), "weight_decay": 5e-4, "milestones": (4 / 14, 8 / 14, 12 / 14)}
+
 
 @pytest.mark.parametrize(("dataset", "argv", "expected"), [
-    ("places205", [], {"epochs": 14, "lrs": (0.01,), "weight_decay": 5e-4, "augment": True, "standardize": False,
-                       "milestones": (4 / 14, 8 / 14, 12 / 14)}),
+    ("places205", [], {**PLACES, "augment": True, "standardize": False}),
     ("places205", ["--epochs", "3", "--lrs", "0.1", "1", "--no-augment", "--milestones"],
      {"epochs": 3, "lrs": (0.1, 1.0), "weight_decay": 5e-4, "milestones": ()}),
+    ("places205", ["--classifier", "lbfgs"], {"classifier": "lbfgs", **PLACES}),
+    ("places205", ["--standardize"], PLACES),
     ("torch/cifar10", [], {}),
 ])
 def test_published_settings_of_a_dataset_and_options_win(dataset, argv, expected):
     parser = argparse.ArgumentParser()
     transfer.add_options(parser)
-    args = parser.parse_args(argv, argparse.Namespace(dataset=dataset, seed=0))
+    args = parser.parse_args(argv, argparse.Namespace(dataset=dataset, seed=0, pixels=False, engine="torch"))
     assert transfer.settings(args, SimpleNamespace(streaming=False)) == linear.Settings(**expected)
 
 

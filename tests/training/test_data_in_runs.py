@@ -49,6 +49,23 @@ def test_labels_are_needed_where_they_are_learnt_only(tmp_path, capsys):
     assert run(tmp_path, *photos)["dataset"].endswith("50 images, unlabelled")
 
 
+@pytest.mark.parametrize(("classes", "others", "options", "said"), [
+    ("01", "", ["--val-split", "valdiation"], "no split 'valdiation'"),
+    ("01", "89", [], "8, 9 not among the 2 classes"),  # the split is there and does not fit
+    ("01", "89", ["--val-split", "val"], "8, 9 not among the 2 classes"),
+    ("01", "0", ["--val-split", "val"], "unlabelled; name a split with labels"),
+    ("0", "01", ["--val-split", "val"], "--val-split val: figures need training images with labels"),
+])
+def test_a_split_for_figures_that_cannot_be_used(tmp_path, capsys, classes, others, options, said):
+    for number in range(30):
+        for split, names in (("train", classes), ("val", others)):
+            if names:
+                write(tmp_path / "photos" / split / names[number % len(names)] / f"{number}.png", number)
+    photos = ["--dataset", "", "--data-dir", str(tmp_path / "photos"), "--output", str(tmp_path / "run")]
+    line = failure(capsys, *RUN[:-2], *photos, *options)  # without --val-split none
+    assert said in line and "--val-split" in line and "none" in line
+
+
 def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog):
     pytest.importorskip("data.test_data_stream").write_shards(tmp_path, 3)
     with caplog.at_level(logging.WARNING):
@@ -112,8 +129,8 @@ def test_cache_size_is_part_of_a_run_and_the_cache_is_not(tmp_path, capsys):
 
 def test_what_a_kill_left_behind_is_cleared_away_at_the_next_start(tmp_path, capsys):
     output = tmp_path / "run"
-    left = [".checkpoint.pt.abc.tmp", ".curves.png.x.tmp", ".export.x.tmp/config.json"]
-    for name in (*left, "notes.tmp", ".export.y.old/model.safetensors"):
+    left = [".checkpoint.pt.abcdefg1.tmp", ".curves.png.abcdefg1.tmp", ".export.abcdefg1.tmp/config.json"]
+    for name in (*left, "notes.tmp", ".export.abcdefg2.old/model.safetensors"):
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_bytes(b"half")
     run(tmp_path, "--max-steps", "1")

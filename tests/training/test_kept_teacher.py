@@ -63,9 +63,16 @@ def test_resumed_equals_unbroken(tmp_path, monkeypatch):
         assert torch.equal(tensor, resumed[name]), name
 
 
+def test_another_teacher_has_files_of_its_own(tmp_path):
+    for name, options in (("mean", []), ("max", ["--teacher-kwargs", "global_pool=max"])):
+        run(tmp_path / name, "--stages", "w1a1", "--max-steps", "1", "--cache-teacher", "1", *options)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 @pytest.mark.parametrize(("options", "said"), [
     (["--views", "cross"], "several views"), (["--views-on", "device"], "--views-on workers"),
 ])
 def test_refused(tmp_path, options, said, capsys):
     assert said in failure(capsys, *SHORT, *LENGTH, "--cache-teacher", "2", "--cache-dir", str(tmp_path), *options,
                            "--output", str(tmp_path / "run"))
+    assert not list(tmp_path.glob("teacher-*"))  # before the teacher's work

@@ -3,10 +3,15 @@
 import dataclasses
 
 import pytest
+import timm
+import torch
+from exported import write_export
 
 from burn_timm import packing
+from burn_timm.checkpoints import load_model
 from burn_timm.errors import BurnError
 from burn_timm.methods import METHODS
+from burn_timm.training.build import build_student
 from burn_timm.training.options import defining_options, is_binary, parse_options
 from burn_timm.training.parser import STAGES, build_parser, option_actions
 
@@ -57,10 +62,13 @@ def test_bad_options_are_one_line(argv, message, capsys):
     ("learning_rate: 1", "unknown option 'learning_rate'"), ("stages: [w2a2]", "invalid choice: 'w2a2'"),
     ("epochs: 5.5", "expected a whole number"), ("lr: [1, 2]", "takes one value"), ("sync_bn: 3", "true or false"),
     ("- a\n- b", "mapping"), ("a: [", "not valid YAML"), ("model_kwargs: 3", "mapping"),
-    ("fs_center: true", "unknown option 'fs_center'"), ("target_head: swapped", "swapped was removed"),
+    ("fs_center: true", "fs_center was removed"), ("center-momentum: 0.9", "center-momentum was removed"),
+    ("demo: true", "demo belongs on the command line"), ("resume: auto", "resume belongs on the command line"),
+    ("recipe: burn_small", "recipe belongs on the command line"), ("model: caf\xe9", "not valid YAML"),
+    ("target_head: swapped", "swapped was removed"),
 ])
 def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path, text, message, capsys):
-    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "bad.yaml").write_bytes(text.encode("latin1"))
     told = refusal([*TINY, "--recipe", str(tmp_path / "bad.yaml")], capsys)
     assert "bad.yaml: " in told and message in told
 
@@ -126,3 +134,13 @@ def test_what_changes_the_views_is_among_the_settings_and_where_images_are_kept_
 def test_every_option_has_help_and_a_true_default():
     assert "(default: None)" not in build_parser().format_help()
     assert all(action.help for action in option_actions(build_parser()).values())
+
+
+@pytest.mark.parametrize("scheme", ["local-dir", "local_dir"])
+def test_a_student_from_a_folder_has_its_weights(tmp_path, scheme):
+    model = timm.create_model("test_reactnet", num_classes=0)
+    folder = write_export(tmp_path / "export", model, weight_bits=1, act_bits=1)
+    options = parse_options(["--model", f"{scheme}:{folder}", "--teacher", "test_resnet", "--img-size", "32"])
+    student = build_student(options, "w1a1", seed=1)
+    image = torch.ones(1, 3, 32, 32)
+    assert torch.equal(student.eval()(image), load_model(f"local-dir:{folder}")(image))

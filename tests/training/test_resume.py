@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import train_burn
 from burn_timm import runs
-from burn_timm.training.state import VERSION
+from burn_timm.training.state import VERSION, find_checkpoint
 
 from .runs import DIGITS, SHORT, TEACHER, checkpoint, command, environment, failure, log, train
 from .runs import here as run_here
@@ -142,9 +142,14 @@ def test_a_finished_run_resumes_to_its_own_export(unbroken):
     (["--resume", "auto", "--teacher-kwargs", "drop_rate=0.1"], "drop-rate None there, 0.1 here"),
     (["--resume", "auto", "--teacher", "test_efficientnet"], "name 'test_resnet' there, 'test_efficientnet' here; sha"),
     (["--resume", "missing.pt"], "no such file"),
+    (["--resume", "{other}"], "holds a run already; --resume auto goes on with it"),
 ])
-def test_a_resume_that_does_not_fit_is_one_line(unbroken, capsys, options, message):
+def test_a_resume_that_does_not_fit_is_one_line(unbroken, capsys, tmp_path, options, message):
+    other, own = tmp_path / "other.pt", unbroken / "checkpoint.pt"
+    other.write_bytes(own.read_bytes())
+    options = [option.format(other=other) for option in options]
     assert message in failure(capsys, *SHORT, *LENGTH, "--output", str(unbroken), *options)
+    assert find_checkpoint(str(own), unbroken) == own
 
 
 @pytest.mark.parametrize(("where", "there", "message"), [
