@@ -103,9 +103,6 @@ def torchvision_targets(dataset) -> np.ndarray:
     return known if known.ndim == 1 else known[:, 0]
 
 
-# torch: modules and state dicts -------------------------------------------------------------------------------------
-
-
 # torch: optimisers and operators ------------------------------------------------------------------------------------
 
 

@@ -280,22 +280,6 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         ) from error
 
 
-def read_packed(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Read and verify a packed file; the state dict as it is in the file, mark included.
-
-    Raises:
-        PackedError: Not a packed file, truncated, or malformed (see `verify`). It names the file and the tensor.
-    """
-    state_dict, _ = read_tensors(path)
-    if not is_packed(state_dict):
-        raise PackedError(f"{path}: not packed (it has no tensor {MARK}); pack it with: burn-timm pack")
-    try:
-        verify(state_dict)
-    except PackedError as error:
-        raise PackedError(f"{path}: {error}") from error
-    return state_dict
-
-
 def _places(device: torch.device) -> torch.Tensor:
     return torch.arange(8, dtype=torch.uint8, device=device)
 

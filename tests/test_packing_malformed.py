@@ -183,18 +183,17 @@ def test_a_mutated_file_is_refused_or_changes_nothing(packed, folder, places, ti
     refused = 0
     for seed in range(places):
         path.write_bytes(mutate(whole, random.Random(seed)))
-        for read in (packing.read_packed, lambda path: read_state_dict(path)[0]):
-            try:
-                tensors = read(path)
-            except BurnError as error:
-                assert str(path) in str(error) and "\n" not in str(error), seed
-                refused += 1
-            else:  # without any trace of packing left, the names do not fit a model
-                assert same(tensors, packed) or not packing.is_packed(tensors), seed
+        try:
+            tensors = read_state_dict(path)[0]
+        except BurnError as error:
+            assert str(path) in str(error) and "\n" not in str(error), seed
+            refused += 1
+        else:  # without any trace of packing left, the names do not fit a model
+            assert same(tensors, packed) or not packing.is_packed(tensors), seed
         for create, kind in ways(folder, False) if seed % timm_every == 0 else ():
             try:
                 loaded = create().state_dict()
             except kind:
                 continue
             assert same({name: loaded[name] for name in body}, body), seed
-    assert refused > 0.9 * 2 * places  # all but the flips in the metadata, which carry nothing
+    assert refused > 0.9 * places  # all but the flips in the metadata, which carry nothing

@@ -123,28 +123,26 @@ def run(
 def labelled_subset(source: ImageSource, args: argparse.Namespace) -> tuple[ImageSource, str]:
     """The images whose labels are used, and in words how they were chosen.
 
-    With --subset-list those whose file name it holds; else a seeded share of each class, at least one image. Images
-    without a label (class -1) are never chosen.
+    With --subset-list those whose file name it holds; else a seeded share of each class, at least one image.
 
     Raises:
-        BurnError: the list cannot be read, or names images that are not there or have no label.
+        BurnError: an image has no label; the list cannot be read, or names images that are not there.
     """
     labels = source.labels()
     if args.subset_list:
         names = read_list(args.subset_list)
         places = {os.path.basename(source.file_name(index)): index for index in range(len(source))}
-        missing = [name for name in names if name not in places] or [n for n in names if labels[places[n]] < 0]
-        if missing:
+        if missing := [name for name in names if name not in places]:
             raise BurnError(
                 f"--subset-list {args.subset_list}: {len(missing)} of {len(names)} images are not in "
-                f"{source.description}, or without a label there; the first is {missing[0]}"
+                f"{source.description}; the first is {missing[0]}"
             )
         chosen = sorted(places[name] for name in names)
         words = f"{len(chosen)} images of the list {os.path.basename(args.subset_list)}"
     else:
         rng = np.random.default_rng(args.seed)
         chosen = []
-        for label in np.unique(labels[labels >= 0]):
+        for label in np.unique(labels):
             members = np.flatnonzero(labels == label)
             count = max(1, round(args.fraction * len(members)))
             chosen += rng.choice(members, count, replace=False).tolist()

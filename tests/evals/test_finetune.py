@@ -53,19 +53,6 @@ def source(tmp_path):
     return open_dataset("folder", str(tmp_path), "train")
 
 
-def test_images_without_a_label_are_never_drawn(source, tmp_path):
-    known = source.labels().copy()
-    known[:4] = -1
-    source.labels = lambda: known
-    for share in (1, 0.01):
-        chosen, _ = finetune.labelled_subset(source, options(fraction=share))
-        assert chosen.labels().min() == 0 and len(chosen) == (8 if share == 1 else 2)
-    file = tmp_path / "list.txt"
-    file.write_text(source.file_name(0))
-    with pytest.raises(BurnError, match="without a label there; the first is"):
-        finetune.labelled_subset(source, options(subset_list=str(file)))
-
-
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_list_of_file_names(source, tmp_path, zipped):
     text = "n02_3.png\nn01_0.png\n\n"

@@ -10,9 +10,9 @@ import timm
 import torch
 
 import burn_timm
+from burn_timm.checkpoints import read_state_dict
 from burn_timm.models import BINARY_MODULES
 from burn_timm.models.reactnet import HUB_ORGANISATION
-from burn_timm.packing import read_packed
 
 from .golden import features
 from .oracle import reactnet_a
@@ -57,7 +57,7 @@ def test_golden_outputs(tag):
 
 @EACH
 def test_the_network_is_the_papers_on_the_files_own_bits(tag):
-    stored = read_packed(WEIGHTS / f"{tag}.safetensors")
+    stored, _ = read_state_dict(WEIGHTS / f"{tag}.safetensors")
     weights = {name: tensor.double() for name, tensor in stored.items() if not name.endswith(("_bits", "_scale"))}
     model = timm.create_model(tag, device="meta")
     for name, shape in ((name, tensor.shape) for name, tensor in model.state_dict().items()):
