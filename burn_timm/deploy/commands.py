@@ -100,9 +100,9 @@ def _open(args: argparse.Namespace) -> torch.nn.Module:
     source = args.checkpoint
     if args.pretrained:
         return load_model(source, num_classes=None, pretrained=True)
-    if source.startswith("hf-hub:"):
+    if source.startswith(("hf-hub:", "hf_hub:")):
         return load_model(source, num_classes=None)
-    path = Path(source.removeprefix("local-dir:"))
+    path = Path(source.removeprefix("local-dir:").removeprefix("local_dir:"))
     if path.is_dir() and args.model is None and (path / "config.json").is_file():
         return load_model(f"local-dir:{path}", num_classes=None)
     if not path.exists() and source.partition(".")[0] in burn_models():
