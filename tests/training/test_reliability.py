@@ -173,7 +173,11 @@ def interrupted(commands: list[list[str]], marker: bytes, tmp_path, environments
     """Exit codes and stderr of processes that get SIGINT, as from a terminal, once the first one has told `marker`."""
     files = [open(tmp_path / f"stderr{number}", "wb+") for number in range(len(commands))]
     processes = [
-        subprocess.Popen(words, stderr=file, stdout=subprocess.DEVNULL, env=env, start_new_session=True)
+        subprocess.Popen(
+            words, stderr=file, stdout=subprocess.DEVNULL, env=env, start_new_session=True,
+            # A shell starts its background jobs with SIGINT ignored, and every child of the tests would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         for words, file, env in zip(commands, files, environments, strict=True)
     ]
     deadline = time.monotonic() + 120
@@ -200,7 +204,8 @@ def test_ctrl_c_with_workers_is_one_line(task, tmp_path):
     ((code, told),) = interrupted([words], marker, tmp_path, [environment()])
     assert code == 130 and told.splitlines()[-1] == line and told.count("interrupted") == 1
     assert "Traceback" not in told and "Error" not in told
-    assert not (tmp_path / "run" / ".lock").exists() and not (tmp_path / ".r.json.lock").exists()
+    with locked(tmp_path / "run" / ".lock" if task == "train" else tmp_path / ".r.json.lock", "the next run's output"):
+        pass  # a process that its workers hold up ends without removing the file, but not without giving up the lock
 
 
 @pytest.mark.slow
