@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..kernels import library
+from ..kernels import native
 from ..kernels.burn import Network
 from .fold import FoldedNetwork, half_precision, read_folded
 
@@ -27,7 +27,7 @@ def write(
     """Write network.bin, and what runs it: burn.c, its headers and main.c for C programmers, burn.py for Python."""
     (folder / "network.bin").write_bytes(network_bytes(network, shape[1:], mean, std))
     for name in C_SOURCES:
-        shutil.copyfile(Path(library.__file__).parent / name, folder / name)
+        shutil.copyfile(Path(native.__file__).parent / name, folder / name)
 
 
 def open_network(
@@ -49,7 +49,7 @@ def open_network(
     else:
         data = (folder / "network.bin").read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    network = Network(data, threads or cores, folder, library.load())
+    network = Network(data, threads or cores, folder, native.load())
     return network.outputs, network
 
 

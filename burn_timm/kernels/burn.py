@@ -107,18 +107,18 @@ class Network:
         self, file: str | os.PathLike | bytes, threads: int = 1, name: object = None,
         library: ctypes.CDLL | None = None,
     ):
-        self.library = library or own_library()
+        self._c = library or own_library()
         self._network = _pointer()
         self._lock, self._process = threading.Lock(), os.getpid()
         if isinstance(file, bytes):
-            code = self.library.burn_open_memory(file, len(file), threads, self._network)
+            code = self._c.burn_open_memory(file, len(file), threads, self._network)
         else:
-            code = self.library.burn_open(os.fsencode(file), threads, self._network)
-        check(self.library, code, name or (file if not isinstance(file, bytes) else "network.bin"))
+            code = self._c.burn_open(os.fsencode(file), threads, self._network)
+        check(self._c, code, name or (file if not isinstance(file, bytes) else "network.bin"))
         self._read_shape()
 
     def _read_shape(self) -> None:
-        shape = self.library.burn_get_shape(self._network)
+        shape = self._c.burn_get_shape(self._network)
         self.input_size = (shape.channels, shape.height, shape.width)
         self.mean, self.std = shape.mean[: shape.channels], shape.std[: shape.channels]
         self.sizes = {"feature_map": (shape.map_channels, shape.map_height, shape.map_width)}
@@ -132,7 +132,7 @@ class Network:
     def resize(self, height: int, width: int) -> None:
         """Take images of another size from now on; after an error the size stays."""
         with self._alone():
-            check(self.library, self.library.burn_resize(self._network, height, width), f"images of {height} x {width}")
+            check(self._c, self._c.burn_resize(self._network, height, width), f"images of {height} x {width}")
             self._read_shape()
 
     def _alone(self) -> threading.Lock:
@@ -151,9 +151,9 @@ class Network:
         with self._alone():
             for image, place in zip(images, result, strict=True):
                 outputs = [place.ctypes.data if output == name else None for name in _OUTPUTS]
-                check(self.library, self.library.burn_run(self._network, image.ctypes.data, *outputs), output)
+                check(self._c, self._c.burn_run(self._network, image.ctypes.data, *outputs), output)
         return result
 
     def __del__(self) -> None:
         if getattr(self, "_network", None):
-            self.library.burn_close(self._network)
+            self._c.burn_close(self._network)

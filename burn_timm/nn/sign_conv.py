@@ -11,7 +11,7 @@ from torch import library
 
 from ..errors import BurnError
 from ..kernels.burn import check
-from ..kernels.library import load, why_not_loaded
+from ..kernels.native import load, why_not_loaded
 from .small_maps import convolution_backward, out_side
 
 _DTYPES = (torch.bfloat16, torch.float32)

@@ -19,27 +19,27 @@ from burn_timm.deploy.c_engine import C_SOURCES, _checksum, network_bytes
 from burn_timm.deploy.export import export
 from burn_timm.deploy.fold import FoldedNetwork, Step, fold
 from burn_timm.errors import BurnError
-from burn_timm.kernels import library
+from burn_timm.kernels import native
 from burn_timm.kernels.burn import Network
 from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
 
-KERNELS = Path(library.__file__).parent
+KERNELS = Path(native.__file__).parent
 HERE = Path(__file__).parent
 PLAIN = (0.0,) * 300, (1.0,) * 300
-SETS = [name for name in ("avx512", "avx2", "neon", "plain") if library.load().burn_use(name.encode()) == 0]
-library.load().burn_use(None)
+SETS = [name for name in ("avx512", "avx2", "neon", "plain") if native.load().burn_use(name.encode()) == 0]
+native.load().burn_use(None)
 
 
 @pytest.fixture(params=SETS)
 def instructions(request):
-    assert library.load().burn_use(request.param.encode()) == 0
+    assert native.load().burn_use(request.param.encode()) == 0
     yield request.param
-    library.load().burn_use(None)
+    native.load().burn_use(None)
 
 
 def opened(network, shape, threads=1):
     data = network_bytes(network, shape[1:], PLAIN[0][: shape[1]], PLAIN[1][: shape[1]])
-    return Network(data, threads, library=library.load())
+    return Network(data, threads, library=native.load())
 
 
 def counts(case, threads=1):
@@ -315,7 +315,7 @@ def test_mutated_files_are_an_error_or_the_exact_network(name, tmp_path):
 def test_a_damaged_file_is_one_line(change, word):
     data = network_bytes(fold(lively()), (3, 64, 64), *(values[:3] for values in PLAIN))
     with pytest.raises(BurnError, match=word) as told:
-        Network(change(data), 1, "net/network.bin", library.load())
+        Network(change(data), 1, "net/network.bin", native.load())
     assert "\n" not in str(told.value) and str(told.value).startswith("net/network.bin: ")
 
 
@@ -326,14 +326,14 @@ def resummed(data):
 def test_a_missing_or_broken_compiler_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
-    library.load.cache_clear()
+    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
+    native.load.cache_clear()
     try:
         with pytest.raises(BurnError, match=r"no C compiler.*burn-timm\[c\]"):
-            library.load()
+            native.load()
         monkeypatch.setenv("CC", "false")
         with pytest.raises(BurnError, match="the C compiler failed: false"):
-            library.load()
+            native.load()
         assert list((tmp_path / "burn_timm").iterdir()) == []
     finally:
-        library.load.cache_clear()
+        native.load.cache_clear()

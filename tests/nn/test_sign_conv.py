@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import library
 
-import burn_timm.kernels.library as kernels
+import burn_timm.kernels.native as kernels
 from burn_timm.nn import binary, count_bits, sign_conv, weights_held
 from burn_timm.nn.sign_conv import fits, pack_latent, why_not
 from burn_timm.nn.sign_conv import sign_conv2d as operator
