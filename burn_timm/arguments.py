@@ -15,6 +15,7 @@ from collections.abc import Callable
 from timm.utils import ParseKwargs
 
 from .errors import BurnError, one_line
+from .files import remove_lock_files
 
 _logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class _Interrupt:
 
     def _end(self) -> None:
         self.tell()
+        remove_lock_files()
         os._exit(130)
 
 

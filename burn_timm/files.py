@@ -48,6 +48,9 @@ def of_a_full_disk(error: BaseException | None) -> bool:
     return getattr(error, "errno", None) in full or bool(_FULL.search(str(error)))
 
 
+_held: set[Path] = set()  # the lock files of this process
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
     """Hold the lock file `path` inside the block, so that no other process works on `what` meanwhile.
@@ -77,9 +80,17 @@ def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
                 file.truncate(0)
                 since = time.strftime("%Y-%m-%d %H:%M:%S")
                 file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
+            _held.add(path)
             yield
         finally:
+            _held.discard(path)
             path.unlink(missing_ok=True)
+
+
+def remove_lock_files() -> None:
+    """Before a process ends in the middle of a `locked` block: what the block would do at its end."""
+    for path in tuple(_held):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
