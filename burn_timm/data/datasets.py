@@ -10,7 +10,7 @@ from timm.data import create_dataset
 
 from burn_timm import compat
 from burn_timm.data.decode import decode
-from burn_timm.data.digits import open_digits
+from burn_timm.data.digits import open_digits, open_digits_in_photos
 from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder, split_folder
 from burn_timm.data.hfds import open_hfds
 from burn_timm.data.published import BIRDSNAP, CUB, PLACES205, open_birdsnap, open_cub, open_places205
@@ -26,8 +26,9 @@ _PUBLISHED = {"cub": open_cub, "birdsnap": open_birdsnap, "places205": open_plac
 PUBLISHED_TEST_SPLITS = {"cub": "test", "birdsnap": "test", "places205": "val", "voc07": "test"}
 # Images of each split.
 PUBLISHED_IMAGES = {known.scheme: known.images for known in (CUB, BIRDSNAP, PLACES205, VOC07)}
+_DIGITS = {"digits": open_digits, "digits_in_photos": open_digits_in_photos}
 _SCHEMES = (
-    f"digits, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME, {', '.join(_PUBLISHED)}"
+    f"{', '.join(_DIGITS)}, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME, {', '.join(_PUBLISHED)}"
 )
 
 
@@ -48,7 +49,7 @@ def open_dataset(
       `data_dir` is then its cache. See `hfds.open_hfds` for the columns.
     - `wds/NAME`: WebDataset shards in `data_dir` -> `StreamSource`. Labels are optional.
     - `torch/NAME`: torchvision's datasets in `data_dir`, fetched if `download`.
-    - `digits`: the handwritten digits inside scikit-learn.
+    - `digits`: the handwritten digits inside scikit-learn; `digits_in_photos`: the same in parts of its photos.
     - `cub`, `birdsnap`, `places205`, `voc07`: sets that neither timm nor torchvision reads, from the files as they were
       published, in `data_dir`. Their splits are `train` and `test` (places205: `val`); voc07 has several classes in an
       image (see `ImageSource.label_matrix`) and the splits `train`, `val`, `trainval` and `test`: its published SVMs
@@ -60,10 +61,10 @@ def open_dataset(
     data_dir = os.path.expanduser(_expanded(data_dir, "--data-dir")) if data_dir else None
     scheme, _, rest = name.partition("/")
     scheme = scheme.lower()
-    if scheme == "digits" and not rest:
+    if scheme in _DIGITS and not rest:
         if data_dir:
-            raise BurnError(f"--dataset digits lies inside scikit-learn; leave it or --data-dir {data_dir} out")
-        return open_digits(split)
+            raise BurnError(f"--dataset {scheme} lies inside scikit-learn; leave it or --data-dir {data_dir} out")
+        return _DIGITS[scheme](split)
     if scheme in _PUBLISHED and not rest:
         if input_key or target_key:
             raise BurnError(f"--dataset {name}: --input-key and --target-key do not apply; its files say what is what")
@@ -90,7 +91,7 @@ def open_dataset(
 
 def mirror_probability(name: str) -> float:
     """How often views of the dataset `name` (as in `open_dataset`) show the mirror image: digits never, others half."""
-    return 0.0 if name.strip().lower().rstrip("/") == "digits" else 0.5
+    return 0.0 if name.strip().lower().rstrip("/") in _DIGITS else 0.5
 
 
 class _TorchImages(Store):

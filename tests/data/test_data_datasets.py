@@ -1,9 +1,11 @@
 """digits and torchvision's datasets through `open_dataset`, and names that mean nothing."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn import datasets
 from sklearn.datasets import load_digits
 
 from burn_timm import errors
@@ -35,7 +37,25 @@ def test_digits_split_is_fixed_disjoint_and_balanced():
     assert hashlib.sha256(content).hexdigest()[:16] == "3245e81cb05b8f07"
 
 
-@pytest.mark.parametrize("name", ["digits", "Digits", "DIGITS"])
+def test_digits_in_photos_are_the_same_digits_in_other_places(monkeypatch):
+    """Of both photos, training sees the left part (here red) and the test the right one (green), in strong contrast."""
+    photo = np.zeros((427, 640, 3), np.uint8)
+    photo[:, :448, 0] = np.linspace(0, 255, 427)[:, None]
+    photo[:, 448:, 1] = np.linspace(0, 255, 427)[:, None]
+    monkeypatch.setattr(datasets, "load_sample_images", lambda: SimpleNamespace(images=[photo]))
+    for split, dark in (("train", 1), ("val", 0)):
+        source, digits = open_dataset("digits_in_photos", split=split), open_dataset("digits", split=split)
+        assert targets(source) == targets(digits) and source.class_names == digits.class_names
+        pixels = np.stack([np.asarray(source.load(index)[0]) for index in range(len(source))]).astype(int)
+        assert pixels.shape == (len(digits), 48, 48, 3) and len(np.unique(pixels, axis=0)) == len(digits)
+        frame = pixels[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # the corners, most of which no digit reaches
+        assert np.median(np.abs(frame[..., dark] - frame[..., 2])) == 0 < np.median(frame[..., 1 - dark])
+        assert (np.ptp(pixels.reshape(len(pixels), -1, 3), 1).max(1) > 90).all()
+        again = open_dataset("digits_in_photos", split=split)
+        assert all(again.load(index)[0].tobytes() == source.load(index)[0].tobytes() for index in (0, 77, -1))
+
+
+@pytest.mark.parametrize("name", ["digits", "Digits", "DIGITS", "digits_in_photos"])
 def test_digits_in_any_spelling_are_never_mirrored(name):
     assert len(open_dataset(name)) == 1437
     assert mirror_probability(name) == 0 and mirror_probability("hfds/digits") == 0.5
