@@ -27,8 +27,8 @@ PUBLISHED_TEST_SPLITS = {"cub": "test", "birdsnap": "test", "places205": "val", 
 # Images of each split.
 PUBLISHED_IMAGES = {known.scheme: known.images for known in (CUB, BIRDSNAP, PLACES205, VOC07)}
 _DIGITS = {"digits": open_digits, "digits_in_photos": open_digits_in_photos}
-_SCHEMES = (
-    f"{', '.join(_DIGITS)}, hfds/NAME, hfds/FOLDER, or with --data-dir: folder, wds/NAME, torch/NAME, {', '.join(_PUBLISHED)}"
+_SCHEMES = ", ".join(
+    (*_DIGITS, "hfds/NAME", "hfds/FOLDER", "or with --data-dir: folder", "wds/NAME", "torch/NAME", *_PUBLISHED)
 )
 
 

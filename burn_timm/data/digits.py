@@ -39,8 +39,8 @@ def open_digits(split: str) -> ImageSource:
 def open_digits_in_photos(split: str) -> ImageSource:
     """The same digits at random places and sizes in parts of scikit-learn's two photos: RGB, 48 x 48.
 
-    The splits are those of `open_digits`, and each has its own part of the photos. A digit is almost white on a darkened
-    background or almost black on a lightened one. Raises BurnError for another split.
+    The splits are those of `open_digits`, and each has its own part of the photos. A digit is almost white on a
+    darkened background or almost black on a lightened one. Raises BurnError for another split.
     """
     from sklearn.datasets import load_sample_images
 

@@ -47,6 +47,9 @@ KNOWN = (
     Terms("cifar-?100", "CIFAR-100", "uoft-cs/cifar100", _CIFAR),
     Terms("digits", "Optical Recognition of Handwritten Digits", None,
           "the test part, as it is in scikit-learn; CC BY 4.0 (UCI Machine Learning Repository)", True),
+    Terms("digits-in-photos", "handwritten digits on photos, both as they are in scikit-learn", None,
+          "digits CC BY 4.0 (UCI Machine Learning Repository); photos CC BY 2.0, by danielbuechele and vultilion on "
+          "Flickr", True),
     # "for non-commercial use only", as that page says beside the downloads.
     Terms("svhn.*", "SVHN", "ufldl-stanford/svhn", "non-commercial use only", False, "svhn-non-commercial",
           "http://ufldl.stanford.edu/housenumbers/"),
