@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import PretrainedCfg, clean_state_dict
 
-from .compat import create_with_weights, load_pickle
+from .compat import create_with_weights, load_pickle, save_model_config
 from .configs import read_config
 from .errors import BurnError, one_line
 from .models import BINARY_MODULES
@@ -24,9 +24,11 @@ from .packing import (
     MARK,
     digest,
     is_packed,
+    pack_state_dict,
     packed_shapes,
     packed_weight_names,
     read_tensors,
+    save_packed,
     save_tensors,
     unpack_state_dict,
     verify,
@@ -145,6 +147,27 @@ def save_latent(
     save_tensors(path, state_dict, latent_metadata(model_name, weight_bits, model_args))
 
 
+def save_folder(
+    folder: Path, model: torch.nn.Module, weight_bits: int, model_args: Mapping[str, Any],
+    data_config: Mapping[str, Any],
+) -> None:
+    """Write into `folder` what timm builds `model` from, config.json and model.safetensors; 1-bit weights are packed.
+
+    Args:
+        weight_bits: With how many bits, 1 or 32, its binary weights were trained; 32 for other networks.
+        model_args: Arguments of the model other than its classes.
+        data_config: `input_size` and `crop_pct` of its images.
+    """
+    save_model_config(model, folder / "config.json", dict(model_args), dict(data_config))
+    state_dict = model.state_dict()
+    if weight_bits == 1:
+        save_packed(folder / "model.safetensors", pack_state_dict(state_dict, binary_weight_names(model)))
+    else:
+        save_latent(
+            folder / "model.safetensors", state_dict, model.pretrained_cfg["architecture"], weight_bits, model_args,
+        )
+
+
 def state_hash(module_or_state_dict: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
     """SHA-256, hexadecimal, over names, dtypes, shapes and bytes of all tensors (see `packing.digest`)."""
     if isinstance(module_or_state_dict, torch.nn.Module):
@@ -153,8 +176,8 @@ def state_hash(module_or_state_dict: torch.nn.Module | Mapping[str, torch.Tensor
 
 
 def _shape_args(model_args: Mapping[str, Any] | None) -> str:
-    """Arguments of a model as JSON; its bits, which change no shape, and its classes are left out."""
-    others = ("weight_bits", "act_bits", "num_classes")
+    """Arguments of a model as JSON; what changes no shape (its bits and act_grad) and its classes are left out."""
+    others = ("weight_bits", "act_bits", "act_grad", "num_classes")
     return json.dumps({key: value for key, value in (model_args or {}).items() if key not in others}, sort_keys=True)
 
 

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 from ..files import require_replaceable
-from .binary import STAGES
-from .detect import NAMES, convert_source
+from .conversion import convert_source
+from .layouts import NAMES
 from .origins import licence_line
 from .source import read_source
 from .write import FILES, write_folder
@@ -24,7 +24,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="auto (by the keys), " + ", ".join(NAMES),
     )
     convert.add_argument(
-        "--stage", choices=STAGES,
+        "--stage", choices=("w1a1", "w32a1"),
         help="of a binary network, where the file does not tell: w1a1 (step 2: 1-bit weights) or w32a1 (step 1)",
     )
     convert.add_argument("--part", metavar="NAME", help="which network of the file, for example encoder_k or teacher")

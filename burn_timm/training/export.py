@@ -6,12 +6,10 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints import model_source, save_latent
-from ..compat import save_model_config
+from ..checkpoints import model_source, save_folder, save_latent
 from ..files import atomic_folder, atomic_write, read_json, write_json, write_text
 from ..hub.card import render_card
-from ..nn import binary_weight_names
-from ..packing import STAGES, pack_state_dict, save_packed
+from ..packing import STAGES
 from .options import Options
 
 
@@ -40,15 +38,10 @@ def export(
     if hasattr(model, "set_input_size"):  # ViT: without it timm would build the network for its usual size
         model_args["img_size"] = options.img_size
     with atomic_folder(output / "export") as folder:
-        save_model_config(model, folder / "config.json", model_args, export_input(options.export_img_size))
+        save_folder(folder, model, bits[0] if bits else 32, model_args, export_input(options.export_img_size))
         if not (options.initial_checkpoint or model_source(options.model)[0]):
             _drop_origin(folder / "config.json")
-        weights = folder / "model.safetensors"
-        if bits is not None and bits[0] == 1:
-            save_packed(weights, pack_state_dict(state_dict, binary_weight_names(model)))
-        else:
-            save_latent(weights, state_dict, name, weight_bits=32, model_args=options.model_kwargs)
-        size = weights.stat().st_size
+        size = (folder / "model.safetensors").stat().st_size
     if bits is not None:
         save_latent(
             output / "latent.safetensors", state_dict, name, weight_bits=bits[0], model_args=options.model_kwargs,
