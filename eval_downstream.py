@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from burn_timm.arguments import Parser, natural, positive, renamed
 from burn_timm.data import eval_loader, mirror_probability
 from burn_timm.deploy.export import pooled_features
 from burn_timm.errors import BurnError
-from burn_timm.evals import detection, finetune, inputs, knn, linear, network, svm, transfer
+from burn_timm.evals import detection, finetune, inputs, knn, linear, network, pictures, svm, transfer
 from burn_timm.evals.augmented import augmented_probe
 from burn_timm.evals.features import calibrate_batchnorm, eval_transform, extract_features
 from burn_timm.evals.figures import draw_all
@@ -50,6 +51,7 @@ class Measured(NamedTuple):
     protocol: dict
     dataset: dict
     checkpoint: Path | None
+    draw: Callable[[], None] | None = None  # draws the picture that the options ask for
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,7 +77,7 @@ def _parser() -> Parser:
         add("--data-dir", metavar="DIR", help="where the dataset lies")
         add("--workers", type=natural, default=2, metavar="N", help="loader processes")
         add("--seed", type=natural, default=0, help="random weights, subsets, probe")
-        add("--output", required=True, metavar="RESULT.json", help="of the figure and how it came about")
+        add("--output", required=name != "knn", metavar="RESULT.json", help="of the figure and how it came about")
         if name != "detection":
             inputs.add_options(command)
         if name in ON_FEATURES:
@@ -97,38 +99,63 @@ def _parser() -> Parser:
 
 
 def measure(args: argparse.Namespace, argv: list[str]) -> None:
-    """Run a task, write its result file and print the figures. Raises BurnError for options that cannot be followed."""
+    """Run a task, write its result file, print the figures and draw what is asked for.
+
+    Raises BurnError for options that cannot be followed.
+    """
     started = time.perf_counter()
-    if os.path.isdir(args.output):
-        raise BurnError(f"--output {args.output} is a folder; name a file in it, such as result.json")
-    try:
-        Path(args.output).absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BurnError(f"--output {args.output}: its folder cannot be made ({error.strerror})") from error
-    output = Path(args.output)
-    with locked(output.with_name(f".{output.name}.lock"), f"--output {output}"):
+    picture = getattr(args, "neighbours", None) or getattr(args, "confusion", None)
+    if args.output is None and picture is None:
+        raise BurnError("knn needs --output RESULT.json, --neighbours FILE.png or both")
+    for option, path in {"--output": args.output, "--neighbours or --confusion": picture}.items():
+        _require_place(option, path)
+    output = args.output and Path(args.output)
+    lock = locked(output.with_name(f".{output.name}.lock"), f"--output {output}") if output else nullcontext()
+    with lock:
         device = network.open_device(args)
         task = {"finetune": evaluate_finetuning, "detection": evaluate_detection}.get(args.task, evaluate_features)
-        outcome, protocol, dataset, checkpoint = task(args, device)
-        value = outcome.pop("value")
-        result = write_result(
-            args.output, task=args.task, value=value, protocol=protocol, dataset=dataset, model=args.model or "pixels",
-            checkpoint=checkpoint, extra={**outcome, "seconds": round(time.perf_counter() - started, 1)},
-            command=["python", "-m", "eval_downstream", *argv], training=network.training_of(checkpoint),
-        )
-        if args.task == "finetune":
-            finetune.grid_file(args.output).unlink(missing_ok=True)  # only now: a kill must not lose the grid
-        trained = dataset.get("trained_on", dataset["train"])["images"]
-        where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
-        for line in summary(result):
-            print(line)
-        print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
+        measured = task(args, device)
+        if output:
+            _record(measured, args, argv, time.perf_counter() - started)
+        if picture:
+            measured.draw()
+            print(f"drew {picture}")
+
+
+def _require_place(option: str, path: str | None) -> None:
+    """Make the folder of a file to be written. Raises BurnError where that cannot be, before the work begins."""
+    if path is None:
+        return
+    if os.path.isdir(path):
+        raise BurnError(f"{option} {path} is a folder; name a file in it")
+    try:
+        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BurnError(f"{option} {path}: its folder cannot be made ({error.strerror})") from error
+
+
+def _record(measured: Measured, args: argparse.Namespace, argv: list[str], seconds: float) -> None:
+    """Write the result file and print its figures."""
+    outcome, protocol, dataset, checkpoint, _ = measured
+    value = outcome.pop("value")
+    result = write_result(
+        args.output, task=args.task, value=value, protocol=protocol, dataset=dataset, model=args.model or "pixels",
+        checkpoint=checkpoint, extra={**outcome, "seconds": round(seconds, 1)},
+        command=["python", "-m", "eval_downstream", *argv], training=network.training_of(checkpoint),
+    )
+    if args.task == "finetune":
+        finetune.grid_file(args.output).unlink(missing_ok=True)  # only now: a kill must not lose the grid
+    trained = dataset.get("trained_on", dataset["train"])["images"]
+    where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
+    for line in summary(result):
+        print(line)
+    print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
 
 
 def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measured:
     """A task on frozen features from top to bottom: images, network, features of both splits, the task."""
     task = ON_FEATURES[args.task]
-    train, test = open_splits(args, multi_label=args.task == "svm")
+    train, test = open_splits(args, multi_label=args.task == "svm", labelled=args.output is not None)
     settings = task.settings(args, train.used)
     augment = getattr(settings, "augment", False)
     _refuse_contradictions(args, augment, device)
@@ -154,35 +181,60 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
     train_features = None if augment else features_of(train.used, "train")
     test_features = features_of(test.used, "test")
     if not augment:  # images may have been unreadable, and of a stream the classes are known only now
-        images, classes = len(train_features[0]), classes or int(train_features[1].max()) + 1
+        images = len(train_features.values)
+        classes = int(train_features.labels.max()) + 1 if train.source.streaming else classes
     protocol |= {
         "transform": transform_in_words, "device": str(device), "seed": args.seed,
-        "feature_dim": test_features[0].shape[1],
+        "feature_dim": test_features.values.shape[1],
     }
-    dataset = {**inputs.describe(args, train, test, images, len(test_features[0])), "classes": classes}
+    dataset = {**inputs.describe(args, train, test, images, len(test_features.values)), "classes": classes}
     _print_protocol(protocol, dataset)
+    outcome = {}
     if augment:
         outcome = augmented_probe(
-            model, train.used, test_features, settings, features_of=features_of, img_size=side, device=device,
-            workers=args.workers, hflip=mirror_probability(args.dataset),
+            model, train.used, test_features[:2], settings, features_of=lambda *args: features_of(*args)[:2],
+            img_size=side, device=device, workers=args.workers, hflip=mirror_probability(args.dataset),
         )
-    else:
+    elif args.output is not None:
         where = device if device.type == "cuda" else "cpu"  # other accelerators lack float64
-        outcome = task.run(*(part.to(where) for part in (*train_features, *test_features)), settings)
-    return Measured(outcome, protocol, dataset, net.checkpoint)
+        outcome = task.run(*(part.to(where) for part in (*train_features[:2], *test_features[:2])), settings)
+    predicted = outcome.pop("predicted", None)
+
+    def draw() -> None:
+        if args.task == "knn":
+            pictures.draw_neighbours(
+                args.neighbours, train_features.images, test_features.images,
+                {"": (train_features.values, test_features.values)}, seed=args.seed,
+            )
+        else:
+            pictures.draw_confusion(args.confusion, test_features.labels, predicted, train.source.class_names)
+
+    return Measured(outcome, protocol, dataset, net.checkpoint, draw)
+
+
+class Features(NamedTuple):
+    """Of the images that can be read."""
+
+    values: Tensor  # [N, D]
+    labels: Tensor  # [N], or [N, C] of several an image; -1 without one
+    images: Source
 
 
 def _features(
     args: argparse.Namespace, device: torch.device, model: torch.nn.Module, transform: Callable, source: Source,
     title: str,
-) -> tuple[Tensor, Tensor]:
-    """Features [N, D] and labels ([N], or [N, C] of several an image) of the images that can be read."""
-    loader = eval_loader(source, transform, args.batch_size, args.workers)
+) -> Features:
+    loader = eval_loader(source if source.streaming else source.numbered(), transform, args.batch_size, args.workers)
     with tqdm(total=len(source), desc=f"{title} features", unit=" images") as bar:
-        features, labels = extract_features(model, loader, device, bar.update)
-    if source.multi_label:  # the loader gives rows of the matrix, so that a broken image may be left out
-        labels = torch.from_numpy(source.label_matrix)[labels].long()
-    return features, labels
+        values, numbers = extract_features(model, loader, device, bar.update)
+    if source.streaming:  # its loader gives labels
+        return Features(values, numbers, source)
+    images = source if len(numbers) == len(source) else source.subset(numbers.tolist())
+    if images.multi_label:
+        labels = images.label_matrix
+    else:
+        labels = images.labels() if images.labelled else torch.full_like(numbers, -1)
+    return Features(values, torch.as_tensor(labels).long(), images)
 
 
 def _refuse_contradictions(args: argparse.Namespace, augment: bool, device: torch.device) -> None:

@@ -174,6 +174,13 @@ def number(least: float = -math.inf, most: float = math.inf, above: float = -mat
 not_negative, above_zero, fraction = number(0), number(above=0), number(0, 1)
 
 
+def picture_file(text: str) -> str:
+    """The type of the name of a picture to draw."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"expected the name of a picture that ends in .png, not {text}")
+    return text
+
+
 def renamed(**names: str) -> Callable[[str], str]:
     """The type of an option whose values got other names: `renamed(old="new")`. The old ones work, with a warning."""
 

@@ -174,6 +174,13 @@ class ImageSource:
             self.num_classes, self.label_matrix[indices] if self.multi_label else None, cache=False,
         )
 
+    def numbered(self) -> "ImageSource":
+        """The same images, each with its own number in the place of its class: of a loader that leaves out what cannot
+        be read, the targets then tell which images they are."""
+        other = copy.copy(self)
+        other._targets = np.arange(len(self))
+        return other
+
     def identities(self) -> Iterable[str] | None:
         """A name for each image that no other image of any split has; None where there is no such thing."""
         return self._store.identities()

@@ -13,6 +13,7 @@ from ..errors import BurnError
 from ..nn import Backbone
 from . import linear
 from .features import check_features
+from .inputs import hold_out
 
 # Random resized crop and mirror image, as for ImageNet. DEVIATION: resized bicubically; BURN's and MoCo's linear
 # evaluation resize bilinearly.
@@ -95,11 +96,3 @@ def augmented_probe(
         train_on, rest, tuple(part.to(device) for part in held_out_features), tuple(part.to(device) for part in test),
         source.num_classes, settings,
     )
-
-
-def hold_out(source: ImageSource, seed: int) -> tuple[ImageSource, ImageSource]:
-    """A seeded tenth of the training images, on which the learning rate is chosen, and the others."""
-    count = max(1, round(linear.HOLD_OUT * len(source)))
-    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
-    others = sorted(set(range(len(source))).difference(chosen))
-    return source.subset(chosen), source.subset(others)

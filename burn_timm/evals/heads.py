@@ -118,3 +118,12 @@ def step_lrs(lrs: Sequence[float], epochs: int, milestones: Sequence[float], fac
 def topk_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
     """Share of the rows of [N, C] whose label is among the k largest."""
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean().item()
+
+
+def test_figures(logits: Tensor, labels: Tensor) -> dict:
+    """What a classifier reports of the test images, from logits [M, C]: `value`, `top5` and `predicted`."""
+    return {
+        "value": topk_accuracy(logits, labels, 1),
+        "top5": topk_accuracy(logits, labels, min(5, logits.shape[1])),
+        "predicted": logits.argmax(1),
+    }

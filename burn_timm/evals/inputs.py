@@ -3,6 +3,8 @@
 import argparse
 from dataclasses import dataclass
 
+import torch
+
 from ..arguments import number, positive
 from ..data import (
     PUBLISHED_IMAGES,
@@ -16,6 +18,7 @@ from ..data import (
 from ..errors import BurnError, NoSplitError
 
 TEST_SPLITS = ("validation", "test", "val")
+HOLD_OUT = 0.1  # share of the training images on which something is chosen
 Source = ImageSource | StreamSource
 
 
@@ -66,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--limit-test", type=positive, metavar="N", help="a seeded random subset of N test images")
 
 
-def open_splits(args: argparse.Namespace, multi_label: bool = False) -> tuple[Split, Split]:
+def open_splits(args: argparse.Namespace, multi_label: bool = False, labelled: bool = True) -> tuple[Split, Split]:
     """The training and the test split.
 
     Without --val-split the test split is the published set's own, of other sets the first of `TEST_SPLITS` that there
@@ -74,13 +77,21 @@ def open_splits(args: argparse.Namespace, multi_label: bool = False) -> tuple[Sp
 
     Args:
         multi_label: sets whose images have several labels are welcome too.
+        labelled: False: images without labels are welcome too, and a seeded tenth of the training images is the test
+            split where there is none.
 
     Raises:
         BurnError: there is no such split, it cannot be read, has no labels, or has images of the training split; or
             --limit-train or --limit-test ask for too many images.
     """
     train = _open(args, args.train_split)
-    name, test = _open_test(args)
+    try:
+        name, test = _open_test(args)
+    except NoSplitError:
+        if labelled or args.val_split or train.streaming:
+            raise
+        name = f"a tenth of {args.train_split}"
+        test, train = hold_out(train, args.seed)
     test = align(test, train)
     shared = len(test) if name == args.train_split else 0 if train.streaming else train.shared(test)
     if shared:
@@ -88,8 +99,9 @@ def open_splits(args: argparse.Namespace, multi_label: bool = False) -> tuple[Sp
             f"--val-split {name}: {shared:,} of its {len(test):,} images are among those of --train-split "
             f"{args.train_split}; name a split apart from it"
         )
-    _require_labels("--train-split", args.dataset, args.train_split, train, multi_label)
-    _require_labels("--val-split", args.dataset, name, test, multi_label)
+    if labelled:
+        _require_labels("--train-split", args.dataset, args.train_split, train, multi_label)
+        _require_labels("--val-split", args.dataset, name, test, multi_label)
     return (
         Split(args.dataset, args.train_split, train, subset(train, args.limit_train, args.seed, "--limit-train")),
         Split(args.dataset, name, test, subset(test, args.limit_test, args.seed, "--limit-test")),
@@ -105,6 +117,14 @@ def subset(source: Source, count: int | None, seed: int, option: str) -> Source:
     if count > len(source):
         raise BurnError(f"{option} {count}: there are only {len(source)} images")
     return random_subset(source, count, seed)
+
+
+def hold_out(source: ImageSource, seed: int) -> tuple[ImageSource, ImageSource]:
+    """A seeded tenth of some images, and the others."""
+    count = max(1, round(HOLD_OUT * len(source)))
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count].sort().values.tolist()
+    others = sorted(set(range(len(source))).difference(chosen))
+    return source.subset(chosen), source.subset(others)
 
 
 def describe(args: argparse.Namespace, train: Split, test: Split, train_images: int, test_images: int) -> dict:
@@ -127,7 +147,7 @@ def _open_test(args: argparse.Namespace) -> tuple[str, Source]:
             return split, _open(args, split)
         except NoSplitError as error:  # any other error is about a split that is there
             missing = error
-    raise BurnError(f"no test split: {missing} (name one with --val-split)") from missing
+    raise NoSplitError(f"no test split: {missing} (name one with --val-split)") from missing
 
 
 def _require_labels(option: str, dataset: str, split: str, source: Source, multi_label: bool) -> None:

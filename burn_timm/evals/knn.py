@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arguments import above_zero, positive
+from ..arguments import above_zero, picture_file, positive
 from ..data import ImageSource
 from ..errors import BurnError
 from .features import check_features
@@ -44,6 +44,11 @@ class Settings:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=positive, default=20, help="neighbours")
     parser.add_argument("--temperature", type=above_zero, default=0.07, help="of the vote")
+    parser.add_argument(
+        "--neighbours", type=picture_file, metavar="FILE.png",
+        help="draw test images and their nearest training images; without --output no labels are needed, and without a "
+        "test split a tenth of the images are the test images",
+    )
 
 
 def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
@@ -107,6 +112,12 @@ def knn_accuracy(
             votes.scatter_add_(1, label, vote)
         correct += int((votes.argmax(1) == labels).sum())
     return correct / len(test_labels)
+
+
+def nearest(train_features: Tensor, test_features: Tensor, k: int) -> Tensor:
+    """Indices [M, k] of the training images (features [N, D]) nearest to each test image ([M, D]), nearest first."""
+    train_features, test_features = (F.normalize(part.float(), dim=1) for part in (train_features, test_features))
+    return _nearest(test_features @ train_features.T, k)[1]
 
 
 def _check_k(k: int, images: int) -> None:

@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arguments import above_zero, not_negative, number, positive
+from ..arguments import above_zero, not_negative, number, picture_file, positive
 from ..data import ImageSource
 from ..errors import BurnError
 from . import logistic
 from .features import check_features
-from .heads import MOMENTUM, Batches, Heads, LinearHeads, MLPHeads, fit, step_lrs, topk_accuracy
+from .heads import MOMENTUM, Batches, Heads, LinearHeads, MLPHeads, fit, step_lrs, test_figures, topk_accuracy
+from .inputs import HOLD_OUT
 
 _logger = logging.getLogger(__name__)
 
 DESCRIPTION = "linear probe on frozen pooled features (SGD, lr sweep on a hold-out of the training set): top-1 accuracy"
 
-HOLD_OUT = 0.1
 LEAST_IMAGES = 10  # of which one is held out
 
 # `train_on(part)`: the epochs of batches of some training images, and a function that standardises other features with
@@ -104,6 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--milestones", type=number(above=0, most=1), nargs="*", metavar="SHARE",
         help="shares of the epochs after which the rate falls to a tenth (default: 0.6 0.8)")
     add("--weight-decay", type=not_negative, help="default: 0, places205: 5e-4")
+    add("--confusion", type=picture_file, metavar="FILE.png", help="draw which classes were taken for which")
 
 
 def settings(args: argparse.Namespace, train: ImageSource, **defaults) -> Settings:
@@ -152,7 +153,8 @@ def linear_probe(
 
     Returns:
         dict of `value` (top-1 accuracy in [0, 1]), `top5` (the same for the five best classes; 1 if there are no more),
-        `lr` (the chosen rate), `sweep` (dict(lr, accuracy, loss) per rate on the hold-out; loss None if it diverged).
+        `predicted` (the class of each test image, int64 [M]), `lr` (the chosen rate), `sweep` (dict(lr, accuracy, loss)
+        per rate on the hold-out; loss None if it diverged).
 
     Raises:
         BurnError: fewer than ten training images, features that cannot be scored, or no rate that converges.
@@ -214,8 +216,7 @@ def choose_and_test(
         where = f"on the whole training set at lr {best:g}" if sweep else f"at every learning rate of {lrs}"
         raise BurnError(f"the linear probe diverged {where}: add smaller ones")
     return {
-        "value": topk_accuracy(logits, test[1], 1),
-        "top5": topk_accuracy(logits, test[1], min(5, classes)),
+        **test_figures(logits, test[1]),
         "lr": best,
         "sweep": sweep,
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import BurnError
-from .heads import topk_accuracy
+from .heads import test_figures
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ def logistic_regression(
         train_labels, test_labels: int64 [N], [M].
 
     Returns:
-        dict of `value` (top-1 accuracy in [0, 1]), `top5`, `penalty`, `sweep` (dict(penalty, accuracy) each).
+        dict of `value` (top-1 accuracy in [0, 1]), `top5`, `predicted` (int64 [M]), `penalty`, `sweep` (dict(penalty,
+        accuracy) each).
 
     Raises:
         BurnError: fewer than two classes.
@@ -78,8 +79,7 @@ def logistic_regression(
     scores[:, model.classes_] = model.predict_log_proba(scaler.transform(z))
     scores, labels = torch.from_numpy(scores), torch.from_numpy(t)
     return {
-        "value": topk_accuracy(scores, labels, 1),
-        "top5": topk_accuracy(scores, labels, min(5, scores.shape[1])),
+        **test_figures(scores, labels),
         "penalty": best,
         "sweep": sweep,
     }

@@ -16,7 +16,8 @@ from torch import nn
 import eval_downstream
 from burn_timm.data import epoch_order, make_view, open_dataset, seed_for
 from burn_timm.evals import linear, transfer
-from burn_timm.evals.augmented import augmented_probe, hold_out
+from burn_timm.evals.augmented import augmented_probe
+from burn_timm.evals.inputs import hold_out
 from burn_timm.evals.logistic import PENALTIES, logistic_regression
 
 PLACES = {"epochs": 14, "lrs": (0.01,), "weight_decay": 5e-4, "milestones": (4 / 14, 8 / 14, 12 / 14)}
