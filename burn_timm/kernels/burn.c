@@ -63,14 +63,6 @@ typedef struct {
     float *weights, *bias;
 } dense;
 
-/* What a count is where nothing differs, as taps in the padding do not count: most [row classes][column
- * classes][outputs]. */
-typedef struct {
-    int32_t *most;
-    uint8_t *row_class, *column_class; /* of each output row and column */
-    int column_classes;
-} border;
-
 typedef struct {
     shape_of_step shape;
     float *threshold, *scale, *bias, *slope;
@@ -78,9 +70,8 @@ typedef struct {
     uint16_t *ones; /* [taps][outputs]: positive weights of each tap */
     dense project;
     /* of the size of the images: */
-    int height, width; /* of the output */
+    int in_height, in_width, height, width; /* of the input and of the output */
     uint8_t *bits;
-    border edge;
 } step;
 
 typedef struct {
@@ -94,7 +85,7 @@ typedef struct {
     void (*pack)(const float *values, const float *limits, int channels, uint8_t *bits);
     void (*dense)(const float *const *pixels, int count, const dense *layer, size_t row_floats, float *out);
     void (*mean)(const float *const *values, int count, int channels, float *out);
-    float (*dot)(const uint16_t *half, const float *single, const float *values, int count);
+    float (*dot)(const void *row, bool half, const float *values, int count);
 } kernels;
 
 /* Threads that do the parts of one task at a time; they start with the first task, and again behind a fork. */
@@ -118,29 +109,18 @@ struct burn_network {
     int channels, height, width, steps_count, stem_pool, pool_type, feature_dim, classes;
     int stem_height, stem_width; /* behind the stem's pooling */
     const kernels *use;
+    void *owned, *buffers; /* its memory: for all sizes of images, for the present one */
     float *mean, *std, *shift, *class_bias;
-    uint16_t *class_half; /* float16 [classes, features] */
-    float *class_float;   /* or float32, where float16 has no room for them */
+    void *class_weights; /* [classes, features], float16 where that is `half`, else float32 */
+    int half;
     dense stem;
     step *steps;
-    float *maps[2], *halves, *projected,
-        *features;    /* the second map first holds the padded image [height, width, channels] */
+    float *maps[2]; /* the second one first holds the padded image [height, width, channels] */
+    float *halves, *projected, *features;
     int32_t *scratch; /* of each thread, CHUNK_SUMS or the outputs of a step */
     size_t scratch_each;
     workers pool;
 };
-
-#ifdef BURN_TRAINING /* see train.c */
-typedef struct {
-    const kernels *base;
-    void (*signs)(const void *values, int bytes, int channels, uint8_t *bits);
-    void (*spread)(const uint8_t *bits, int channels, int bytes, const void *plus, const void *minus, void *out);
-    void (*positive)(const float *values, int count, uint64_t *bits);
-    float (*mean_size)(const float *values, int count);
-    void (*scaled)(const int32_t *counts, const int32_t *most, const float *scale, int outputs, int bytes, void *out);
-    void (*pass)(const void *grad, int bytes, const float *weight, size_t count, float *out);
-} training_kernels;
-#endif
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static int words_of(int channels) { return ceil_div(channels, 64); }
@@ -148,6 +128,12 @@ static int block_width(const kernels *k, int outputs) {
     int vectors = k->vectors;
     while (vectors > 1 && outputs < k->lanes * vectors) vectors /= 2;
     return vectors * k->lanes;
+}
+static int in_blocks(const kernels *k, int outputs) { /* outputs, filled up to whole blocks */
+    return ceil_div(outputs, block_width(k, outputs)) * block_width(k, outputs);
+}
+static int chunk_of(int padded) { /* pixels of one part of a step */
+    return CHUNK_SUMS / padded < 4 ? 4 : CHUNK_SUMS / padded < CHUNK_PIXELS ? CHUNK_SUMS / padded : CHUNK_PIXELS;
 }
 
 /* ---- Threads ----------------------------------------------------------------------------------------------------- */
@@ -243,38 +229,27 @@ static void in_parts(workers *w, int parts, void (*work)(const void *, int, int)
 #define NAME(f) JOIN(f, SET)
 
 #if defined(__x86_64__)
+#define FOR_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,fma,popcnt")))
+#define FOR_AVX2 __attribute__((target("avx2,bmi2,fma,popcnt")))
+
 #define SET avx512
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,fma,popcnt")))
 #define IS_AVX512
+#define TARGET FOR_AVX512
 #define UNIT 8
 #define VECTOR 64
 #define PIXELS 4
 #include "burn_kernels.h"
-#undef SET
-#undef TARGET
-#undef IS_AVX512
-#undef UNIT
-#undef VECTOR
-#undef PIXELS
 
 #define SET avx2
-#define TARGET __attribute__((target("avx2,bmi2,fma,popcnt")))
 #define IS_AVX2
+#define TARGET FOR_AVX2
 #define WORD 16
 #define UNIT 1
 #define VECTOR 32
 #define PIXELS 4
 #include "burn_kernels.h"
-#undef SET
-#undef TARGET
-#undef IS_AVX2
-#undef WORD
-#undef UNIT
-#undef VECTOR
-#undef PIXELS
-#endif
 
-#if defined(__aarch64__) || defined(__wasm_simd128__)
+#elif defined(__aarch64__) || defined(__wasm_simd128__)
 #if defined(__aarch64__)
 #define SET neon
 #define IS_NEON
@@ -287,32 +262,11 @@ static void in_parts(workers *w, int parts, void (*work)(const void *, int, int)
 #define VECTOR 16
 #define PIXELS 4
 #include "burn_kernels.h"
-#undef SET
-#undef TARGET
-#undef UNIT
-#undef VECTOR
-#undef PIXELS
-#endif
-
-#if defined(BURN_TRAINING) && defined(__x86_64__) /* AVX2 on maps with eight bytes for 64 bits */
-#define SET compact
-#define TARGET __attribute__((target("avx2,bmi2,fma,popcnt")))
-#define IS_AVX2
-#define UNIT 1
-#define VECTOR 32
-#define PIXELS 4
-#include "burn_kernels.h"
-#undef SET
-#undef TARGET
-#undef IS_AVX2
-#undef UNIT
-#undef VECTOR
-#undef PIXELS
 #endif
 
 #define SET plain
-#define TARGET
 #define IS_PLAIN
+#define TARGET
 #define UNIT 8
 #define VECTOR 8
 #define PIXELS 2
@@ -365,24 +319,45 @@ static const kernels *best_kernels(void) {
     return SETS[i];
 }
 
+/* ---- Memory ------------------------------------------------------------------------------------------------------ */
+
+/* Zeroed memory for `count` items of `size` bytes, which belongs to a list: each piece begins with the address of the
+   one before it. NULL where there is not so much, also on machines of 32 bits. */
+static void *take(void **list, uint64_t count, size_t size) {
+    if (count > (SIZE_MAX / 2 - 256) / size) return NULL;
+    size_t bytes = ((size_t)count * size + 191) / 64 * 64;
+    void *piece = aligned_alloc(64, bytes);
+    if (!piece) return NULL;
+    memset(piece, 0, bytes);
+    *(void **)piece = *list;
+    *list = piece;
+    return (uint8_t *)piece + 64;
+}
+
+static void release(void **list) {
+    while (*list) {
+        void *piece = *list;
+        *list = *(void **)piece;
+        free(piece);
+    }
+}
+
 /* ---- Reading a file: every size is checked before it is used ----------------------------------------------------- */
 
 typedef struct {
     FILE *file;
     const uint8_t *data; /* where there is no file */
     uint64_t left;
-    bool failed;
+    int error; /* the first one; nothing is read after it */
+    void **owned;
 } reader;
 
 static void get(reader *r, void *to, uint64_t bytes) {
-    if (r->failed || bytes > r->left) {
-        r->failed = true;
-        memset(to, 0, bytes);
-        return;
-    }
+    if (!r->error && bytes > r->left) r->error = BURN_MALFORMED;
+    if (r->error) return;
     r->left -= bytes;
     if (r->file) {
-        if (fread(to, 1, bytes, r->file) != bytes) r->failed = true;
+        if (fread(to, 1, bytes, r->file) != bytes) r->error = BURN_NO_FILE;
     } else {
         memcpy(to, r->data, bytes);
         r->data += bytes;
@@ -408,10 +383,10 @@ static uint64_t checksum(uint64_t sum, const uint8_t *data, size_t bytes) {
 /* Checks what stands before the sizes: "BURN1BIT", the checksum of all that follows it, and the version. */
 static int check_head(reader *r) {
     char mark[8] = {0};
-    uint64_t expected = 0, found = r->left;
+    uint64_t expected = 0, found;
     get(r, mark, 8);
     get(r, &expected, 8);
-    if (r->failed || memcmp(mark, "BURN1BIT", 8)) return BURN_NOT_BURN;
+    if (r->error || memcmp(mark, "BURN1BIT", 8)) return BURN_NOT_BURN;
     found = r->left; /* the length is part of the sum */
     if (r->file) {
         uint8_t block[16384];
@@ -434,201 +409,126 @@ static bool plausible(const shape_of_step *s, int channels) {
            (s->project ? !s->repeat : s->outputs == s->inputs * (1 + s->repeat));
 }
 
-/* Zeroed memory for `count` items of `size` bytes; NULL where there is not so much, also on machines of 32 bits. */
-static void *aligned(uint64_t count, size_t size) {
-    if (count > (SIZE_MAX / 2 - 128) / size) return NULL;
-    size_t bytes = ((size_t)count * size + 127) / 64 * 64;
-    void *memory = aligned_alloc(64, bytes);
-    if (memory) memset(memory, 0, bytes);
+/* Memory for what takes so many bytes of the file; NULL, with an error, where there are not so many in either. */
+static void *room(reader *r, uint64_t in_file, uint64_t count, size_t size) {
+    if (!r->error && in_file > r->left) r->error = BURN_MALFORMED;
+    void *memory = r->error ? NULL : take(r->owned, count, size);
+    if (!memory && !r->error) r->error = BURN_MEMORY;
     return memory;
 }
 
-/* Whether the file still has so many items: asked before memory is taken for them. */
-static bool enough(reader *r, uint64_t count, size_t size) {
-    if (count > r->left / size) r->failed = true;
-    return !r->failed;
-}
-
-static float *get_floats(reader *r, uint64_t count) {
-    float *values = enough(r, count, sizeof(float)) ? aligned(count + 16, sizeof(float)) : NULL;
-    if (values) get(r, values, count * sizeof(float));
+static void *get_array(reader *r, uint64_t count, size_t size) {
+    void *values = room(r, count * size, count + 16, size); /* 16: vectors may read behind the end */
+    if (values) get(r, values, count * size);
     return values;
 }
 
+static float *get_floats(reader *r, uint64_t count) { return get_array(r, count, sizeof(float)); }
+
 /* weights [outputs][taps], bias [outputs] (all zero where there is none in the file). */
-static int get_dense(reader *r, dense *layer, int inputs, int outputs, int size, bool with_bias) {
+static void get_dense(reader *r, dense *layer, int inputs, int outputs, int size, bool with_bias) {
     size_t taps = (size_t)inputs * size * size, blocks = ceil_div(outputs, 16);
     float row[256];
     *layer = (dense){inputs, outputs, size, NULL, NULL};
-    if (enough(r, (uint64_t)taps * outputs, sizeof(float)))
-        layer->weights = aligned((uint64_t)blocks * taps * 16, sizeof(float));
-    if (!layer->weights) return BURN_MEMORY;
-    for (int o = 0; o < outputs; o++) {
-        for (size_t tap = 0; tap < taps; tap += 256) {
+    layer->weights = room(r, (uint64_t)taps * outputs * sizeof(float), (uint64_t)blocks * taps * 16, sizeof(float));
+    for (int o = 0; o < outputs && !r->error; o++)
+        for (size_t tap = 0; tap < taps && !r->error; tap += 256) {
             size_t count = taps - tap < 256 ? taps - tap : 256;
             get(r, row, count * sizeof(float));
-            for (size_t i = 0; i < count; i++) layer->weights[((o / 16) * taps + tap + i) * 16 + o % 16] = row[i];
+            for (size_t i = 0; i < count && !r->error; i++)
+                layer->weights[((o / 16) * taps + tap + i) * 16 + o % 16] = row[i];
         }
-    }
-    layer->bias = with_bias ? get_floats(r, outputs) : aligned(outputs + 16, sizeof(float));
-    return layer->bias ? BURN_OK : BURN_MEMORY;
+    layer->bias = with_bias ? get_floats(r, outputs) : room(r, 0, outputs + 16, sizeof(float));
 }
 
 /* Bits [outputs][taps][words] into the layout of the kernels, and the positive weights of each tap. */
-static int get_binary(reader *r, step *s, const kernels *k) {
-    int words = words_of(s->shape.inputs), taps = s->shape.size * s->shape.size;
-    int width = block_width(k, s->shape.outputs), blocks = ceil_div(s->shape.outputs, width);
-    size_t units = (size_t)taps * words * 8 / k->unit, row = (size_t)taps * words;
-    uint64_t *bits = malloc(row * 8);
-    if (enough(r, (uint64_t)row * s->shape.outputs, 8)) s->weights = aligned((uint64_t)blocks * units * width, k->unit);
-    s->ones = aligned((uint64_t)taps * s->shape.outputs, sizeof(uint16_t));
-    int error = bits && s->weights && s->ones ? BURN_OK : BURN_MEMORY;
-    for (int o = 0; o < s->shape.outputs && !error; o++) {
-        get(r, bits, row * 8);
-        uint8_t *block = s->weights + (size_t)(o / width) * units * width * k->unit + (size_t)(o % width) * k->unit;
-        for (size_t u = 0; u < units; u++) memcpy(block + u * width * k->unit, (uint8_t *)bits + u * k->unit, k->unit);
-        for (int tap = 0; tap < taps; tap++) {
-            int ones = 0;
-            for (int w = 0; w < words; w++) ones += __builtin_popcountll(bits[tap * words + w]);
-            s->ones[(size_t)tap * s->shape.outputs + o] = ones;
+static void get_binary(reader *r, step *s, const kernels *k) {
+    int words = words_of(s->shape.inputs), taps = s->shape.size * s->shape.size, outputs = s->shape.outputs;
+    int width = block_width(k, outputs), spare = words * 64 - s->shape.inputs;
+    size_t units = (size_t)taps * words * 8 / k->unit;
+    s->weights = room(r, (uint64_t)taps * words * outputs * 8, (uint64_t)in_blocks(k, outputs) * units, k->unit);
+    s->ones = room(r, 0, (uint64_t)taps * outputs, sizeof(uint16_t));
+    uint64_t bits[MAX_CHANNELS / 64];
+    for (int o = 0; o < outputs && !r->error; o++) {
+        uint8_t *place = s->weights + ((size_t)(o / width) * units * width + o % width) * k->unit;
+        for (int tap = 0; tap < taps && !r->error; tap++) {
+            get(r, bits, words * 8);
+            if (spare && !r->error && bits[words - 1] >> (64 - spare)) r->error = BURN_MALFORMED; /* they would count */
+            for (int i = 0; i < words * 8 && !r->error; i += k->unit, place += width * k->unit)
+                memcpy(place, (uint8_t *)bits + i, k->unit);
+            for (int word = 0; word < words && !r->error; word++)
+                s->ones[(size_t)tap * outputs + o] += __builtin_popcountll(bits[word]);
         }
-        if (s->shape.inputs % 64) /* spare bits must be 0: they are compared too */
-            for (int tap = 0; tap < taps; tap++)
-                if (bits[tap * words + words - 1] >> (s->shape.inputs % 64)) error = BURN_MALFORMED;
     }
-    free(bits);
-    return error;
 }
 
-static int get_step(reader *r, step *s, const kernels *k) {
+static void get_step(reader *r, step *s, const kernels *k) {
     s->threshold = get_floats(r, s->shape.inputs);
     s->scale = get_floats(r, s->shape.outputs);
     s->bias = get_floats(r, s->shape.outputs);
     s->slope = get_floats(r, s->shape.outputs);
-    if (!s->threshold || !s->scale || !s->bias || !s->slope) return BURN_MEMORY;
-    int error = get_binary(r, s, k);
-    if (!error && s->shape.project) error = get_dense(r, &s->project, s->shape.inputs, s->shape.outputs, 1, false);
-    return error;
+    get_binary(r, s, k);
+    if (s->shape.project) get_dense(r, &s->project, s->shape.inputs, s->shape.outputs, 1, false);
 }
 
-static int get_classifier(reader *r, burn_network *n, bool half) {
-    uint64_t count = (uint64_t)n->classes * n->feature_dim;
-    if (half && enough(r, count, 2) && (n->class_half = aligned(count + 16, 2))) get(r, n->class_half, count * 2);
-    if (!half) n->class_float = get_floats(r, count);
-    if (half && count % 2) {
-        uint16_t padding;
-        get(r, &padding, 2);
-    }
-    n->class_bias = get_floats(r, n->classes);
-    return (n->class_half || n->class_float) && n->class_bias ? BURN_OK : BURN_MEMORY;
-}
-
-static int read_network(reader *r, burn_network *n) {
-    int error = check_head(r);
-    if (error) return error;
+/* The sizes of the network and of its steps. */
+static void get_sizes(reader *r, burn_network *n) {
     n->channels = get32(r), n->height = get32(r), n->width = get32(r);
-    int stem_outputs = get32(r), stem_size = get32(r);
+    n->stem.outputs = get32(r), n->stem.size = get32(r);
     n->stem_pool = get32(r), n->steps_count = get32(r), n->pool_type = get32(r), n->classes = get32(r);
-    int half = get32(r);
+    n->half = get32(r);
     if (!within(n->channels, 1, 1024) || !within(n->height, 1, MAX_SIDE) || !within(n->width, 1, MAX_SIDE) ||
-        !within(stem_outputs, 1, MAX_CHANNELS) || !within(stem_size, 1, MAX_KERNEL) || !within(n->stem_pool, 0, 1) ||
-        !within(n->steps_count, 1, MAX_STEPS) || !within(n->pool_type, 0, POOL_TYPES - 1) || !within(half, 0, 1) ||
-        !within(n->classes, 0, n->pool_type ? 1 << 20 : 0))
-        return BURN_MALFORMED;
+        !within(n->stem.outputs, 1, MAX_CHANNELS) || !within(n->stem.size, 1, MAX_KERNEL) ||
+        !within(n->stem_pool, 0, 1) || !within(n->steps_count, 1, MAX_STEPS) ||
+        !within(n->pool_type, 0, POOL_TYPES - 1) || !within(n->half, 0, 1) ||
+        !within(n->classes, 0, n->pool_type ? 1 << 20 : 0)) {
+        r->error = r->error ? r->error : BURN_MALFORMED;
+        return;
+    }
     n->mean = get_floats(r, n->channels), n->std = get_floats(r, n->channels);
-    n->steps = calloc(n->steps_count, sizeof *n->steps);
-    if (!n->mean || !n->std || !n->steps) return BURN_MEMORY;
-    int channels = stem_outputs;
-    for (int i = 0; i < n->steps_count; i++) {
+    n->steps = room(r, 0, n->steps_count, sizeof *n->steps);
+    int channels = n->stem.outputs;
+    for (int i = 0; i < n->steps_count && !r->error; i++) {
         shape_of_step *s = &n->steps[i].shape;
         s->inputs = get32(r), s->outputs = get32(r), s->size = get32(r), s->stride = get32(r);
         s->padding = get32(r), s->pool = get32(r), s->repeat = get32(r), s->project = get32(r);
-        if (!plausible(s, channels)) return BURN_MALFORMED;
+        if (!r->error && !plausible(s, channels)) r->error = BURN_MALFORMED;
         channels = s->outputs;
     }
     n->feature_dim = channels * (n->pool_type == POOL_CATAVGMAX ? 2 : 1);
-    error = get_dense(r, &n->stem, n->channels, stem_outputs, stem_size, true);
-    for (int i = 0; i < n->steps_count && !error && !r->failed; i++) error = get_step(r, &n->steps[i], n->use);
-    if (error) return error;
-    if (!(n->shift = get_floats(r, channels))) return BURN_MEMORY;
-    if (n->classes && !r->failed && (error = get_classifier(r, n, half))) return error;
-    if (r->failed || r->left) return BURN_MALFORMED; /* the checksum is right, so the writer was wrong */
-    return BURN_OK;
+}
+
+static int read_network(reader *r, burn_network *n) {
+    if ((r->error = check_head(r))) return r->error;
+    get_sizes(r, n);
+    if (r->error) return r->error;
+    get_dense(r, &n->stem, n->channels, n->stem.outputs, n->stem.size, true);
+    for (int i = 0; i < n->steps_count && !r->error; i++) get_step(r, &n->steps[i], n->use);
+    n->shift = get_floats(r, n->steps[n->steps_count - 1].shape.outputs);
+    if (n->classes) {
+        uint64_t count = (uint64_t)n->classes * n->feature_dim;
+        n->class_weights = get_array(r, count, n->half ? 2 : 4);
+        if (n->half && count % 2) get(r, &(uint16_t){0}, 2); /* filled up to 4 bytes */
+        n->class_bias = get_floats(r, n->classes);
+    }
+    if (!r->error && r->left) r->error = BURN_MALFORMED; /* the checksum is right, so the writer was wrong */
+    return r->error;
 }
 
 /* ---- Buffers for one size of images ------------------------------------------------------------------------------ */
 
 static int out_side(int side, const shape_of_step *s) { return (side + 2 * s->padding - s->size) / s->stride + 1; }
 
-/* Which taps of a position lie inside, as a number for each distinct set of taps; returns how many sets there are. */
-static int classes_of(int side, int out, const shape_of_step *s, uint8_t *of_position, uint32_t *taps) {
-    int count = 0;
-    for (int at = 0; at < out; at++) {
-        uint32_t inside = 0;
-        for (int tap = 0; tap < s->size; tap++) {
-            int place = at * s->stride - s->padding + tap;
-            if (place >= 0 && place < side) inside |= 1u << tap;
-        }
-        int found = 0;
-        while (found < count && taps[found] != inside) found++;
-        if (found == count) taps[count++] = inside;
-        of_position[at] = found;
-    }
-    return count;
-}
-
-static void free_border(border *edge) {
-    free(edge->most), free(edge->row_class), free(edge->column_class);
-    *edge = (border){0};
-}
-
-/* height and width: of the inputs; ones [taps][outputs]: the positive weights of each tap. */
-static int make_border(border *edge, const shape_of_step *s, int height, int width, const uint16_t *ones) {
-    uint32_t rows[2 * MAX_KERNEL + 1], columns[2 * MAX_KERNEL + 1];
-    int out_height = out_side(height, s), out_width = out_side(width, s);
-    edge->row_class = malloc(out_height), edge->column_class = malloc(out_width);
-    if (!edge->row_class || !edge->column_class) return BURN_MEMORY;
-    int row_classes = classes_of(height, out_height, s, edge->row_class, rows);
-    edge->column_classes = classes_of(width, out_width, s, edge->column_class, columns);
-    int32_t *most = edge->most = aligned((uint64_t)row_classes * edge->column_classes * s->outputs + 16, 4);
-    if (!most) return BURN_MEMORY;
-    for (int i = 0; i < row_classes; i++)
-        for (int j = 0; j < edge->column_classes; j++, most += s->outputs)
-            for (int tap = 0; tap < s->size * s->size; tap++) {
-                bool inside = rows[i] >> (tap / s->size) & columns[j] >> (tap % s->size) & 1;
-                for (int o = 0; o < s->outputs; o++)
-                    most[o] += inside ? s->inputs : 2 * ones[(size_t)tap * s->outputs + o];
-            }
-    return BURN_OK;
-}
-
-static int prepare_step(step *s, int height, int width, int word) {
+static int prepare_step(void **list, step *s, int height, int width, int word) {
     const shape_of_step *shape = &s->shape;
     if (height + 2 * shape->padding < shape->size || width + 2 * shape->padding < shape->size) return BURN_ARGUMENT;
+    s->in_height = height, s->in_width = width;
     s->height = out_side(height, shape), s->width = out_side(width, shape);
-    if (s->height < 1 || s->width < 1) return BURN_ARGUMENT;
-    int half_height = ceil_div(height, 2), half_width = ceil_div(width, 2); /* the shortcut must have the same size */
-    if (s->height != (shape->pool ? half_height : height) || s->width != (shape->pool ? half_width : width))
-        return BURN_ARGUMENT;
+    int side = shape->pool ? 2 : 1; /* the shortcut must have the same size */
+    if (s->height != ceil_div(height, side) || s->width != ceil_div(width, side)) return BURN_ARGUMENT;
     uint64_t area = (uint64_t)(height + 2 * shape->padding) * (width + 2 * shape->padding);
-    s->bits = aligned(area * words_of(shape->inputs), word);
-    return s->bits ? make_border(&s->edge, shape, height, width, s->ones) : BURN_MEMORY;
-}
-
-static void free_buffers(burn_network *n) {
-    for (int i = 0; n->steps && i < n->steps_count; i++) {
-        step *s = &n->steps[i];
-        free(s->bits);
-        s->bits = NULL;
-        free_border(&s->edge);
-    }
-    free(n->maps[0]), free(n->maps[1]), free(n->halves), free(n->projected), free(n->features);
-    free(n->scratch);
-    n->maps[0] = n->maps[1] = n->halves = n->projected = n->features = NULL, n->scratch = NULL;
-}
-
-static const int32_t *count_at(const border *edge, int y, int x, int outputs) {
-    return edge->most + (size_t)(edge->row_class[y] * edge->column_classes + edge->column_class[x]) * outputs;
+    s->bits = take(list, area * words_of(shape->inputs), word);
+    return s->bits ? BURN_OK : BURN_MEMORY;
 }
 
 /* Whether a step may write over its shortcut: each output needs no other pixel than its own. */
@@ -639,7 +539,8 @@ static int prepare(burn_network *n, int height, int width) {
     int pad = n->stem.size / 2, row = ceil_div(height, 2), column = ceil_div(width, 2), at = 0, error = BURN_OK;
     uint64_t sizes[2] = {(uint64_t)row * column * n->stem.outputs, 0}, halves = 0, projected = 0,
              widest = n->stem.outputs;
-    n->height = height, n->width = width;
+    release(&n->buffers);
+    n->scratch = NULL, n->height = height, n->width = width;
     if (n->stem_pool) {
         row = ceil_div(row, 2), column = ceil_div(column, 2), at = 1;
         sizes[1] = (uint64_t)row * column * n->stem.outputs;
@@ -647,38 +548,50 @@ static int prepare(burn_network *n, int height, int width) {
     n->stem_height = row, n->stem_width = column;
     for (int i = 0; i < n->steps_count; i++) {
         step *s = &n->steps[i];
-        if ((error = prepare_step(s, row, column, n->use->word))) return error;
+        if ((error = prepare_step(&n->buffers, s, row, column, n->use->word))) return error;
         row = s->height, column = s->width;
         uint64_t area = (uint64_t)row * column, size = area * s->shape.outputs;
         if (!in_place(s)) at = 1 - at;
         if (size > sizes[at]) sizes[at] = size;
         if (s->shape.project && size > projected) projected = size;
         if (s->shape.project && area * s->shape.inputs > halves) halves = area * s->shape.inputs;
-        size_t padded = (size_t)ceil_div(s->shape.outputs, block_width(n->use, s->shape.outputs)) *
-                        block_width(n->use, s->shape.outputs);
+        size_t padded = in_blocks(n->use, s->shape.outputs);
         if (padded > widest) widest = padded;
     }
     n->scratch_each = (widest * 4 > CHUNK_SUMS ? widest * 4 : CHUNK_SUMS) + 2 * MAX_CHANNELS;
     uint64_t image = (uint64_t)(height + 2 * pad) * (width + 2 * pad) * n->channels;
     if (image > sizes[1]) sizes[1] = image;
-    for (int i = 0; i < 2; i++) n->maps[i] = aligned(sizes[i] + 16, sizeof(float));
-    n->halves = aligned(halves + 16, sizeof(float)), n->projected = aligned(projected + 16, sizeof(float));
-    n->features = aligned(n->feature_dim + 16, sizeof(float));
-    n->scratch = aligned((uint64_t)n->scratch_each * n->pool.threads, sizeof(int32_t));
-    bool whole = n->maps[0] && n->maps[1] && n->halves && n->projected && n->features && n->scratch;
-    return whole ? BURN_OK : BURN_MEMORY;
+    for (int i = 0; i < 2; i++) n->maps[i] = take(&n->buffers, sizes[i] + 16, sizeof(float));
+    n->halves = take(&n->buffers, halves + 16, sizeof(float)), n->projected = take(&n->buffers, projected + 16, sizeof(float));
+    n->features = take(&n->buffers, n->feature_dim + 16, sizeof(float));
+    if (n->maps[0] && n->maps[1] && n->halves && n->projected && n->features)
+        n->scratch = take(&n->buffers, (uint64_t)n->scratch_each * n->pool.threads, sizeof(int32_t));
+    return n->scratch ? BURN_OK : BURN_MEMORY;
 }
 
 int burn_resize(burn_network *n, int height, int width) {
     if (!n) return BURN_ARGUMENT;
     int old_height = n->height, old_width = n->width;
-    free_buffers(n);
     int error = prepare(n, height, width);
-    if (error) {
-        free_buffers(n);
-        if (prepare(n, old_height, old_width)) return BURN_MEMORY;
-    }
-    return error;
+    return error && prepare(n, old_height, old_width) ? BURN_MEMORY : error;
+}
+
+/* What the counts [outputs] of a pixel are where no bit differs: taps in the padding do not count, though zeros are
+   compared there. ones [taps][outputs]: the positive weights of each tap. Returns a number for the taps that lie inside;
+   `most` holds the counts already where that is `known`. */
+static int most_of(const shape_of_step *s, const uint16_t *ones, int height, int width, int y, int x, int known,
+                   int32_t *most) {
+    int up = s->padding - y * s->stride, left = s->padding - x * s->stride;
+    int top = up > 0 ? up : 0, bottom = up + height < s->size ? up + height : s->size;
+    int first = left > 0 ? left : 0, last = left + width < s->size ? left + width : s->size;
+    int inside = ((top * 16 + bottom) * 16 + first) * 16 + last;
+    if (inside == known) return known;
+    for (int o = 0; o < s->outputs; o++) most[o] = (bottom - top) * (last - first) * s->inputs;
+    for (int row = 0; row < s->size; row++)
+        for (int column = 0; column < s->size; column++, ones += s->outputs)
+            if (row < top || row >= bottom || column < first || column >= last)
+                for (int o = 0; o < s->outputs; o++) most[o] += 2 * ones[o];
+    return inside;
 }
 
 /* ---- One image --------------------------------------------------------------------------------------------------- */
@@ -686,13 +599,12 @@ int burn_resize(burn_network *n, int height, int width) {
 typedef struct {
     burn_network *n;
     const step *s, *next; /* next: NULL behind the last step */
-    const float *in;
-    const float *shortcut; /* of the outputs' size; or NULL: in, pooled where the step pools */
+    const float *in, *shortcut; /* shortcut: of the outputs' size; or NULL: in, pooled where the step pools */
     float *out;
-    int height, width, stride, chunk; /* of the output; in floats where the input is dense */
+    int in_height, in_width, width, channels; /* width: of the output */
+    int chunk, stride;
     const dense *layer;
-    size_t row_floats, pixel_floats;
-    int in_height, in_width, channels;
+    size_t row_floats, pixel_floats; /* of a dense layer's input */
 } task_of_map;
 
 /* The pixels of the 2x2 window of an output pixel, those that lie inside; returns their number. */
@@ -712,16 +624,16 @@ static void step_part(const void *task, int part, int thread) {
     int total = s->height * s->width, first = part * t->chunk;
     int count = first + t->chunk < total ? t->chunk : total - first;
     int outputs = s->shape.outputs, inputs = s->shape.inputs, words = words_of(inputs);
-    int width = block_width(k, outputs), blocks = ceil_div(outputs, width), padded = blocks * width;
-    size_t pixel_bytes = words * k->word, row_bytes = (t->in_width + 2 * s->shape.padding) * pixel_bytes;
-    int32_t *counts = n->scratch + thread * n->scratch_each;
-    float *mean = (float *)(counts + n->scratch_each - 2 * MAX_CHANNELS);
+    int width = block_width(k, outputs), padded = in_blocks(k, outputs), inside = -1;
+    size_t pixel_bytes = words * k->word, row_bytes = (s->in_width + 2 * s->shape.padding) * pixel_bytes;
+    int32_t *counts = n->scratch + thread * n->scratch_each, *most = counts + n->scratch_each - MAX_CHANNELS;
+    float *mean = (float *)most - MAX_CHANNELS;
     const uint8_t *pixels[CHUNK_PIXELS] = {0};
     for (int p = 0; p < count; p++) {
         int y = (first + p) / s->width, x = (first + p) % s->width;
         pixels[p] = s->bits + y * s->shape.stride * row_bytes + x * s->shape.stride * pixel_bytes;
     }
-    k->mismatches(pixels, count, s->weights, blocks, width, s->shape.size, row_bytes,
+    k->mismatches(pixels, count, s->weights, padded / width, width, s->shape.size, row_bytes,
                   s->shape.size * words * 8 / k->unit, counts);
     int next_words = words_of(outputs), next_padding = t->next ? t->next->shape.padding : 0;
     for (int p = 0; p < count; p++) {
@@ -729,8 +641,8 @@ static void step_part(const void *task, int part, int thread) {
         const float *shortcut =
             t->shortcut ? t->shortcut + (size_t)(first + p) * outputs : t->in + (size_t)(first + p) * inputs;
         if (!t->shortcut && s->shape.pool) {
-            const float *inside[4];
-            k->mean(inside, window(t->in, t->in_height, t->in_width, inputs, y, x, inside), inputs, mean);
+            const float *pooled[4];
+            k->mean(pooled, window(t->in, s->in_height, s->in_width, inputs, y, x, pooled), inputs, mean);
             shortcut = mean;
         }
         uint8_t *bits = NULL;
@@ -738,7 +650,7 @@ static void step_part(const void *task, int part, int thread) {
             size_t at = (size_t)(y + next_padding) * (s->width + 2 * next_padding) + x + next_padding;
             bits = t->next->bits + at * next_words * k->word;
         }
-        const int32_t *most = count_at(&s->edge, y, x, outputs);
+        inside = most_of(&s->shape, s->ones, s->in_height, s->in_width, y, x, inside, most);
         k->finish(counts + (size_t)p * padded, most, s, shortcut, t->shortcut ? outputs : inputs,
                   t->next ? t->next->threshold : NULL, t->out + (size_t)(first + p) * outputs, bits);
     }
@@ -803,10 +715,8 @@ static void class_part(const void *task, int part, int thread) {
     (void)thread;
     int last = (part + 1) * 64 < n->classes ? (part + 1) * 64 : n->classes;
     for (int c = part * 64; c < last; c++) {
-        size_t row = (size_t)c * n->feature_dim;
-        float total = n->use->dot(n->class_half ? n->class_half + row : NULL,
-                                  n->class_float ? n->class_float + row : NULL, n->features, n->feature_dim);
-        t->out[c] = total + n->class_bias[c];
+        const uint8_t *row = (uint8_t *)n->class_weights + (size_t)c * n->feature_dim * (n->half ? 2 : 4);
+        t->out[c] = n->use->dot(row, n->half, n->features, n->feature_dim) + n->class_bias[c];
     }
 }
 
@@ -821,49 +731,30 @@ static int run_stem(burn_network *n, const float *image) {
             for (int x = 0; x < n->width; x++) row[(size_t)x * n->channels] = *image++;
         }
     int height = ceil_div(n->height, 2), columns = ceil_div(n->width, 2);
-    task_of_map stem = {.n = n,
-                        .in = padded,
-                        .out = n->maps[0],
-                        .width = columns,
-                        .stride = 2,
-                        .layer = &n->stem,
-                        .row_floats = (size_t)width * n->channels,
-                        .pixel_floats = n->channels};
+    task_of_map stem = {.n = n, .in = padded, .out = n->maps[0], .width = columns, .stride = 2, .layer = &n->stem,
+                        .row_floats = (size_t)width * n->channels, .pixel_floats = n->channels};
     in_parts(&n->pool, height, dense_part, &stem);
     if (n->stem_pool) {
-        task_of_map pool = {.n = n,
-                            .in = n->maps[0],
-                            .out = n->maps[1],
-                            .width = n->stem_width,
-                            .in_height = height,
-                            .in_width = columns,
-                            .channels = n->stem.outputs};
+        task_of_map pool = {.n = n, .in = n->maps[0], .out = n->maps[1], .width = n->stem_width, .in_height = height,
+                            .in_width = columns, .channels = n->stem.outputs};
         in_parts(&n->pool, n->stem_height, max_part, &pool);
         at = 1;
     }
-    task_of_map pack = {
-        .n = n, .in = n->maps[at], .next = &n->steps[0], .width = n->stem_width, .channels = n->stem.outputs};
+    task_of_map pack = {.n = n, .in = n->maps[at], .next = &n->steps[0], .width = n->stem_width,
+                        .channels = n->stem.outputs};
     in_parts(&n->pool, n->stem_height, pack_part, &pack);
     return at;
 }
 
-static const float *projected(burn_network *n, const step *s, const float *in, int height, int width) {
-    task_of_map t = {.n = n,
-                     .in = in,
-                     .out = n->halves,
-                     .width = s->width,
-                     .in_height = height,
-                     .in_width = width,
-                     .channels = s->shape.inputs};
-    if (s->shape.pool) in_parts(&n->pool, s->height, halve_part, &t);
-    task_of_map project = {.n = n,
-                           .in = s->shape.pool ? n->halves : in,
-                           .out = n->projected,
-                           .width = s->width,
-                           .stride = 1,
-                           .layer = &s->project,
-                           .row_floats = (size_t)s->width * s->shape.inputs,
-                           .pixel_floats = s->shape.inputs};
+static const float *projected(burn_network *n, const step *s, const float *in) {
+    if (s->shape.pool) {
+        task_of_map halve = {.n = n, .in = in, .out = n->halves, .width = s->width, .in_height = s->in_height,
+                             .in_width = s->in_width, .channels = s->shape.inputs};
+        in_parts(&n->pool, s->height, halve_part, &halve);
+        in = n->halves;
+    }
+    task_of_map project = {.n = n, .in = in, .out = n->projected, .width = s->width, .stride = 1, .layer = &s->project,
+                           .row_floats = (size_t)s->width * s->shape.inputs, .pixel_floats = s->shape.inputs};
     in_parts(&n->pool, s->height, dense_part, &project);
     return n->projected;
 }
@@ -885,27 +776,18 @@ static void pool_features(burn_network *n, const float *map, int area, int chann
 
 int burn_run(burn_network *n, const float *image, float *features, float *logits, float *map) {
     if (!n || !n->scratch || !image || (features && !n->pool_type) || (logits && !n->classes)) return BURN_ARGUMENT;
-    int at = run_stem(n, image), height = n->stem_height, width = n->stem_width;
+    int at = run_stem(n, image);
     for (int i = 0; i < n->steps_count; i++) {
         const step *s = &n->steps[i];
-        const float *in = n->maps[at];
-        const float *shortcut = s->shape.project ? projected(n, s, in, height, width) : NULL;
+        task_of_map t = {.n = n, .s = s, .next = i + 1 < n->steps_count ? s + 1 : NULL, .in = n->maps[at],
+                         .chunk = chunk_of(in_blocks(n->use, s->shape.outputs))};
+        if (s->shape.project) t.shortcut = projected(n, s, t.in);
         if (!in_place(s)) at = 1 - at;
-        int padded =
-            ceil_div(s->shape.outputs, block_width(n->use, s->shape.outputs)) * block_width(n->use, s->shape.outputs);
-        task_of_map t = {.n = n,
-                         .s = s,
-                         .next = i + 1 < n->steps_count ? s + 1 : NULL,
-                         .in = in,
-                         .shortcut = shortcut,
-                         .out = n->maps[at],
-                         .in_height = height,
-                         .in_width = width};
-        t.chunk = CHUNK_SUMS / padded < 4 ? 4 : CHUNK_SUMS / padded < CHUNK_PIXELS ? CHUNK_SUMS / padded : CHUNK_PIXELS;
-        height = s->height, width = s->width;
-        in_parts(&n->pool, ceil_div(height * width, t.chunk), step_part, &t);
+        t.out = n->maps[at];
+        in_parts(&n->pool, ceil_div(s->height * s->width, t.chunk), step_part, &t);
     }
-    int area = height * width, channels = n->steps[n->steps_count - 1].shape.outputs;
+    const step *end = &n->steps[n->steps_count - 1];
+    int area = end->height * end->width, channels = end->shape.outputs;
     const float *last = n->maps[at];
     if (map)
         for (int c = 0; c < channels; c++)
@@ -924,8 +806,8 @@ static int open_reader(reader *r, int threads, burn_network **network) {
     if (!n) return BURN_MEMORY;
     n->use = best_kernels();
     int error = open_workers(&n->pool, threads);
+    r->owned = &n->owned;
     if (!error) error = read_network(r, n);
-    if (error == BURN_MEMORY && r->failed) error = BURN_MALFORMED; /* sizes that the file does not hold */
     if (!error) error = prepare(n, n->height, n->width);
     if (error) {
         burn_close(n);
@@ -960,29 +842,15 @@ int burn_open_memory(const void *data, size_t size, int threads, burn_network **
 void burn_close(burn_network *n) {
     if (!n) return;
     close_workers(&n->pool);
-    free_buffers(n);
-    for (int i = 0; n->steps && i < n->steps_count; i++) {
-        step *s = &n->steps[i];
-        free(s->threshold), free(s->scale), free(s->bias), free(s->slope), free(s->weights), free(s->ones);
-        free(s->project.weights), free(s->project.bias);
-    }
-    free(n->steps), free(n->stem.weights), free(n->stem.bias), free(n->mean), free(n->std), free(n->shift);
-    free(n->class_half), free(n->class_float), free(n->class_bias), free(n);
+    release(&n->buffers);
+    release(&n->owned);
+    free(n);
 }
 
 burn_shape burn_get_shape(const burn_network *n) {
     const step *last = &n->steps[n->steps_count - 1];
-    return (burn_shape){n->channels,
-                        n->height,
-                        n->width,
-                        n->pool_type ? n->feature_dim : 0,
-                        n->classes,
-                        n->pool_type > 0,
-                        last->shape.outputs,
-                        last->height,
-                        last->width,
-                        n->mean,
-                        n->std,
+    return (burn_shape){n->channels, n->height, n->width, n->pool_type ? n->feature_dim : 0, n->classes,
+                        n->pool_type > 0, last->shape.outputs, last->height, last->width, n->mean, n->std,
                         n->use->name};
 }
 

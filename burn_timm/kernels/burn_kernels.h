@@ -13,7 +13,6 @@ typedef uint16_t NAME(shorts) __attribute__((vector_size(FLOATS * 2), aligned(2)
 #define DENSE_PIXELS (FLOATS / 2) /* sums that fit into the registers beside weights and inputs */
 #ifndef WORD
 #define WORD 8
-#define WORD_IS_8
 #endif
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
@@ -150,28 +149,29 @@ TARGET static void NAME(dense)(const float *const *pixels, int count, const dens
     }
 }
 
-/* The sum of products with a row of the classifier, float16 or float32. */
-TARGET static float NAME(dot)(const uint16_t *half, const float *single, const float *values, int count) {
+/* The sum of products with a row of the classifier, float16 or float32. A float16's bits in the place of a float's are it
+   times 2^-112; subnormal ones come out right too. */
+TARGET static float NAME(dot)(const void *row, bool half, const float *values, int count) {
     NAME(floats) sums = {0};
     float total = 0;
     int at = 0;
     for (; at + FLOATS <= count; at += FLOATS) {
         NAME(floats) weight;
-        if (half) { /* a float16's bits in the place of a float's are it times 2^-112; subnormal ones come out right too
-                     */
-            NAME(ints) bits = __builtin_convertvector(*(const NAME(shorts) *)(half + at), NAME(ints));
+        if (half) {
+            NAME(ints) bits = __builtin_convertvector(*(const NAME(shorts) *)((const uint16_t *)row + at), NAME(ints));
             weight = (NAME(floats))((bits & 0x7FFF) << 13) * 0x1p112f;
             weight = (NAME(floats))((NAME(ints))weight | (bits & 0x8000) << 16);
         } else {
-            weight = *(const NAME(floats) *)(single + at);
+            weight = *(const NAME(floats) *)((const float *)row + at);
         }
         sums += weight * *(const NAME(floats) *)(values + at);
     }
     for (; at < count; at++) {
+        uint16_t bits = half ? ((const uint16_t *)row)[at] : 0;
         float weight;
-        uint32_t bits = half ? (uint32_t)(half[at] & 0x7FFF) << 13 : 0;
-        memcpy(&weight, &bits, 4);
-        total += (half ? half[at] & 0x8000 ? weight * -0x1p112f : weight * 0x1p112f : single[at]) * values[at];
+        memcpy(&weight, &(uint32_t){(uint32_t)(bits & 0x7FFF) << 13}, 4);
+        weight *= bits & 0x8000 ? -0x1p112f : 0x1p112f;
+        total += (half ? weight : ((const float *)row)[at]) * values[at];
     }
     for (int i = 0; i < FLOATS; i++) total += sums[i];
     return total;
@@ -220,16 +220,11 @@ INLINE void NAME(tile)(const uint8_t *const *pixels, const uint8_t *weights, int
 #if defined(IS_AVX2)
 typedef __m256i NAME(bytes);
 /* The bits that differ between a nibble a of the inputs and each nibble w of the weights: row a, column w. */
-static const uint8_t NAME(nibbles)[16][16] __attribute__((aligned(16))) = {
-    {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4}, {1, 0, 2, 1, 2, 1, 3, 2, 2, 1, 3, 2, 3, 2, 4, 3},
-    {1, 2, 0, 1, 2, 3, 1, 2, 2, 3, 1, 2, 3, 4, 2, 3}, {2, 1, 1, 0, 3, 2, 2, 1, 3, 2, 2, 1, 4, 3, 3, 2},
-    {1, 2, 2, 3, 0, 1, 1, 2, 2, 3, 3, 4, 1, 2, 2, 3}, {2, 1, 3, 2, 1, 0, 2, 1, 3, 2, 4, 3, 2, 1, 3, 2},
-    {2, 3, 1, 2, 1, 2, 0, 1, 3, 4, 2, 3, 2, 3, 1, 2}, {3, 2, 2, 1, 2, 1, 1, 0, 4, 3, 3, 2, 3, 2, 2, 1},
-    {1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3}, {2, 1, 3, 2, 3, 2, 4, 3, 1, 0, 2, 1, 2, 1, 3, 2},
-    {2, 3, 1, 2, 3, 4, 2, 3, 1, 2, 0, 1, 2, 3, 1, 2}, {3, 2, 2, 1, 4, 3, 3, 2, 2, 1, 1, 0, 3, 2, 2, 1},
-    {2, 3, 3, 4, 1, 2, 2, 3, 1, 2, 2, 3, 0, 1, 1, 2}, {3, 2, 4, 3, 2, 1, 3, 2, 2, 1, 3, 2, 1, 0, 2, 1},
-    {3, 4, 2, 3, 2, 3, 1, 2, 2, 3, 1, 2, 1, 2, 0, 1}, {4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0},
-};
+#define DIFFER(a, w) __builtin_popcount((a) ^ (w))
+#define FOUR(a, w) DIFFER(a, w), DIFFER(a, w + 1), DIFFER(a, w + 2), DIFFER(a, w + 3)
+#define ROW(a) {FOUR(a, 0), FOUR(a, 4), FOUR(a, 8), FOUR(a, 12)}
+#define ROWS(a) ROW(a), ROW(a + 1), ROW(a + 2), ROW(a + 3)
+static const uint8_t NAME(nibbles)[16][16] __attribute__((aligned(16))) = {ROWS(0), ROWS(4), ROWS(8), ROWS(12)};
 INLINE NAME(bytes) NAME(row_of)(size_t nibble) {
     return _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)((const uint8_t *)NAME(nibbles) + nibble)));
 }
@@ -344,105 +339,21 @@ static const kernels NAME(kernels) = {
     STRING(SET),  UNIT,       LANES,       MOST_VECTORS, WORD,      NAME(mismatches),
     NAME(finish), NAME(pack), NAME(dense), NAME(mean),   NAME(dot),
 };
-#ifdef BURN_TRAINING
-/* Loops that compilers turn into vectors; `bytes` is 2 (bfloat16) or 4 (float32). */
-
-/* 1 where the number's own sign bit is 0, sixteen at a time. */
-TARGET static void NAME(signs)(const void *values, int bytes, int channels, uint8_t *bits) {
-    for (int c = 0; c < channels; c += 16) {
-        int16_t tops[16]; /* the half that has the sign */
-        if (bytes == 2)
-            memcpy(tops, (const int16_t *)values + c, 32);
-        else
-            for (int i = 0; i < 16; i++) tops[i] = ((const int32_t *)values)[c + i] >> 16;
-#if defined(__SSE2__)
-        __m128i low = _mm_loadu_si128((const __m128i *)tops), high = _mm_loadu_si128((const __m128i *)(tops + 8));
-        uint16_t group = ~_mm_movemask_epi8(_mm_packs_epi16(low, high));
-#else
-        uint16_t group = 0;
-        for (int i = 0; i < 16; i++) group |= (tops[i] >= 0) << i;
-#endif
-        memcpy(bits + c / 8, &group, 2);
-    }
-}
-
-TARGET static void NAME(spread)(const uint8_t *bits, int channels, int bytes, const void *plus, const void *minus,
-                                void *out) {
-    for (int c = 0; c < channels; c += 16) {
-        uint16_t group;
-        memcpy(&group, bits + c / 8, 2);
-        if (bytes == 2) {
-            int16_t p = *(const int16_t *)plus, m = *(const int16_t *)minus, *to = (int16_t *)out + c;
-            for (int i = 0; i < 16; i++) to[i] = m ^ ((p ^ m) & -(int16_t)(group >> i & 1));
-        } else {
-            int32_t p = *(const int32_t *)plus, m = *(const int32_t *)minus, *to = (int32_t *)out + c;
-            for (int i = 0; i < 16; i++) to[i] = m ^ ((p ^ m) & -(int32_t)(group >> i & 1));
-        }
-    }
-}
-
-TARGET static void NAME(positive)(const float *values, int count, uint64_t *bits) {
-    static const float zeros[16];
-    for (int c = 0; c < count; c += 16) *bits |= (uint64_t)NAME(compare)(values + c, zeros) << c;
-}
-
-/* Mean of |w|, exactly that number where all are equal (burn_timm.packing.weight_scale). */
-TARGET static float NAME(mean_size)(const float *values, int count) {
-    float sums[16] = {0}, lows[16], highs[16] = {0}, total = 0, low, high;
-    for (int i = 0; i < 16; i++) lows[i] = __builtin_inff();
-    for (int at = 0; at < count; at += 16)
-        for (int i = 0; i < 16; i++) {
-            float size = __builtin_fabsf(values[at + i]);
-            sums[i] += size;
-            lows[i] = size < lows[i] ? size : lows[i];
-            highs[i] = size > highs[i] ? size : highs[i];
-        }
-    low = lows[0], high = highs[0];
-    for (int i = 0; i < 16; i++) {
-        total += sums[i];
-        low = lows[i] < low ? lows[i] : low;
-        high = highs[i] > high ? highs[i] : high;
-    }
-    return low == high ? high : total / count;
-}
-
-/* scale * (most - 2 * counts), rounded to nearest even where it becomes a bfloat16. */
-TARGET static void NAME(scaled)(const int32_t *counts, const int32_t *most, const float *scale, int outputs, int bytes,
-                                void *out) {
-    if (bytes == 4) {
-        for (int o = 0; o < outputs; o++) ((float *)out)[o] = (float)(most[o] - 2 * counts[o]) * scale[o];
-        return;
-    }
-    for (int o = 0; o < outputs; o++) {
-        float value = (float)(most[o] - 2 * counts[o]) * scale[o];
-        uint32_t bits;
-        memcpy(&bits, &value, 4);
-        ((uint16_t *)out)[o] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-    }
-}
-
-TARGET static void NAME(pass)(const void *grad, int bytes, const float *weight, size_t count, float *out) {
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits = bytes == 2 ? (uint32_t)((const uint16_t *)grad)[i] << 16 : ((const uint32_t *)grad)[i];
-        uint32_t inside = -(uint32_t)(weight[i] <= 1 && weight[i] >= -1);
-        bits &= inside;
-        memcpy(out + i, &bits, 4);
-    }
-}
-
-static const training_kernels NAME(training) = {
-    &NAME(kernels), NAME(signs), NAME(spread), NAME(positive), NAME(mean_size), NAME(scaled), NAME(pass),
-};
-#endif
-
 #undef STRING
 #undef STRING2
 #undef LANES
 #undef DENSE_PIXELS
 #undef FLOATS
 #undef INLINE
-#ifdef WORD_IS_8
-#undef WORD
-#undef WORD_IS_8
-#endif
 #undef MOST_VECTORS
+#undef SET
+#undef TARGET
+#undef WORD
+#undef UNIT
+#undef VECTOR
+#undef PIXELS
+#undef IS_AVX512
+#undef IS_AVX2
+#undef IS_NEON
+#undef IS_WASM
+#undef IS_PLAIN

@@ -20,7 +20,7 @@ from ..errors import BurnError, one_line
 from ..files import atomic_write
 from .burn import SIGNATURES, declare
 
-SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "train.c")
+SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "train_kernels.h", "train.c")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-Wno-psabi", "-w")
 _HERE = Path(__file__).parent
 _MISSING = (

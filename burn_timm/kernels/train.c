@@ -4,8 +4,41 @@
    multiples of 16. Bits are [N, H + 2 padding, W + 2 padding, words of 64 channels]. Nothing rounds but the last
    product with the scale: the sums are whole numbers. Called through ctypes by burn_timm/nn/sign_conv.py. */
 
-#define BURN_TRAINING
 #include "burn.c"
+
+typedef struct {
+    const kernels *base;
+    void (*signs)(const void *values, int bytes, int channels, uint8_t *bits);
+    void (*spread)(const uint8_t *bits, int channels, int bytes, const void *plus, const void *minus, void *out);
+    void (*positive)(const float *values, int count, uint64_t *bits);
+    float (*mean_size)(const float *values, int count);
+    void (*scaled)(const int32_t *counts, const int32_t *most, const float *scale, int outputs, int bytes, void *out);
+    void (*pass)(const void *grad, int bytes, const float *weight, size_t count, float *out);
+} training_kernels;
+
+#if defined(__x86_64__)
+#define SET avx512
+#define TARGET FOR_AVX512
+#include "train_kernels.h"
+
+#define SET compact /* AVX2 on maps with eight bytes for 64 bits, as the backward pass reads them */
+#define IS_AVX2
+#define TARGET FOR_AVX2
+#define UNIT 1
+#define VECTOR 32
+#define PIXELS 4
+#include "burn_kernels.h"
+#define SET compact
+#define TARGET FOR_AVX2
+#include "train_kernels.h"
+#elif defined(__aarch64__)
+#define SET neon
+#define TARGET
+#include "train_kernels.h"
+#endif
+#define SET plain
+#define TARGET
+#include "train_kernels.h"
 
 typedef struct {
     const void *in, *weight;
@@ -15,13 +48,11 @@ typedef struct {
     const uint8_t *packed, *plus, *minus;
     int bytes, height, width, channels, padding, outputs, size, words, chunk, total, out_height, out_width;
     shape_of_step shape;
-    border edge;
     const training_kernels *k;
     int32_t *scratch;
     size_t scratch_each, each;
 } task_of_training;
 
-/* The kernels that read eight bytes for 64 bits, as the backward pass does. */
 static const training_kernels *training(void) {
 #if defined(__x86_64__)
     const char *name = best_kernels()->name;
@@ -88,31 +119,16 @@ static void unpack_signs_part(const void *task, int row, int thread) {
 
 int burn_pack_signs(int threads, int bytes, const void *x, int n, int height, int width, int channels, int padding,
                     void *bits) {
-    task_of_training t = {.in = x,
-                          .out = bits,
-                          .bytes = bytes,
-                          .height = height,
-                          .width = width,
-                          .channels = channels,
-                          .padding = padding,
-                          .words = words_of(channels),
-                          .k = training()};
+    task_of_training t = {.in = x, .out = bits, .bytes = bytes, .height = height, .width = width, .channels = channels,
+                          .padding = padding, .words = words_of(channels), .k = training()};
     return on_threads(threads, n * height, pack_signs_part, &t);
 }
 
 /* plus and minus: addresses of the two numbers. */
 int burn_unpack_signs(int threads, int bytes, const void *bits, int n, int height, int width, int channels, int padding,
                       const void *plus, const void *minus, void *x) {
-    task_of_training t = {.in = bits,
-                          .out = x,
-                          .bytes = bytes,
-                          .height = height,
-                          .width = width,
-                          .channels = channels,
-                          .padding = padding,
-                          .words = words_of(channels),
-                          .plus = plus,
-                          .minus = minus,
+    task_of_training t = {.in = bits, .out = x, .bytes = bytes, .height = height, .width = width, .channels = channels,
+                          .padding = padding, .words = words_of(channels), .plus = plus, .minus = minus,
                           .k = training()};
     return on_threads(threads, n * height, unpack_signs_part, &t);
 }
@@ -164,22 +180,14 @@ static void unpack_weights_part(const void *task, int o, int thread) {
 
 /* Bytes of packed weights of this CPU. */
 size_t burn_packed_bytes(int outputs, int inputs, int size) {
-    int width = block_width(training()->base, outputs);
-    return (size_t)ceil_div(outputs, width) * width * size * size * words_of(inputs) * 8;
+    return (size_t)in_blocks(training()->base, outputs) * size * size * words_of(inputs) * 8;
 }
 
 /* weight float32 [O, k, k, I] -> packed, scale (mean |w|) [O], ones [k, k, O]: positive weights of each tap. */
 int burn_pack_weights(int threads, const float *weight, int outputs, int inputs, int size, void *packed, float *scale,
                       uint16_t *ones) {
-    task_of_training t = {.weight = weight,
-                          .outputs = outputs,
-                          .channels = inputs,
-                          .size = size,
-                          .words = words_of(inputs),
-                          .out = packed,
-                          .scale = scale,
-                          .ones = ones,
-                          .k = training()};
+    task_of_training t = {.weight = weight, .outputs = outputs, .channels = inputs, .size = size, .out = packed,
+                          .words = words_of(inputs), .scale = scale, .ones = ones, .k = training()};
     memset(packed, 0, burn_packed_bytes(outputs, inputs, size));
     return on_threads(threads, outputs, pack_weights_part, &t);
 }
@@ -187,38 +195,30 @@ int burn_pack_weights(int threads, const float *weight, int outputs, int inputs,
 /* The reverse: [O, k, k, I] of the two numbers of each output, plus [O] and minus [O]. */
 int burn_unpack_weights(int threads, int bytes, const void *packed, int outputs, int inputs, int size, const void *plus,
                         const void *minus, void *weight) {
-    task_of_training t = {.packed = packed,
-                          .outputs = outputs,
-                          .channels = inputs,
-                          .size = size,
-                          .bytes = bytes,
-                          .words = words_of(inputs),
-                          .out = weight,
-                          .plus = plus,
-                          .minus = minus,
-                          .k = training()};
+    task_of_training t = {.packed = packed, .outputs = outputs, .channels = inputs, .size = size, .bytes = bytes,
+                          .words = words_of(inputs), .out = weight, .plus = plus, .minus = minus, .k = training()};
     return on_threads(threads, outputs, unpack_weights_part, &t);
 }
 
 static void convolve_part(const void *task, int part, int thread) {
     const task_of_training *t = task;
+    const kernels *k = t->k->base;
     int first = part * t->chunk, count = first + t->chunk < t->total ? t->chunk : t->total - first;
-    int width = block_width(t->k->base, t->outputs), blocks = ceil_div(t->outputs, width),
-        area = t->out_height * t->out_width;
+    int width = block_width(k, t->outputs), padded = in_blocks(k, t->outputs), area = t->out_height * t->out_width;
     size_t pixel = t->words * 8, row = (t->width + 2 * t->padding) * pixel, image = (t->height + 2 * t->padding) * row;
-    int32_t *counts = t->scratch + thread * t->scratch_each;
+    int32_t *counts = t->scratch + thread * t->scratch_each, *most = counts + t->scratch_each - padded;
     const uint8_t *pixels[CHUNK_PIXELS] = {0};
     for (int p = 0; p < count; p++) {
         int at = (first + p) % area, y = at / t->out_width, x = at % t->out_width;
         pixels[p] = (const uint8_t *)t->in + (first + p) / area * image + y * t->shape.stride * row +
                     x * t->shape.stride * pixel;
     }
-    t->k->base->mismatches(pixels, count, t->packed, blocks, width, t->size, row,
-                           t->size * t->words * 8 / t->k->base->unit, counts);
-    for (int p = 0; p < count; p++) {
+    k->mismatches(pixels, count, t->packed, padded / width, width, t->size, row, t->size * t->words * 8 / k->unit,
+                  counts);
+    for (int p = 0, inside = -1; p < count; p++) {
         int at = (first + p) % area;
-        const int32_t *most = count_at(&t->edge, at / t->out_width, at % t->out_width, t->outputs);
-        t->k->scaled(counts + (size_t)p * blocks * width, most, t->scale, t->outputs, t->bytes,
+        inside = most_of(&t->shape, t->ones, t->height, t->width, at / t->out_width, at % t->out_width, inside, most);
+        t->k->scaled(counts + (size_t)p * padded, most, t->scale, t->outputs, t->bytes,
                      (uint8_t *)t->out + (size_t)(first + p) * t->outputs * t->bytes);
     }
 }
@@ -228,30 +228,17 @@ int burn_sign_conv(int threads, int bytes, const void *bits, int n, int height, 
                    int size, int stride, int padding, const void *packed, const float *scale, const uint16_t *ones,
                    void *out) {
     shape_of_step shape = {inputs, outputs, size, stride, padding, 0, 0, 0};
-    task_of_training t = {.in = bits,
-                          .out = out,
-                          .packed = packed,
-                          .scale = (float *)scale,
-                          .bytes = bytes,
-                          .height = height,
-                          .width = width,
-                          .channels = inputs,
-                          .padding = padding,
-                          .outputs = outputs,
-                          .size = size,
-                          .words = words_of(inputs),
-                          .shape = shape,
-                          .k = training()};
+    task_of_training t = {.in = bits, .out = out, .packed = packed, .scale = (float *)scale, .ones = (uint16_t *)ones,
+                          .bytes = bytes, .height = height, .width = width, .padding = padding, .outputs = outputs,
+                          .size = size, .words = words_of(inputs), .shape = shape, .k = training()};
     t.out_height = out_side(height, &shape), t.out_width = out_side(width, &shape);
     t.total = n * t.out_height * t.out_width;
-    int block = block_width(t.k->base, outputs), padded = ceil_div(outputs, block) * block;
-    t.chunk = CHUNK_SUMS / padded < 4 ? 4 : CHUNK_SUMS / padded < CHUNK_PIXELS ? CHUNK_SUMS / padded : CHUNK_PIXELS;
-    t.scratch_each = (size_t)t.chunk * padded + 16;
-    t.scratch = aligned((uint64_t)t.scratch_each * threads, sizeof(int32_t));
-    int error = t.scratch ? make_border(&t.edge, &shape, height, width, ones) : BURN_MEMORY;
-    if (!error) error = on_threads(threads, ceil_div(t.total, t.chunk), convolve_part, &t);
+    int padded = in_blocks(t.k->base, outputs);
+    t.chunk = chunk_of(padded);
+    t.scratch_each = (size_t)(t.chunk + 1) * padded + 16;
+    if (!(t.scratch = calloc(t.scratch_each * threads, sizeof(int32_t)))) return BURN_MEMORY;
+    int error = on_threads(threads, ceil_div(t.total, t.chunk), convolve_part, &t);
     free(t.scratch);
-    free_border(&t.edge);
     return error;
 }
 
