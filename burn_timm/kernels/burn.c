@@ -231,45 +231,23 @@ static void in_parts(workers *w, int parts, void (*work)(const void *, int, int)
 #if defined(__x86_64__)
 #define FOR_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,fma,popcnt")))
 #define FOR_AVX2 __attribute__((target("avx2,bmi2,fma,popcnt")))
-
 #define SET avx512
 #define IS_AVX512
-#define TARGET FOR_AVX512
-#define UNIT 8
-#define VECTOR 64
-#define PIXELS 4
 #include "burn_kernels.h"
-
 #define SET avx2
 #define IS_AVX2
-#define TARGET FOR_AVX2
 #define WORD 16
-#define UNIT 1
-#define VECTOR 32
-#define PIXELS 4
 #include "burn_kernels.h"
-
-#elif defined(__aarch64__) || defined(__wasm_simd128__)
-#if defined(__aarch64__)
+#elif defined(__aarch64__)
 #define SET neon
 #define IS_NEON
-#else
+#include "burn_kernels.h"
+#elif defined(__wasm_simd128__)
 #define SET wasm
 #define IS_WASM
-#endif
-#define TARGET
-#define UNIT 1
-#define VECTOR 16
-#define PIXELS 4
 #include "burn_kernels.h"
 #endif
-
 #define SET plain
-#define IS_PLAIN
-#define TARGET
-#define UNIT 8
-#define VECTOR 8
-#define PIXELS 2
 #include "burn_kernels.h"
 
 static const kernels *const SETS[] = {
@@ -586,11 +564,12 @@ static int most_of(const shape_of_step *s, const uint16_t *ones, int height, int
     int first = left > 0 ? left : 0, last = left + width < s->size ? left + width : s->size;
     int inside = ((top * 16 + bottom) * 16 + first) * 16 + last;
     if (inside == known) return known;
-    for (int o = 0; o < s->outputs; o++) most[o] = (bottom - top) * (last - first) * s->inputs;
-    for (int row = 0; row < s->size; row++)
-        for (int column = 0; column < s->size; column++, ones += s->outputs)
+    int outputs = s->outputs, size = s->size, whole = (bottom - top) * (last - first) * s->inputs;
+    for (int o = 0; o < outputs; o++) most[o] = whole;
+    for (int row = 0; row < size; row++)
+        for (int column = 0; column < size; column++, ones += outputs)
             if (row < top || row >= bottom || column < first || column >= last)
-                for (int o = 0; o < s->outputs; o++) most[o] += 2 * ones[o];
+                for (int o = 0; o < outputs; o++) most[o] += 2 * ones[o];
     return inside;
 }
 
@@ -629,15 +608,14 @@ static void step_part(const void *task, int part, int thread) {
     int32_t *counts = n->scratch + thread * n->scratch_each, *most = counts + n->scratch_each - MAX_CHANNELS;
     float *mean = (float *)most - MAX_CHANNELS;
     const uint8_t *pixels[CHUNK_PIXELS] = {0};
-    for (int p = 0; p < count; p++) {
-        int y = (first + p) / s->width, x = (first + p) % s->width;
+    for (int p = 0, y = first / s->width, x = first % s->width; p < count; p++) {
         pixels[p] = s->bits + y * s->shape.stride * row_bytes + x * s->shape.stride * pixel_bytes;
+        if (++x == s->width) x = 0, y++;
     }
     k->mismatches(pixels, count, s->weights, padded / width, width, s->shape.size, row_bytes,
                   s->shape.size * words * 8 / k->unit, counts);
     int next_words = words_of(outputs), next_padding = t->next ? t->next->shape.padding : 0;
-    for (int p = 0; p < count; p++) {
-        int y = (first + p) / s->width, x = (first + p) % s->width;
+    for (int p = 0, y = first / s->width, x = first % s->width; p < count; p++) {
         const float *shortcut =
             t->shortcut ? t->shortcut + (size_t)(first + p) * outputs : t->in + (size_t)(first + p) * inputs;
         if (!t->shortcut && s->shape.pool) {
@@ -653,6 +631,7 @@ static void step_part(const void *task, int part, int thread) {
         inside = most_of(&s->shape, s->ones, s->in_height, s->in_width, y, x, inside, most);
         k->finish(counts + (size_t)p * padded, most, s, shortcut, t->shortcut ? outputs : inputs,
                   t->next ? t->next->threshold : NULL, t->out + (size_t)(first + p) * outputs, bits);
+        if (++x == s->width) x = 0, y++;
     }
 }
 

@@ -7,8 +7,8 @@
    error = burn_run(network, image, features, logits, NULL);
    burn_close(network);
 
-   Memory is allocated by burn_open and burn_resize only, threads start with the first burn_run. One network must not be used by two threads at the same time;
-   several networks may. A network may be used after fork(). */
+   Memory is allocated by burn_open and burn_resize only; threads start with the first burn_run. Two threads must not use
+   the same network at the same time, but each may use its own. A network may be used after fork(). */
 
 #ifndef BURN_H
 #define BURN_H

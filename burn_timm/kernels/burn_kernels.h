@@ -1,8 +1,30 @@
 /* burn_kernels.h - the kernels of burn.c for one set of instructions; part of burn-timm, Apache-2.0.
 
-   burn.c includes this file once for each set, with SET (its name), TARGET (an attribute for the compiler), VECTOR
-   (bytes of its vectors), UNIT (bytes of weights compared at once), PIXELS (of a tile) and, for AVX2, WORD (bytes that
-   hold 64 bits of a map) defined. */
+   burn.c includes this file once for each set, with SET (its name), IS_... and, for AVX2, WORD (bytes that hold 64 bits
+   of a map) defined. TARGET: an attribute for the compiler; VECTOR: bytes of a vector; UNIT: bytes of weights compared
+   at once; PIXELS: of a tile. */
+
+#if defined(IS_AVX512)
+#define TARGET FOR_AVX512
+#define VECTOR 64
+#define UNIT 8
+#define PIXELS 4
+#elif defined(IS_AVX2)
+#define TARGET FOR_AVX2
+#define VECTOR 32
+#define UNIT 1
+#define PIXELS 4
+#elif defined(IS_NEON) || defined(IS_WASM)
+#define TARGET
+#define VECTOR 16
+#define UNIT 1
+#define PIXELS 4
+#else
+#define TARGET
+#define VECTOR 8
+#define UNIT 8
+#define PIXELS 2
+#endif
 
 #define FLOATS (VECTOR < 16 ? 4 : VECTOR / 4) /* in a vector; 16 are treated at once, for they give 16 bits */
 typedef float NAME(floats) __attribute__((vector_size(FLOATS * 4), aligned(4), may_alias));
@@ -356,4 +378,3 @@ static const kernels NAME(kernels) = {
 #undef IS_AVX2
 #undef IS_NEON
 #undef IS_WASM
-#undef IS_PLAIN

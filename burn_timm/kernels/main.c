@@ -1,5 +1,6 @@
-/* main.c - features, or the five best classes, of a picture:  cc -O3 burn.c main.c -o main -lpthread && ./main
-   network.bin image.ppm
+/* main.c - features, or the five best classes, of a picture:
+
+   cc -O3 burn.c main.c -o main -lpthread && ./main network.bin image.ppm
 
    The picture is a binary PPM (P6) of exactly the network's size, 8 bits a channel. ImageMagick makes one of any photo:
    magick photo.jpg -resize "224x224^" -gravity center -extent 224x224 image.ppm */

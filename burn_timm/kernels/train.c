@@ -23,10 +23,6 @@ typedef struct {
 
 #define SET compact /* AVX2 on maps with eight bytes for 64 bits, as the backward pass reads them */
 #define IS_AVX2
-#define TARGET FOR_AVX2
-#define UNIT 1
-#define VECTOR 32
-#define PIXELS 4
 #include "burn_kernels.h"
 #define SET compact
 #define TARGET FOR_AVX2

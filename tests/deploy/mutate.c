@@ -3,11 +3,7 @@
    mutate NETWORK COUNT            each must be an error, or the exact network (the mutation changed nothing)
    mutate NETWORK COUNT checksum   the checksum is made right again: any error will do, and any network that runs */
 
-#include "burn.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "burn.c"
 
 static uint64_t state = 88172645463325252u;
 
@@ -16,21 +12,10 @@ static uint64_t draw(uint64_t below) {
     return state % below;
 }
 
-static uint64_t checksum(const uint8_t *data, size_t bytes) {
-    uint64_t sum = bytes;
-    for (size_t at = 0; at < bytes; at += 8) {
-        uint64_t word = 0;
-        memcpy(&word, data + at, bytes - at < 8 ? bytes - at : 8);
-        sum = (sum ^ word) * 0x9E3779B97F4A7C15u;
-        sum ^= sum >> 29;
-    }
-    return sum;
-}
-
 static void run(burn_network *network) {
     burn_shape s = burn_get_shape(network);
-    size_t inputs = (size_t)s.channels * s.height * s.width,
-           outputs = (size_t)s.map_channels * s.map_height * s.map_width;
+    size_t inputs = (size_t)s.channels * s.height * s.width;
+    size_t outputs = (size_t)s.map_channels * s.map_height * s.map_width;
     if (inputs > 1 << 22) return;
     float *image = calloc(inputs, sizeof(float)), *map = calloc(outputs, sizeof(float));
     if (image && map) burn_run(network, image, NULL, NULL, map);
@@ -65,7 +50,7 @@ int main(int argc, char **argv) {
             for (int n = draw(20); n >= 0; n--) mutated[16 + draw(header - 16)] = draw(256);
         }
         if (argc > 3 && size > 16) {
-            uint64_t sum = checksum(mutated + 16, size - 16);
+            uint64_t sum = checksum(size - 16, mutated + 16, size - 16);
             memcpy(mutated + 8, &sum, 8);
         }
         uint8_t *exact = malloc(size ? size : 1); /* so that a byte behind the end is seen */

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import library
 
-import burn_timm.kernels.native as kernels
 from burn_timm.nn import binary, count_bits, sign_conv, weights_held
 from burn_timm.nn.sign_conv import fits, pack_latent, why_not
 from burn_timm.nn.sign_conv import sign_conv2d as operator
@@ -108,17 +107,6 @@ def test_what_it_does_not_take():
     assert not fits(x[:, :8], weight[:, :8]) and not fits(x.half(), weight) and not fits(x.double(), weight)
     assert not fits(x, weight[:, :, :1]) and not fits(x, weight.to("meta"))
     assert why_not(torch.device("cpu")) is None and "for CPUs" in why_not(torch.device("cuda"))
-
-
-def test_without_a_compiler(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CC", "no-such-compiler")
-    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
-    kernels.load.cache_clear()
-    try:
-        assert "no C compiler" in why_not(torch.device("cpu"))
-    finally:
-        kernels.load.cache_clear()
 
 
 def loss_and_gradients(model, images):
