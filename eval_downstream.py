@@ -161,20 +161,7 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
     _refuse_contradictions(args, augment, device)
     _print_counts(train, test)
 
-    net = network.raw_pixels(args, train.used) if args.pixels else network.load(args, device)
-    model, side = net.model, net.config["input_size"][-1]
-    transform, transform_in_words = eval_transform(net.config), net.transform_in_words()
-    if getattr(settings, "squash", False):
-        transform, transform_in_words = svm.voc07_transform(net.config), svm.voc07_transform_protocol(net.config)
-    features = "raw pixels, normalised and flattened" if args.pixels else (
-        "pooled output of the frozen backbone, eval mode"
-    )
-    protocol = {**settings.protocol(), "features_of": features, **net.protocol}
-    if args.calibrate_bn is not None:
-        protocol["calibrated_batchnorm"] = _calibrate(args, model, train.source, transform)
-    if args.engine != "torch":
-        batch = min(args.batch_size, ENGINE_BATCH)
-        model, protocol["engine"] = pooled_features(model, side, batch, args.threads, args.engine)
+    net, model, transform, protocol = _frozen_network(args, device, train, settings)
     features_of = functools.partial(_features, args, device, model, transform)
 
     images, classes = len(train.used), train.source.num_classes
@@ -183,17 +170,15 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
     if not augment:  # images may have been unreadable, and of a stream the classes are known only now
         images = len(train_features.values)
         classes = int(train_features.labels.max()) + 1 if train.source.streaming else classes
-    protocol |= {
-        "transform": transform_in_words, "device": str(device), "seed": args.seed,
-        "feature_dim": test_features.values.shape[1],
-    }
+    protocol["feature_dim"] = test_features.values.shape[1]
     dataset = {**inputs.describe(args, train, test, images, len(test_features.values)), "classes": classes}
     _print_protocol(protocol, dataset)
     outcome = {}
     if augment:
         outcome = augmented_probe(
             model, train.used, test_features[:2], settings, features_of=lambda *args: features_of(*args)[:2],
-            img_size=side, device=device, workers=args.workers, hflip=mirror_probability(args.dataset),
+            img_size=net.config["input_size"][-1], device=device, workers=args.workers,
+            hflip=mirror_probability(args.dataset),
         )
     elif args.output is not None:
         where = device if device.type == "cuda" else "cpu"  # other accelerators lack float64
@@ -210,6 +195,29 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
             pictures.draw_confusion(args.confusion, test_features.labels, predicted, train.source.class_names)
 
     return Measured(outcome, protocol, dataset, net.checkpoint, draw)
+
+
+def _frozen_network(args: argparse.Namespace, device: torch.device, train: Split, settings: Any) -> tuple:
+    """The network as it was loaded, what gives features of images, the images' transform, and all of that in words."""
+    net = network.raw_pixels(args, train.used) if args.pixels else network.load(args, device)
+    model, transform, transform_in_words = net.model, eval_transform(net.config), net.transform_in_words()
+    if getattr(settings, "squash", False):
+        transform, transform_in_words = svm.voc07_transform(net.config)
+    four_places = getattr(settings, "pool", "1x1") == "2x2"
+    protocol = {
+        **settings.protocol(),
+        "features_of": "raw pixels, normalised and flattened" if args.pixels else
+        f"{'2 x 2 places of the last maps' if four_places else 'pooled output'} of the frozen backbone, eval mode",
+        **net.protocol, "transform": transform_in_words, "device": str(device), "seed": args.seed,
+    }
+    if args.calibrate_bn is not None:
+        protocol["calibrated_batchnorm"] = _calibrate(args, model, train.source, transform)
+    if args.engine != "torch":
+        batch, side = min(args.batch_size, ENGINE_BATCH), net.config["input_size"][-1]
+        model, protocol["engine"] = pooled_features(model, side, batch, args.threads, args.engine)
+    if four_places:
+        model = svm.FourPlaces(model, net.config["input_size"])
+    return net, model, transform, protocol
 
 
 class Features(NamedTuple):

@@ -1,26 +1,27 @@
 """Linear SVMs on frozen features, one for each class against the rest: all images, and a few of them.
 
 The protocol for VOC07 of Goyal et al. (ICCV 2019, https://arxiv.org/abs/1905.01235), which Table 3 of the BURN paper
-follows, for VOC07 and for any other set: the cost of each class is chosen by cross-validation; low-shot, k positive and
-19 k negative images a class are drawn five times.
+follows, for VOC07 and for any other set: the last feature maps pooled to 2 x 2 places, the cost of each class chosen by
+cross-validation; low-shot, k positive and 19 k negative images a class are drawn five times.
 
 Labels are classes [N], or a matrix [N, C] where an image may show several: 1, -1, and 0 for a class whose objects in
 the image are all "difficult". As in the authors' scripts, such an image is a negative one when a class is trained on
-all images, is drawn neither as positive nor as negative, and is left out when that class is tested. So VOC07 is
-`--dataset voc07 --train-split trainval` with `voc07_transform`.
+all images, is drawn neither as positive nor as negative, and is left out when that class is tested.
 """
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
@@ -28,14 +29,15 @@ from tqdm import tqdm
 from ..arguments import above_zero, positive
 from ..data import ImageSource
 from ..errors import BurnError
-from .features import check_features
+from .features import check_features, eval_mode
 
-DESCRIPTION = "one-against-rest linear SVMs on frozen pooled features, full and low-shot: mean average precision"
+DESCRIPTION = "one-against-rest linear SVMs on frozen features, full and low-shot: mean average precision"
 
 COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 NEGATIVES = 19  # for each positive image
 FOLDS = 3
+POOLS = ("1x1", "2x2")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Settings:
     full: bool = True
     seed: int = 0
     multi_label: bool = False  # labels are matrices, [N, C]
-    squash: bool = False  # images go through `voc07_transform`
+    squash: bool = True  # images go through `voc07_transform`
+    pool: str = "2x2"
 
     def __post_init__(self):
         if not self.full and not self.shots:
@@ -65,6 +68,7 @@ class Settings:
             "method": "LinearSVC (liblinear), one against rest, squared hinge, L2, at most 2,000 iterations",
             "class_weight": {"positive": 2, "negative": 1},
             "features": "L2-normalised",
+            "pool": self.pool,
             **(several if self.multi_label else {}),
             "costs": sorted(self.costs),
             "full": f"cost of each class by {FOLDS}-fold cross-validation (average precision)" if self.full
@@ -85,40 +89,68 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-full", action="store_true", help="leave out the SVMs on all images")
     add("--squash", action=argparse.BooleanOptionalAction, default=None,
         help="the published transform: the whole image squashed into the square (default: for voc07 only)")
+    add("--pool", choices=POOLS, help="places that the last feature maps are pooled to; 2x2: as published, four times "
+        "as many features (default: 2x2 for voc07, else 1x1)")
 
 
 def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
+    """The options, and for sets with several labels an image the published transform and pooling.
+
+    Raises BurnError where 2 x 2 places are asked of what gives pooled features only.
+    """
+    maps = not args.pixels and args.engine == "torch"
+    if not maps and args.pool == "2x2":
+        raise BurnError("--pool 2x2 needs the feature maps of a network in torch: leave out --pixels and --engine")
+    published = train.multi_label
     return Settings(
-        tuple(args.shots), args.draws, tuple(args.costs), not args.no_full, args.seed, train.multi_label,
-        train.multi_label if args.squash is None else args.squash,
+        tuple(args.shots), args.draws, tuple(args.costs), not args.no_full, args.seed, published,
+        published if args.squash is None else args.squash, args.pool or ("2x2" if published and maps else "1x1"),
     )
 
 
-def voc07_transform(config: dict) -> Callable:
-    """The published transform for VOC07's SVMs (PIL image -> float32 [3, S, S]): `Resize(256)`, the shorter side, then
-    `Resize((224, 224))`, which squashes the whole image into the square; bilinear; nothing is cropped away.
+class FourPlaces(nn.Module):
+    """A timm model's last feature maps [B, C, H, W], pooled to 2 x 2 places: features [B, 4 C].
 
-    So it stands in the VOC07 configurations of OpenSelfSup and VISSL (256, then [224, 224]).
+    As in VISSL and OpenSelfSup: the means over the four windows of (H - 1) x (W - 1), so 6 x 6 windows of 7 x 7 maps.
+    """
+
+    def __init__(self, model: nn.Module, input_size: Sequence[int]):
+        """Raises BurnError where images [B, *input_size] give no such maps, or maps of a single row or column."""
+        super().__init__()
+        self.model = model
+        with eval_mode(model), torch.no_grad():
+            maps = model.forward_features(torch.zeros(1, *input_size, device=next(model.parameters()).device))
+        if maps.ndim != 4 or maps.shape[1] != model.num_features or min(maps.shape[2:]) < 2:
+            raise BurnError(
+                f"--pool 2x2 needs feature maps [B, {model.num_features}, H, W] of at least 2 x 2; the model gives "
+                f"{[*maps.shape]}: take a larger --img-size, or --pool 1x1"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.model.forward_features(images)
+        return F.avg_pool2d(maps, (maps.shape[2] - 1, maps.shape[3] - 1), stride=1).flatten(1)
+
+
+def voc07_transform(config: dict) -> tuple[Callable, dict]:
+    """The published transform (PIL image -> float32 [3, S, S]), and in words what it does, for the result file.
+
+    `Resize(256)`, the shorter side, then `Resize((224, 224))`, which squashes the whole image into the square;
+    bilinear, nothing is cropped away. So it stands in the VOC07 configurations of OpenSelfSup and VISSL.
 
     Args:
-        config: timm's data config, as `features.data_config` gives it. Its `input_size` is S (at other sizes than 224
-            the first step is in proportion, 256 S / 224), its `mean` and `std` (ImageNet's, as published) normalise;
-            `interpolation`, `crop_pct` and `crop_mode` are not followed.
+        config: timm's data config. Its `input_size` is S (at other sizes than 224 the first step is in proportion), its
+            `mean` and `std` normalise; interpolation and cropping are not followed.
     """
     side = config["input_size"][-1]
-    return transforms.Compose([
-        transforms.Resize(round(side * 256 / 224), InterpolationMode.BILINEAR),
+    shorter = round(side * 256 / 224)
+    transform = transforms.Compose([
+        transforms.Resize(shorter, InterpolationMode.BILINEAR),
         transforms.Resize((side, side), InterpolationMode.BILINEAR),
         transforms.ToTensor(),
         transforms.Normalize(config["mean"], config["std"]),
     ])
-
-
-def voc07_transform_protocol(config: dict) -> dict:
-    """What `voc07_transform(config)` does, for the result file."""
-    side = config["input_size"][-1]
-    return {
-        "resize_shorter_side": round(side * 256 / 224), "squash_to": [side, side], "interpolation": "bilinear",
+    return transform, {
+        "resize_shorter_side": shorter, "squash_to": [side, side], "interpolation": "bilinear",
         "mean": list(config["mean"]), "std": list(config["std"]),
     }
 
@@ -162,7 +194,7 @@ def run(
 
     Returns:
         `value`: the full figure, without it the one of the largest k that the set can supply; `full` (None if left out)
-        and `low_shot`: {k: {"mean", "std" (over draws, n - 1), "draws", "cost"}}, "n/a" in place of a figure for which
+        and `low_shot`: {k: {"mean", "std" (over draws, n), "draws", "cost"}}, "n/a" in place of a figure for which
         a class has too few images; `full_lacks`: where `full` is "n/a", which class that is. With `multi_label` also
         `classes`: the columns that the figures are the mean over.
 
@@ -247,7 +279,7 @@ def _low_shot(x, y, z, t, classes: list[int], k: int, settings: Settings) -> dic
     best = int(np.argmax(table.mean(0)))
     values = table[:, best]
     return {
-        "mean": float(values.mean()), "std": float(values.std(ddof=1)) if draws > 1 else 0.0,
+        "mean": float(values.mean()), "std": float(values.std()),  # n, not n - 1, as published
         "draws": values.tolist(), "cost": costs[best],
     }
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -18,11 +19,11 @@ from burn_timm.evals.features import data_config
 from burn_timm.evals.svm import (
     COSTS,
     SHOTS,
+    FourPlaces,
     Settings,
     draw,
     run,
     voc07_transform,
-    voc07_transform_protocol,
 )
 
 # Digits as an image with several labels: whether it is even, greater than 5 (5 itself: difficult), has a loop (2 and 4
@@ -101,7 +102,7 @@ def same_low_shot(entry, plain):
     assert entry["cost"] == plain["cost"] and len(entry["draws"]) == 5
     assert entry["draws"] == pytest.approx(plain["draws"], rel=1e-9)
     assert entry["mean"] == pytest.approx(np.mean(plain["draws"]), rel=1e-9)
-    assert entry["std"] == pytest.approx(np.std(plain["draws"], ddof=1), rel=1e-6)
+    assert entry["std"] == pytest.approx(np.std(plain["draws"]), rel=1e-6)  # n, as published
 
 
 def test_the_defaults_are_published():
@@ -163,12 +164,26 @@ def test_the_published_transform_of_voc07(side, shorter):
     whole = image.resize((shorter * 3 // 2, shorter), Image.BILINEAR)
     pixels = np.asarray(whole.resize((side, side), Image.BILINEAR)).astype(np.float32) / 255
     expected = ((pixels - np.array((0.1, 0.2, 0.3))) / np.array((0.4, 0.5, 0.6))).transpose(2, 0, 1)
-    found = voc07_transform(config)(image)
+    transform, told = voc07_transform(config)
+    found = transform(image)
     assert found.shape == (3, side, side) and found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
-    told = voc07_transform_protocol(config)
     assert told["resize_shorter_side"] == shorter and told["squash_to"] == [side, side]
     assert told["interpolation"] == "bilinear" and told["mean"] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(("name", "side"), [("test_resnet", (64, 128)), ("reactnet_a_025", (96, 224))])
+def test_features_of_four_places_are_means_of_windows_a_row_and_a_column_smaller_than_the_maps(name, side):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0).eval()
+    with torch.no_grad():
+        images = torch.randn(2, 3, *side)
+        maps, found = model.forward_features(images), FourPlaces(model, images.shape[1:])(images)
+    height, width = maps.shape[2:]
+    assert (height, width) == tuple(pixels // 32 for pixels in side) and found.shape == (2, 4 * model.num_features)
+    windows = [maps[:, :, top : top + height - 1, left : left + width - 1] for top in (0, 1) for left in (0, 1)]
+    expected = torch.stack([window.mean((2, 3)) for window in windows], 2)
+    torch.testing.assert_close(found.view(2, -1, 4), expected)
 
 
 def test_too_few_images_of_a_class_cost_the_full_figure_alone():
