@@ -6,7 +6,6 @@ import os
 import posixpath
 import random
 import shutil
-import tarfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +49,7 @@ class Folders:
         np_rng = np.random.default_rng(rng.randrange(2**32))
         try:
             train, val = make_set(root, rng, np_rng)
-            opened = [check_split(root, "train", train, rng), check_split(root, "validation", val, rng)]
+            opened = [check_split(root, "train", train), check_split(root, "validation", val)]
             return check_aligned(*opened, val), None
         finally:
             shutil.rmtree(root)
@@ -204,8 +203,8 @@ def link(target: object, at: Path) -> None:
         os.symlink(target, at)
 
 
-def check_split(root: Path, split: str, truth: dict, rng: random.Random):
-    """Open a split and compare all of it; sometimes also as a tar. None where it is empty and refused."""
+def check_split(root: Path, split: str, truth: dict):
+    """Open a split and compare all of it. None where it is empty and refused."""
     try:
         source = open_dataset("", str(root), split)
     except BurnError as error:
@@ -213,15 +212,6 @@ def check_split(root: Path, split: str, truth: dict, rng: random.Random):
         assert "\n" not in str(error), f"{split}: more than one line: {error}"
         return None
     compare(source, truth, split)
-    classes = {path.split("/")[0] for path in truth}
-    if rng.random() < 0.2 and len(classes) > 1 and all("/" in path for path in truth):
-        with tarfile.open(root / "all.tar", "w", dereference=True) as tar:
-            for path in sorted(truth, key=lambda _: rng.random()):
-                if (Path(source._store.root) / path).exists():
-                    tar.add(Path(source._store.root) / path, path)
-        inside = {path: one for path, one in truth.items() if (Path(source._store.root) / path).exists()}
-        if len({path.split("/")[0] for path in inside}) > 1:
-            compare(open_dataset("", str(root / "all.tar")), inside, f"{split} as a tar")
     return source
 
 

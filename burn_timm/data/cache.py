@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil  # accelerate needs it
 from PIL import Image
 
 from burn_timm.errors import BurnError
@@ -25,28 +26,28 @@ SAMPLES = 16  # images that are read to learn size, space and identity of a data
 _ASPECT = 2  # images of differing sizes get room for so many squares of the shorter side; longer ones are not kept
 _PAGE = 4096
 _MARK = 24  # bytes before the pixels: checksum, height and width
-_VERSION = 2  # of the pixels that a file holds: raise it when `decode` changes
+_VERSION = 3  # of what a file holds: raise it when its layout or `decode` changes
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
 
 _logger = logging.getLogger(__name__)
 
 
 class PixelCache:
-    """uint8 [h, w, 3] of `count` images, filled as images are first read, by whoever reads them.
+    """uint8 [h, w, 3] of `count` images of at most `pixels` pixels, filled as they are first read, by whoever reads.
 
-    All images are `height` x `width`, or with `ragged` of any size of at most as many pixels. They lie in the file
-    `path`, which other processes and later runs use too, or without one in memory that forked processes share (not in
-    /dev/shm, which is 64 MB in many containers). A pickled copy (workers started by spawn or forkserver) of a cache in
-    memory starts empty and is its own.
+    They lie in the file `path`, which other processes and later runs use too, or without one in memory that forked
+    processes share (not in /dev/shm, which is 64 MB in many containers). A pickled copy (workers started by spawn or
+    forkserver) of a cache in memory starts empty and is its own.
 
     The file is sparse and has no header: a new one is all misses, and it grows as it fills. It is read and written by
     position, not mapped: on a full disk a write to mapped memory would kill the process.
     """
 
-    def __init__(self, count: int, height: int, width: int, ragged: bool = False, path: str | None = None) -> None:
-        self._arguments = (count, height, width, ragged, path)
-        self.height, self.width, self.ragged, self.path = height, width, ragged, path
-        self._record = _MARK + height * width * 3
-        if ragged:  # what an entry leaves free shall be whole blocks, which then take no space
+    def __init__(self, count: int, pixels: int, path: str | None = None) -> None:
+        self._arguments = (count, pixels, path)
+        self._pixels, self.path = pixels, path
+        self._record = _MARK + 3 * pixels
+        if self._record > 4 * _PAGE:  # what an entry leaves free shall be whole blocks, which then take no space
             self._record = -(-self._record // _PAGE) * _PAGE
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666) if path else _file_in_memory()
         if os.fstat(self._file).st_size < count * self._record:
@@ -57,35 +58,30 @@ class PixelCache:
         """The pixels [h, w, 3] (read-only), or None."""
         at = index * self._record
         checksum, height, width = np.frombuffer(os.pread(self._file, _MARK, at), np.int64).tolist()
-        if not checksum or not self._takes(height, width):
+        if not checksum or min(height, width) <= 0 or height * width > self._pixels:
             return None
-        pixels = os.pread(self._file, height * width * 3, at + _MARK)
-        if len(pixels) != height * width * 3 or checksum != _checksum(pixels, height, width):
+        content = os.pread(self._file, height * width * 3, at + _MARK)
+        if len(content) != height * width * 3 or checksum != _checksum(content, height, width):
             return None
-        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+        return np.frombuffer(content, np.uint8).reshape(height, width, 3)
 
     def put(self, index: int, pixels: np.ndarray) -> None:
-        """Store an image [h, w, 3]; one of a size that has no room here is left out."""
+        """Store an image [h, w, 3]; one that is too large is left out."""
         height, width = pixels.shape[:2]
-        if self._full or not self._takes(height, width):
+        if self._full or height * width > self._pixels:
             return
         content = pixels.tobytes()
         mark = np.array((_checksum(content, height, width), height, width), np.int64)
         try:
             os.pwrite(self._file, mark.tobytes() + content, index * self._record)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
+            if error.errno not in _NO_ROOM:
                 raise
             self._full = True
             _logger.warning(
                 "%s cannot grow (%s): the other images are read anew each time", self.path or "the cache in memory",
                 error.strerror,
             )
-
-    def _takes(self, height: int, width: int) -> bool:
-        if not self.ragged:
-            return (height, width) == (self.height, self.width)
-        return height > 0 and width > 0 and height * width <= self.height * self.width
 
     def __reduce__(self) -> tuple:
         return PixelCache, self._arguments
@@ -97,11 +93,11 @@ class PixelCache:
 
 def small_cache(source) -> PixelCache | None:
     """A cache in memory for an `ImageSource` whose first, middle and last image have one size, if all take 512 MB."""
-    sizes = {(image.height, image.width) for _, image in samples(source, 3)}
+    sizes = {image.size for _, image in samples(source, 3)}
     if len(sizes) != 1:
         return None
-    height, width = sizes.pop()
-    return PixelCache(len(source), height, width) if len(source) * height * width * 3 <= MOST_BYTES else None
+    width, height = sizes.pop()
+    return PixelCache(len(source), height * width) if len(source) * height * width * 3 <= MOST_BYTES else None
 
 
 def open_cache(kind: str, source, side: int | None, folder: str | None) -> PixelCache | None:
@@ -115,16 +111,28 @@ def open_cache(kind: str, source, side: int | None, folder: str | None) -> Pixel
     images = samples(source, SAMPLES)
     if not images:
         return None
-    sizes = {(image.height, image.width) for _, image in images}
+    sizes = {image.size for _, image in images}
     if side is None and len(sizes) > 1:
         raise BurnError(f"--cache {kind}: images of several sizes ({source.description}); give --cache-size PIXELS")
-    room = (len(source), *((side, side * _ASPECT) if side else sizes.pop()), side is not None)
+    width, height = (side, side * _ASPECT) if side else sizes.pop()
     needed = len(source) * 3 * sum(image.height * image.width for _, image in images) // len(images)
-    if kind == "memory":
-        return _in_memory(room, needed)
-    title = re.sub("[^A-Za-z0-9]+", "-", source.description)[:60]
-    path = cache_folder(folder) / f"{title}-{fingerprint(source, images, _VERSION, side)}.pixels"
-    return _on_disk(path, room, needed)
+    path, processes, where, instead = None, int(os.environ.get("LOCAL_WORLD_SIZE", 1)), "memory", "--cache disk"
+    if kind == "disk":
+        title = re.sub("[^A-Za-z0-9]+", "-", source.description)[:60]
+        path = cache_folder(folder) / f"{title}-{fingerprint(source, images, _VERSION, side)}.pixels"
+        processes, where, instead = 1, path.parent, "another --cache-dir"
+    told = f"--cache {kind} needs about {_size(needed * processes)} for {len(source):,} images"
+    told += f" in each of {processes} processes" if processes > 1 else ""
+    try:
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            needed -= path.stat().st_blocks * 512 if path.exists() else 0
+        free = shutil.disk_usage(path.parent).free if path else psutil.virtual_memory().available
+        if needed * processes > free:
+            raise BurnError(f"{told}, {_size(free)} is free in {where}; take {instead} or a smaller --cache-size")
+        return PixelCache(len(source), height * width, path and str(path))
+    except (OSError, OverflowError) as error:
+        raise BurnError(f"{told}; {where}: {getattr(error, 'strerror', None) or error}; take {instead}") from error
 
 
 def fingerprint(source, images: list[tuple[int, Image.Image]], *key: object) -> str:
@@ -156,33 +164,10 @@ def samples(source, count: int) -> list[tuple[int, Image.Image]]:
     return images
 
 
-def _in_memory(room: tuple, needed: int) -> PixelCache:
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    free = _free_memory()
-    told = f"--cache memory needs about {_size(needed * processes)} for {room[0]:,} images"
-    told += f" in each of {processes} processes" if processes > 1 else ""
-    hint = "take --cache disk or a smaller --cache-size"
-    if free is not None and needed * processes > free:
-        raise BurnError(f"{told}, {_size(free)} of memory is free; {hint}")
-    try:
-        return PixelCache(*room)
-    except (OSError, OverflowError) as error:
-        raise BurnError(f"{told}, which the system refuses ({error}); {hint}") from error
-
-
-def _on_disk(path: Path, room: tuple, needed: int) -> PixelCache:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        filled = path.stat().st_blocks * 512 if path.exists() else 0
-        free = shutil.disk_usage(path.parent).free
-        if needed - filled > free:
-            raise BurnError(
-                f"--cache disk needs about {_size(needed - filled)} for {room[0]:,} images, {_size(free)} is free in "
-                f"{path.parent}; take another --cache-dir or a smaller --cache-size"
-            )
-        return PixelCache(*room, path=str(path))
-    except OSError as error:
-        raise BurnError(f"--cache disk: {path}: {error.strerror or error}; choose another --cache-dir") from error
+def cache_folder(folder: str | None) -> Path:
+    if folder:
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burn_timm"
 
 
 def _file_in_memory() -> int:
@@ -191,21 +176,6 @@ def _file_in_memory() -> int:
         return os.memfd_create("burn_timm")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def cache_folder(folder: str | None) -> Path:
-    if folder:
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burn_timm"
-
-
-def _free_memory() -> int | None:
-    """Bytes that the system says it can give away, None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
 
 
 def _size(count: int) -> str:

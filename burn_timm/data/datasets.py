@@ -13,22 +13,19 @@ from burn_timm.data.decode import decode
 from burn_timm.data.digits import open_digits, open_digits_in_photos
 from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder, split_folder
 from burn_timm.data.hfds import open_hfds
-from burn_timm.data.published import BIRDSNAP, CUB, PLACES205, open_birdsnap, open_cub, open_places205
-from burn_timm.data.sources import ImageSource, Store, file_size, shown_path
+from burn_timm.data.published import PUBLISHED
+from burn_timm.data.sources import Files, ImageSource, Store, shown_path
 from burn_timm.data.stream import StreamSource, open_wds
-from burn_timm.data.voc import VOC07, open_voc07
 from burn_timm.errors import BurnError, NoSplitError, one_line
 
-_FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "tar")
+_FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder")
 _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
-_PUBLISHED = {"cub": open_cub, "birdsnap": open_birdsnap, "places205": open_places205, "voc07": open_voc07}
-# What the paper tests on; another split of theirs may be part of the training set.
-PUBLISHED_TEST_SPLITS = {"cub": "test", "birdsnap": "test", "places205": "val", "voc07": "test"}
-# Images of each split.
-PUBLISHED_IMAGES = {known.scheme: known.images for known in (CUB, BIRDSNAP, PLACES205, VOC07)}
 _DIGITS = {"digits": open_digits, "digits_in_photos": open_digits_in_photos}
+PUBLISHED_IMAGES = {name: known.images for name, known in PUBLISHED.items()}  # of each split
+# What the paper tests on is their last split; another one may be part of the training set.
+PUBLISHED_TEST_SPLITS = {name: list(splits)[-1] for name, splits in PUBLISHED_IMAGES.items()}
 _SCHEMES = ", ".join(
-    (*_DIGITS, "hfds/NAME", "hfds/FOLDER", "or with --data-dir: folder", "wds/NAME", "torch/NAME", *_PUBLISHED)
+    (*_DIGITS, "hfds/NAME", "hfds/FOLDER", "or with --data-dir: folder", "wds/NAME", "torch/NAME", *PUBLISHED)
 )
 
 
@@ -42,9 +39,8 @@ def open_dataset(
 ) -> ImageSource | StreamSource:
     """Open a dataset by timm's name for it. Environment variables in `name` and `data_dir` are expanded.
 
-    - `''` or `folder`: images below `data_dir` (a folder, or a tar), a class for each folder of the first level; also
-      `data_dir/SPLIT`, or a folder's path as `name`. Fewer than two class folders: unlabelled. `input_key` may list
-      endings ('.png;.bmp'). See `folders.open_folder`.
+    - `''` or `folder`: images below `data_dir`, a class for each folder of the first level; also `data_dir/SPLIT`, or a
+      folder's path as `name`. `input_key` may list endings ('.png;.bmp'). See `folders.open_folder`.
     - `hfds/NAME`, `hfds/FOLDER` (relative, or absolute: `hfds//abs/path`): Hugging Face datasets, local parquet.
       `data_dir` is then its cache. See `hfds.open_hfds` for the columns.
     - `wds/NAME`: WebDataset shards in `data_dir` -> `StreamSource`. Labels are optional.
@@ -65,17 +61,15 @@ def open_dataset(
         if data_dir:
             raise BurnError(f"--dataset {scheme} lies inside scikit-learn; leave it or --data-dir {data_dir} out")
         return _DIGITS[scheme](split)
-    if scheme in _PUBLISHED and not rest:
-        if input_key or target_key:
-            raise BurnError(f"--dataset {name}: --input-key and --target-key do not apply; its files say what is what")
-        return _PUBLISHED[scheme](data_dir, split)
+    if scheme in ("torch", *PUBLISHED) and (input_key or target_key):
+        raise BurnError(f"--dataset {name}: --input-key and --target-key do not apply; its files say what is what")
+    if scheme in PUBLISHED and not rest:
+        return PUBLISHED[scheme].open(data_dir, split)
     if scheme == "hfds" and rest:
         return open_hfds(rest, data_dir, split, input_key, target_key)
     if scheme == "wds":
         return open_wds(data_dir, split, input_key, target_key)
     if scheme == "torch" and rest:
-        if input_key or target_key:
-            raise BurnError(f"--dataset {name}: --input-key and --target-key do not apply to torchvision's datasets")
         return _open_torch(rest, data_dir, split, download)
     if name.lower() in _FOLDER_NAMES:
         if not data_dir:
@@ -99,7 +93,6 @@ class _TorchImages(Store):
 
     def __init__(self, dataset) -> None:
         self._dataset = dataset
-        self._files = getattr(dataset, "samples", None)  # ImageFolder, ImageNet: (path, class)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -107,19 +100,11 @@ class _TorchImages(Store):
     def image(self, index: int) -> Image.Image:
         return self._dataset[index][0].convert("RGB")
 
-    def name(self, index: int) -> str:
-        return os.path.basename(self._files[index][0]) if self._files else f"row {index}"
-
     def identities(self):
-        if self._files:
-            return (os.path.realpath(file[0]) for file in self._files)
         train = getattr(self._dataset, "train", None)
         return None if train is None else (f"{train} {index}" for index in range(len(self)))
 
     def listing(self):
-        if self._files:
-            root = os.path.join(self._dataset.root, "")
-            return (b"%s %d" % (os.fsencode(path.removeprefix(root)), file_size(path)) for path, _ in self._files)
         pixels = getattr(self._dataset, "data", None)
         in_memory = isinstance(pixels, (np.ndarray, torch.Tensor))  # CIFAR, MNIST
         return (np.ascontiguousarray(pixels).tobytes(),) if in_memory else ()
@@ -132,19 +117,21 @@ def _open_torch(kind: str, root: str | None, split: str, download: bool) -> Imag
         if not os.path.isdir(root):
             raise BurnError(f"--data-dir {root}: no such folder")
         split_folder(root, split)
-    elif kind.lower() in _TRAIN_OR_TEST and split not in [name for group in SPLIT_SYNONYMS for name in group]:
+    elif kind.lower() in _TRAIN_OR_TEST and split not in sum(SPLIT_SYNONYMS, ()):
         raise NoSplitError(f"--dataset torch/{kind}: no split {split!r}; available: train, test (or validation)")
     try:
         dataset = create_dataset(f"torch/{kind}", root=root, split=split, download=download)
     except Exception as error:
         told = NoSplitError if "for argument split" in str(error) else BurnError  # as torchvision words it
         raise told(f"--dataset torch/{kind} in {root}: {one_line(error)}") from error
-    if hasattr(dataset, "loader"):  # of files; torchvision's own has another idea of RGB
-        dataset.loader = decode
     names = getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None)
     names = [name if isinstance(name, str) else ", ".join(name) for name in names] if names else None
-    targets = compat.torchvision_targets(dataset)
-    return ImageSource(_TorchImages(dataset), f"torch/{kind} {shown_path(root)} [{split}]", targets, names)
+    store = _TorchImages(dataset)
+    if hasattr(dataset, "samples"):  # ImageFolder, ImageNet; torchvision's loader has another idea of RGB
+        store = Files(dataset.root, [os.path.relpath(path, dataset.root) for path, _ in dataset.samples])
+    elif hasattr(dataset, "loader"):
+        dataset.loader = decode
+    return ImageSource(store, f"torch/{kind} {shown_path(root)} [{split}]", compat.torchvision_targets(dataset), names)
 
 
 def _expanded(text: str, option: str) -> str:

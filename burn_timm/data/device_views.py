@@ -1,34 +1,30 @@
-"""Views of a whole batch at once on the device: what `RandomView` draws for each image, applied in torch.
+"""Colours of a whole batch at once on the device: what `RandomView` draws for each image, applied in torch.
 
-The random choices are `RandomView.draw`'s own, made where the images are read, so the distribution is that of
-`views.py` by construction, and a batch is as reproducible as there. Every operation repeats Pillow's or `colour.py`'s
-arithmetic, its intermediate roundings to 8 bits included, in float32: a view is the one of `RandomView.apply` except
-where a sum lies so near to a half that the order of summation decides (the tests state how often). DEVIATION (Pillow
-13): a crop that shrinks more in height than in width is resized along the height first there; here, as in earlier
-Pillows, along the width always. The rounding in between then moves some pixels by a level, seldom three.
+The workers draw and crop (Pillow's antialiased resize); jitter, grey, blur, solarise and flip, which take most of a
+view's time, are done here. The random choices are `RandomView.draw`'s own, so the distribution is that of `views.py` by
+construction, and a batch is as reproducible as there. Every operation repeats Pillow's or `colour.py`'s arithmetic,
+its intermediate roundings to 8 bits included, in float32: a view is the one of `RandomView.apply` except where a sum
+lies so near to a half that the order of summation decides (the tests state how often).
 
 No library does this: torchvision's transforms apply one draw to a whole batch, and image by image on a GPU they are no
-faster than a CPU core; kornia draws the order of the jitter once a batch and shrinks crops without antialiasing.
+faster than a CPU core; kornia draws the order of the jitter once a batch.
 
 Nothing waits for the device: which images an operation is for is read from the numbers on the CPU.
 """
 
-import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from PIL import Image
 
-from burn_timm.data.views import RandomView, View, Views, collate_views, view_groups
+from burn_timm.data.views import RandomView, View, Views, as_tensor, view_groups
 from burn_timm.errors import BurnError
 
 # Columns of `Drawn.numbers()`.
-_CROP, _ORDER, _JITTER = slice(0, 4), slice(4, 8), slice(8, 12)
+_ORDER, _JITTER = slice(4, 8), slice(8, 12)
 _GREY, _SIGMA, _SOLARISE, _FLIP = 12, 13, 14, 15
 _LUMA = (0.2989, 0.587, 0.114)  # of colour.py
 _LUMA_PILLOW = (19595.0, 38470.0, 7471.0)  # in 65536ths, as Pillow's convert("L") has it
-_LARGEST = 2  # images of up to so many times the view's side are cropped on the device, larger ones in the workers
 
 
 class DeviceViews:
@@ -38,28 +34,16 @@ class DeviceViews:
     """
 
     def __init__(self, view: Views, n_views: int, small_view: View | None = None, n_small_views: int = 0) -> None:
-        self.groups = device_groups(view_groups(view, n_views, small_view, n_small_views))
+        self.keys = list(device_groups(view_groups(view, n_views, small_view, n_small_views)))
 
     def __call__(self, batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-        """`batch` as `collate_drawn` makes it -> `views` uint8 [B, V, 3, S, S] on `device` (`small_views` likewise),
-        and the rest of it as it is."""
+        """`batch` of items as `drawn_views` makes them -> `views` uint8 [B, V, 3, S, S] on `device` (`small_views`
+        likewise), and the rest of it as it is."""
         batch = dict(batch)
-        images = batch.pop("images", None)
-        if images is not None:
-            images = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
-            images = images.to(torch.float32, memory_format=torch.contiguous_format)
-        for key, views in self.groups.items():
-            drawn = batch.pop(f"{key}_drawn")
-            numbers = drawn.to(device, non_blocking=True)
-            crops = batch[key].to(device, non_blocking=True) if images is None else None
-            done = []
-            for which, view in enumerate(views):
-                if images is None:
-                    x = crops[:, which].to(torch.float32)
-                else:
-                    x = cropped(images, drawn[:, which], numbers[:, which], view)
-                done.append(coloured(x, drawn[:, which], numbers[:, which]))
-            batch[key] = torch.stack(done, 1)
+        for key in self.keys:
+            crops, drawn = batch[key].to(device, non_blocking=True), batch.pop(f"{key}_drawn").flatten(0, 1)
+            x = crops.flatten(0, 1).to(torch.float32)
+            batch[key] = coloured(x, drawn, drawn.to(device, non_blocking=True)).view(crops.shape)
         return batch
 
 
@@ -72,47 +56,16 @@ def device_groups(groups: dict[str, list]) -> dict[str, list[RandomView]]:
     return groups
 
 
-def drawn_views(groups: dict[str, list[RandomView]], image: Image.Image) -> dict:
-    """In place of `made_views`: the image itself and what was drawn for each of its views."""
-    return {"image": image, "drawn": {key: [view.draw(image) for view in views] for key, views in groups.items()}}
-
-
-def collate_drawn(groups: dict[str, list[RandomView]], items: list[dict]) -> dict[str, torch.Tensor]:
-    """What `DeviceViews` takes: `views_drawn` float32 [B, V, 16] (the rows are `Drawn.numbers()`), `images` uint8
-    [B, H, W, 3] where these are of one size and not much larger than the view's side, else `views` uint8
-    [B, V, 3, S, S], the resized crops with their own colours; `small_views_drawn` and `small_views` likewise; `target`
-    and `corrupt` as ever."""
-    images, drawn = [item.pop("image") for item in items], [item.pop("drawn") for item in items]
-    batch = collate_views(items)
-    for key in groups:
-        batch[f"{key}_drawn"] = torch.tensor([[one.numbers() for one in of_image[key]] for of_image in drawn])
-    sizes = {image.size for image in images}
-    if len(sizes) == 1 and max(*sizes.pop()) <= _LARGEST * groups["views"][0].img_size:
-        batch["images"] = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-        return batch
+def drawn_views(groups: dict[str, list[RandomView]], image: Image.Image) -> dict[str, torch.Tensor]:
+    """In place of `made_views`: `views` uint8 [V, 3, S, S], resized crops with their own colours, and `views_drawn`
+    float32 [V, 16], what was drawn for them (the rows are `Drawn.numbers()`); `small_views` likewise."""
+    made = {}
     for key, views in groups.items():
-        crops = [
-            np.asarray(view.cropped(image, one.crop))
-            for image, of_image in zip(images, drawn, strict=True)
-            for view, one in zip(views, of_image[key], strict=True)
-        ]
-        crops = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
-        batch[key] = crops.reshape(len(images), len(views), *crops.shape[1:])
-    return batch
-
-
-@torch.no_grad()
-def cropped(images: torch.Tensor, drawn: torch.Tensor, numbers: torch.Tensor, view: RandomView) -> torch.Tensor:
-    """Levels float32 [B, 3, H, W] -> the crops float32 [B, 3, S, S], resized as Pillow does it.
-
-    `drawn` float32 [B, 16] is on the CPU, `numbers` the same on the device.
-    """
-    _, _, height, width = drawn[:, _CROP].amax(0).tolist()  # the largest
-    top, left, heights, widths = numbers[:, _CROP].unbind(1)
-    filters = _FILTERS[view.settings.interpolation]
-    columns = _resizing(left, widths, width, images.shape[3], view.img_size, *filters)
-    rows = _resizing(top, heights, height, images.shape[2], view.img_size, *filters)
-    return _along_height(_along_width(images, columns).clamp_(0, 255), rows).clamp_(0, 255)
+        drawn = [view.draw(image) for view in views]
+        crops = [view.cropped(image, one.crop) for view, one in zip(views, drawn, strict=True)]
+        made[key] = torch.stack([as_tensor(crop) for crop in crops])
+        made[f"{key}_drawn"] = torch.tensor([one.numbers() for one in drawn])
+    return made
 
 
 @torch.no_grad()
@@ -151,7 +104,7 @@ def _on_some(x: torch.Tensor, chosen: torch.Tensor, operation: Callable, *each: 
     return x
 
 
-# Resizing and blur: a matrix for each image and direction. ---------------------------------------------------------
+# Blur: a matrix for each image. ---------------------------------------------------------------------------------
 
 
 def _along_width(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
@@ -163,35 +116,6 @@ def _along_width(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 def _along_height(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """[B, C, H, W] and [B, H', H] -> [B, C, H', W], rounded half up."""
     return torch.matmul(matrices[:, None], x).add_(0.5).floor_()
-
-
-def _cubic(distance: torch.Tensor) -> torch.Tensor:
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((distance - 5) * distance + 8) * distance * -0.5 + 2
-    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-
-
-# The filter and how far it reaches.
-_FILTERS = {"bicubic": (_cubic, 2), "bilinear": (lambda distance: (1 - distance).clamp_(min=0), 1)}
-
-
-def _resizing(start, length, longest: float, full: int, side: int, weight: Callable, reach: int) -> torch.Tensor:
-    """Matrices [B, side, full] that resize pixels `start` to `start + length` - 1 ([B] each) of `full` to `side`.
-
-    Pillow's coefficients: the filter, widened where the image shrinks, cut off at the crop's edge and normalised.
-    `longest` is the largest length, as a number.
-    """
-    taps = 2 * math.ceil(reach * max(1.0, longest / side)) + 1
-    start, length = start[:, None, None], length[:, None, None]
-    scale = length / side
-    wide = scale.clamp(min=1)
-    centre = (torch.arange(side, device=start.device)[:, None] + 0.5) * scale  # [B, side, 1], from the crop's start
-    pixel = torch.floor(centre - reach * wide + 0.5) + torch.arange(taps, device=start.device)  # [B, side, taps]
-    inside = (pixel >= 0) & (pixel < length)
-    weights = torch.where(inside, weight(((pixel + 0.5 - centre) / wide).abs_()), 0.0)
-    weights = weights / weights.sum(-1, keepdim=True)
-    column = torch.where(inside, pixel + start, full).long()  # one column more than there is takes what lies outside
-    return weights.new_zeros(len(weights), side, full + 1).scatter_(2, column, weights)[..., :full]
 
 
 def _box(sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,18 +5,17 @@ Nothing here has a state. The order of an epoch is a function of (seed, epoch); 
 unbroken run would have got, with any number of workers.
 """
 
-import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from burn_timm import compat
 from burn_timm.data.corrupt import CorruptLog, check_corrupt
-from burn_timm.data.device_views import collate_drawn, device_groups, drawn_views
+from burn_timm.data.device_views import device_groups, drawn_views
 from burn_timm.data.sources import ImageSource
 from burn_timm.data.stream import StreamSource
 from burn_timm.data.views import View, Views, collate_views, made_views, view_groups
@@ -111,7 +110,7 @@ def make_train_loader(
     processes see together depends only on B * W. Workers live for the whole run, not for an epoch.
 
     With `views_on="device"` a batch holds what `DeviceViews` makes the views from, drawn by the same seeds; see
-    `collate_drawn`.
+    `drawn_views`.
 
     With a `TeacherCache` the one view of each image is one of its fixed ones, and a batch has what the teacher said of
     it, `teacher` float16 [B, 1, D].
@@ -124,9 +123,9 @@ def make_train_loader(
     """
     length = max(0, total_micro_steps - start_micro_step)
     groups = view_groups(view, n_views, small_view, n_small_views)
-    make, collate = made_views, collate_views
+    make = made_views
     if views_on == "device":
-        make, collate = drawn_views, functools.partial(collate_drawn, device_groups(groups))
+        groups, make = device_groups(groups), drawn_views
     own_seed = seed_for(seed, start_micro_step, rank)
     if source.streaming:
         if source.shards < world_size:
@@ -141,11 +140,12 @@ def make_train_loader(
         dataset = ViewDataset(source, groups, seed, make)
         if teacher_cache is not None:
             dataset = teacher_cache.dataset(source, groups, seed)
-        batches = {"batch_sampler": _Steps(
-            len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, start_micro_step, total_micro_steps,
+        steps = range(start_micro_step, total_micro_steps)
+        batches = {"batch_sampler": _batches(
+            len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, steps,
         )}
     loader = DataLoader(
-        dataset, **batches, num_workers=workers, collate_fn=collate, pin_memory=pin_memory,
+        dataset, **batches, num_workers=workers, collate_fn=collate_views, pin_memory=pin_memory,
         # a generator of its own: without it, starting a loader draws from the caller's
         generator=torch.Generator().manual_seed(own_seed),
     )
@@ -209,26 +209,17 @@ def eval_loader(
             yield batch
 
 
-class _Steps(Sampler):
-    """The (epoch, index) pairs of process `rank`, a list for each micro-step."""
-
-    def __init__(
-        self, n: int, batch_size: int, seed: int, rank: int, world_size: int, per_epoch: int, start: int, stop: int
-    ) -> None:
-        self.n, self.batch_size, self.seed, self.rank, self.world_size = n, batch_size, seed, rank, world_size
-        self.per_epoch, self.start, self.stop = per_epoch, start, stop
-
-    def __len__(self) -> int:
-        return max(0, self.stop - self.start)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = order = None
-        for step in range(self.start, self.stop):
-            if step // self.per_epoch != epoch:
-                epoch = step // self.per_epoch
-                order = epoch_order(self.seed, epoch, self.n)
-            first = (step % self.per_epoch * self.world_size + self.rank) * self.batch_size
-            yield [(epoch, index) for index in order[first : first + self.batch_size].tolist()]
+def _batches(
+    n: int, batch_size: int, seed: int, rank: int, world_size: int, per_epoch: int, steps: range
+) -> Iterator[list[tuple[int, int]]]:
+    """The (epoch, index) pairs of process `rank`, a list for each of the micro-steps."""
+    epoch = order = None
+    for step in steps:
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = epoch_order(seed, epoch, n)
+        first = (step % per_epoch * world_size + rank) * batch_size
+        yield [(epoch, index) for index in order[first : first + batch_size].tolist()]
 
 
 class _StreamViews(IterableDataset):

@@ -99,10 +99,8 @@ class ImageSource:
         cache: bool = True,
     ) -> None:
         self._store, self._title = store, title
-        self.label_matrix = label_matrix
-        self.multi_label = label_matrix is not None
-        if self.multi_label:
-            targets = np.arange(len(store))
+        self.label_matrix, self.multi_label = label_matrix, label_matrix is not None
+        targets = np.arange(len(store)) if self.multi_label else targets
         self._targets = np.full(len(store), -1) if targets is None else np.asarray(targets, dtype=np.int64)
         without = int((self._targets < 0).sum())
         if without == len(store):  # -1 throughout is how a test split without labels is stored
@@ -114,18 +112,16 @@ class ImageSource:
         self.labelled = not self.multi_label and num_classes is not None and without == 0
         self.description = f"{title}, {len(store):,} images"
         self.description += ", unlabelled" if num_classes is None else f", {num_classes} classes"
-        if self.multi_label:
-            self.description += ", multi-label"
-        else:
-            self._check_range()
-            self.description += f", {without:,} images without a label" if num_classes and without else ""
+        self.description += ", multi-label" if self.multi_label else ""
+        self.description += f", {without:,} images without a label" if num_classes and without else ""
         self._side = None  # of images that are given smaller than they are
         self._cache = None
+        if not self.multi_label:
+            self._check_range(num_classes or 0)
         if cache:
             self._cache = small_cache(self)
 
-    def _check_range(self) -> None:
-        classes = self.num_classes or 0
+    def _check_range(self, classes: int) -> None:
         wrong = np.flatnonzero((self._targets < -1) | (self._targets >= classes)).tolist()
         if wrong:
             raise BurnError(
@@ -192,8 +188,7 @@ class ImageSource:
         """
         digest = hashlib.sha256(b"\n".join((b"%d" % len(self), self._targets.astype("<i8").tobytes())))
         for entry in self._store.listing():
-            digest.update(entry)
-            digest.update(b"\n")
+            digest.update(entry + b"\n")
         return digest.hexdigest()
 
     def name(self, index: int) -> str:

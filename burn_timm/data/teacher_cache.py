@@ -49,10 +49,11 @@ class TeacherCache:
         computed = 0
         for which, path in enumerate(self.paths):
             done = path.stat().st_size // (2 * self.dim) if path.exists() else 0
-            if done >= self.images:
+            missing = range(done, self.images)
+            if not missing:
                 continue
-            views = _OneView(source, view, which, range(done, self.images))
-            loader = DataLoader(views, batch_size, num_workers=workers, generator=torch.Generator())
+            views = _OneView(source, view, which)
+            loader = DataLoader(views, batch_size, sampler=missing, num_workers=workers, generator=torch.Generator())
             bar = tqdm(total=self.images, initial=done, desc=f"teacher, view {which + 1} of {self.count}", unit="img")
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # by position: two runs may fill it side by side
@@ -68,13 +69,13 @@ class TeacherCache:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(file)  # the length must not become durable before the rows are
                     done += n
-                    computed += n
                     bar.update(n)
             except OSError as error:
                 raise BurnError(f"--cache-teacher: {path}: {error.strerror or error}") from error
             finally:
                 os.close(file)
                 bar.close()
+            computed += len(missing)
         return computed
 
     def read(self, which: int, index: int) -> torch.Tensor:
@@ -107,16 +108,12 @@ class KeptViews(ViewDataset):
 
 
 class _OneView(Dataset):
-    """View `which` of the images `indices`."""
+    """Fixed view `which` of each image."""
 
-    def __init__(self, source: ImageSource, view: View, which: int, indices: range) -> None:
-        self.views, self.which, self.indices = ViewDataset(source, {"views": [view]}, 0), which, indices
+    def __init__(self, source: ImageSource, view: View, which: int) -> None:
+        self.views, self.which = ViewDataset(source, {"views": [view]}, 0), which
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, at: int) -> torch.Tensor:
-        index = self.indices[at]
+    def __getitem__(self, index: int) -> torch.Tensor:
         return self.views.item(index, view_seed(self.which, index))["views"][0]
 
 

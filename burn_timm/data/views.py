@@ -169,7 +169,12 @@ class RandomView:
             pixels = np.where(pixels < 128, pixels, 255 - pixels)
         if drawn.flip:
             pixels = pixels[:, ::-1]
-        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+        return as_tensor(pixels)
+
+
+def as_tensor(pixels: Image.Image | np.ndarray) -> torch.Tensor:
+    """An RGB image, or uint8 [H, W, 3] -> uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(np.asarray(pixels).transpose(2, 0, 1), order="C"))
 
 
 def _jittered(pixels: np.ndarray, drawn: Drawn) -> np.ndarray:

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_image
 
 from burn_timm.data import make_train_loader, micro_steps_per_epoch, open_dataset
+from burn_timm.data.views import Drawn
 from burn_timm.errors import BurnError
+
+STILL = Drawn((0, 0, 48, 48), (), (1.0, 1.0, 1.0, 0.0), False, 0.0, False, False)  # changes nothing
 
 
 @contextlib.contextmanager
@@ -37,6 +40,12 @@ def warned(caplog) -> list[str]:
 def scans() -> np.ndarray:
     """scikit-learn's digits, uint8 [1797, 8, 8]; it takes its time to read them."""
     return (load_digits().images * 15).astype(np.uint8)
+
+
+@functools.cache
+def photo() -> Image.Image:
+    """640 x 427."""
+    return Image.fromarray(load_sample_image("china.jpg"))
 
 
 def digit(number: int, size: int = 16) -> Image.Image:

@@ -12,7 +12,7 @@ from burn_timm import errors
 from burn_timm.data import mirror_probability, open_dataset
 from burn_timm.data.sources import shown_path
 
-from .pictures import refused, targets, write
+from .pictures import assert_same_images, refused, targets, write
 
 
 def test_digits_split_is_fixed_disjoint_and_balanced():
@@ -88,10 +88,11 @@ def test_torchvision_mnist(tmp_path):
 
 
 def test_torchvision_folder(tmp_path):
-    for label in ("cat", "dog"):
-        write(tmp_path / "train" / label / "a.png")
+    for number, label in enumerate(("cat", "dog")):
+        write(tmp_path / "train" / label / "a.png", number)
     source = open_dataset("torch/image_folder", tmp_path)
-    assert source.class_names == ["cat", "dog"] and targets(source) == [0, 1] and source.name(1).startswith("a.png")
+    assert source.name(1).startswith("dog/a.png") and source.class_names == ["cat", "dog"]
+    assert_same_images(source, open_dataset("", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_torchvision_folder(tmp_path):
         ("cifar10", "HERE", "train", "unknown; choose from"),
         ("", None, "train", "--data-dir"),
         ("folder", "HERE/nowhere", "train", "no such folder"),
+        ("folder", "HERE/all.tar", "train", "no such folder; unpack archives"),
         ("folder", "HERE", "train", "0 images"),
         ("torch/nothing", "HERE", "train", "Unknown torchvision dataset"),
         ("torch/cifar10", "HERE", "train", "torch/cifar10"),
@@ -116,6 +118,7 @@ def test_torchvision_folder(tmp_path):
 )
 def test_bad_names_are_one_line(name, data_dir, split, told, tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
+    (tmp_path / "all.tar").write_bytes(b"")
     with refused(told):
         open_dataset(name.replace("HERE", str(tmp_path)), data_dir and data_dir.replace("HERE", str(tmp_path)), split)
 

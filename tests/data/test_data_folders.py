@@ -1,9 +1,8 @@
-"""Folders and tars of images: what is listed, in which order, and which class it has."""
+"""Folders of images: what is listed, in which order, and which class it has."""
 
 import logging
 import os
 import pickle
-import tarfile
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ def test_folder_with_classes_and_splits(tmp_path):
         assert train.name(4) == f"dog/1.png (image 4 of folder {tmp_path.name} [train])"
         assert str(tmp_path.parent) not in train.description
     np.testing.assert_array_equal(np.asarray(train.load(1)[0]), np.asarray(digit(1)))
+    assert_same_images(pickle.loads(pickle.dumps(train)), train)
     assert len(open_dataset(str(tmp_path), split="val")) == 4  # the folder as the name
     assert len(open_dataset("", tmp_path / "val", split="validation")) == 4  # a split's folder itself
     with refused("no split 'test'; available: train, val"):
@@ -38,27 +38,25 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert train.shared(open_dataset("", tmp_path, "test")) == 1
 
 
-@pytest.mark.parametrize("paths", [["{}.jpg"], ["one/images/{}.png"], ["sub/{}.png", "{}.png"]])
-def test_unlabelled_folders(tmp_path, paths):
-    for number in range(4):
-        write(tmp_path / "x" / paths[number % len(paths)].format(number), number)
-    source = open_dataset("folder", tmp_path / "x")
-    assert not source.labelled and source.num_classes is None and source.class_names is None
-    assert targets(source) == [-1] * 4
-    assert source.description == "folder x [train], 4 images, unlabelled"
-
-
-def test_hidden_files_and_folders_are_no_data(tmp_path):
-    for label in ("cat", "dog"):
-        write(tmp_path / label / "1.png")
-        for hidden in (f"{label}/.ipynb_checkpoints", f"{label}/.cache/deep", "__MACOSX/cat", ".hidden"):
-            write(tmp_path / hidden / "1.png")
-        (tmp_path / label / "._1.png").write_bytes(b"of a Mac")
-    source = open_dataset("", tmp_path)
-    assert names(source) == ["cat/1.png", "dog/1.png"] and targets(source) == [0, 1]
-    with tarfile.open(tmp_path / "all.tar", "w") as tar:
-        tar.add(tmp_path, ".", filter=lambda member: None if member.name.endswith(".tar") else member)
-    assert targets(open_dataset("", tmp_path / "all.tar")) == [0, 1]
+@pytest.mark.parametrize(("written", "listed", "classes"), [
+    (["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"], None),
+    (["one/images/1.png", "one/2.png"], ["one/2.png", "one/images/1.png"], None),
+    (["a/1.png", "b/1.png", "2.png"], ["2.png", "a/1.png", "b/1.png"], None),
+    (["cat/1.png", "dog/1.png", "cat/.ipynb_checkpoints/1.png", "dog/.cache/deep/1.png", "__MACOSX/cat/1.png",
+      ".hidden/1.png", "cat/._1.png"], ["cat/1.png", "dog/1.png"], ["cat", "dog"]),
+    (["class_10/b.png", "class_2/nested/deep/10.png", "class_2/nested/2.png", "class_2/nested/deep/9.png"],
+     ["class_2/nested/2.png", "class_2/nested/deep/9.png", "class_2/nested/deep/10.png", "class_10/b.png"],
+     ["class_2", "class_10"]),
+])
+def test_what_is_listed_in_which_order_and_class(tmp_path, written, listed, classes):
+    """Nothing hidden; classes are the first level, where all images are in at least two; natural order."""
+    for path in written:
+        write(tmp_path / "x" / path)
+    source = open_dataset("", tmp_path / "x")
+    assert names(source) == listed and source.class_names == classes and source.labelled == (classes is not None)
+    found = [source.class_names[target] if classes else target for target in targets(source)]
+    assert found == [name.split("/")[0] if classes else -1 for name in listed]
+    assert source.description.endswith(f"{len(listed)} images, {'2 classes' if classes else 'unlabelled'}")
 
 
 def test_what_pillow_reads_is_listed_and_the_rest_is_told_once(tmp_path, caplog):
@@ -75,16 +73,6 @@ def test_what_pillow_reads_is_listed_and_the_rest_is_told_once(tmp_path, caplog)
     caplog.clear()
     assert names(open_dataset("", tmp_path, input_key=".XYZ;txt")) == ["a/more.txt", "a/notes.txt", "b/photo.xyz"]
     assert not caplog.messages
-
-
-def test_classes_are_the_first_level_in_natural_order(tmp_path):
-    for path in ("class_10/b.png", "class_2/nested/deep/10.png", "class_2/nested/2.png", "class_2/nested/deep/9.png"):
-        write(tmp_path / path)
-    source = open_dataset("", tmp_path)
-    assert source.class_names == ["class_2", "class_10"] and targets(source) == [0, 0, 0, 1]
-    assert names(source) == [
-        "class_2/nested/2.png", "class_2/nested/deep/9.png", "class_2/nested/deep/10.png", "class_10/b.png",
-    ]
 
 
 def test_links_are_followed_but_a_folder_is_listed_once(tmp_path):
@@ -108,47 +96,6 @@ def test_a_broken_image_raises_instead_of_becoming_another(tmp_path):
         with pytest.raises(OSError):
             source.load(1)
     assert source.name(1).startswith("1.png") and "truncated" in source.why_unreadable(1)
-
-
-@pytest.mark.parametrize("above", ["", "./", "photos/"])
-def test_tar_of_class_folders(tmp_path, above):
-    for number, path in enumerate(("cat/10.png", "cat/9.png", "dog/a.png")):
-        write(tmp_path / path, number)
-    with tarfile.open(tmp_path / "all.tar", "w") as tar:
-        for label in ("dog", "cat"):
-            tar.add(tmp_path / label, f"{above}{label}")
-    source = open_dataset("", tmp_path / "all.tar")
-    assert source.class_names == ["cat", "dog"] and source.labels().tolist() == [0, 0, 1]
-    assert_same_images(source, open_dataset("", tmp_path))
-    assert_same_images(pickle.loads(pickle.dumps(source)), source)
-    assert source.shared(open_dataset("", tmp_path / "all.tar", "test")) == 3
-
-
-def test_tar_of_tars_as_imagenet_comes(tmp_path):
-    for number, path in enumerate(("n1/n1_2.png", "n1/n1_10.png", "n2/n2_1.png")):
-        write(tmp_path / path, number)
-    with tarfile.open(tmp_path / "all.tar", "w") as outer:
-        for label in ("n2", "n1"):
-            with tarfile.open(tmp_path / f"{label}.tar", "w") as inner:
-                for file in (tmp_path / label).iterdir():
-                    inner.add(file, file.name)
-            outer.add(tmp_path / f"{label}.tar", f"{label}.tar")
-    source = open_dataset("", tmp_path / "all.tar")
-    assert source.class_names == ["n1", "n2"]
-    for path in tmp_path.glob("n?.tar"):
-        path.unlink()
-    (tmp_path / "all.tar").rename(tmp_path / "n1" / "all.tar")
-    with pytest.raises(OSError):
-        source.load(0)
-    assert_same_images(open_dataset("", tmp_path / "n1" / "all.tar"), open_dataset("", tmp_path))
-
-
-def test_other_files_are_refused(tmp_path):
-    (tmp_path / "images.zip").write_bytes(b"PK")
-    (tmp_path / "broken.tar").write_bytes(b"x" * 3000)
-    for name, told in (("images.zip", "expected a folder or a .tar"), ("broken.tar", "broken.tar: ")):
-        with refused(told):
-            open_dataset("", tmp_path / name)
 
 
 def test_a_file_name_of_two_lines_makes_a_message_of_one(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from burn_timm.checkpoints import save_latent
-from burn_timm.data.voc import CLASSES
+from burn_timm.data.published import VOC_CLASSES as CLASSES
 
 BOX = "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax>" \
       "<ymax>28</ymax></bndbox></object>"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from burn_timm.data.voc import CLASSES
+from burn_timm.data.published import VOC_CLASSES as CLASSES
 from burn_timm.errors import BurnError
 from burn_timm.evals.inputs import open_splits
 

@@ -13,7 +13,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from burn_timm.data.voc import read_lists
+from burn_timm.data.published import PUBLISHED
 from burn_timm.errors import BurnError
 from burn_timm.evals.features import data_config
 from burn_timm.evals.svm import (
@@ -147,7 +147,7 @@ def test_low_shot_of_the_real_voc_labels(burn_data, tmp_path):
     """96 is the most that every class of trainval supplies: there are 96 images with sheep."""
     with zipfile.ZipFile(Path(burn_data) / "lists/voc2007_imagesets_main.zip") as archive:
         archive.extractall(tmp_path)
-    _, labels = read_lists(str(tmp_path / "VOCdevkit/VOC2007"), "trainval")
+    labels = PUBLISHED["voc07"].read(str(tmp_path / "VOCdevkit/VOC2007"), "trainval").label_matrix
     sheep, person = 16, 14
     for c in range(20):
         chosen = draw(labels, c, 96, np.random.default_rng(c))

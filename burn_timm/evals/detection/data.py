@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from ...data.loader import epoch_order, seed_for
-from ...data.voc import CLASSES
+from ...data.published import VOC_CLASSES as CLASSES
 from ...errors import BurnError
 
 _logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from ...checkpoints import load_model
-from ...data.voc import CLASSES
+from ...data.published import VOC_CLASSES as CLASSES
 from ...errors import BurnError, one_line
 from ..features import eval_mode
 
