@@ -92,7 +92,7 @@ def wds_decoder(dataset, decode: Callable[[dict], dict]) -> None:
     reader = dataset.reader
     if reader.ds is None:
         reader._lazy_init()
-        reader.ds.pipeline[-2:] = [webdataset.map(decode, handler=log_and_continue)]
+        dataset.reader.ds.pipeline[-2:] = [webdataset.map(decode, handler=log_and_continue)]
 
 
 def wds_own_epoch(dataset) -> None:

@@ -29,13 +29,13 @@ TINY_SHAPE = (1, 3, 32, 32)
 
 
 def _measure(engine: str, prepared: str, tiny: str, threads: int, shape: list[int]) -> dict[str, int]:
-    engine = ENGINES[engine]
-    engine.open(Path(tiny), threads, noise(TINY_SHAPE))()
+    open_network = ENGINES[engine].open
+    open_network(Path(tiny), threads, noise(TINY_SHAPE))()
     images = noise(tuple(shape))
     gc.collect()
     before = resident()
     reset_peak()
-    run = engine.open(Path(prepared), threads, images)
+    run = open_network(Path(prepared), threads, images)
     for _ in range(3):
         run()
     gc.collect()

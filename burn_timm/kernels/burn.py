@@ -22,7 +22,7 @@ try:
     from ..errors import BurnError as Error
 except ImportError:  # on its own, beside an exported network
 
-    class Error(RuntimeError):
+    class Error(RuntimeError):  # type: ignore[no-redef]
         """One line: what is wrong, and what to do."""
 
 

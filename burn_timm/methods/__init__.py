@@ -1,5 +1,6 @@
 """Training methods, one a file, all under the contract of `base.Method`."""
 
+from .base import Method
 from .burn import BURN
 from .byol import BYOL
 from .infomin import InfoMin
@@ -9,7 +10,7 @@ from .simclr import SimCLR
 from .supervised import Supervised, SupervisedKL
 from .swav import SwAV
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     "burn": BURN,
     "s2bnn": S2BNN,
     "byol": BYOL,

@@ -111,7 +111,7 @@ class BURN(Method):
         lam = lambda_at(progress, *self.lambdas)
         loss_kl = kl_divergence(target, logits2, self.temperature, self.kl_direction)
         compared = (v1, self.adapter(v2)) if self.fs_on == "feature" else (target, logits2)
-        loss_fs = feature_similarity(*compared, *self.fs_loss)
+        loss_fs = feature_similarity(compared[0], compared[1], *self.fs_loss)
         loss = (1 - lam) * loss_kl + lam * loss_fs
         entropy_of_mean, mean_entropy = target_entropies(logits1, self.temperature)
         information = entropy_of_mean - mean_entropy

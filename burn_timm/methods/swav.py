@@ -76,10 +76,10 @@ class SwAV(Method):
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         self._frozen = progress < self.freeze_until
         large = batch["views"]
-        z = [self._project(large, resize=True)]
+        parts = [self._project(large, resize=True)]
         if self.n_small_views:
-            z.append(self._project(batch["small_views"], resize=False))
-        z = torch.cat(z)  # [V, B, head_dim]
+            parts.append(self._project(batch["small_views"], resize=False))
+        z = torch.cat(parts)  # [V, B, head_dim]
         with torch.autocast(z.device.type, enabled=False):  # it would take the similarities in half precision
             scores = z @ self.prototypes.weight.T
         log_p = F.log_softmax(scores / self.temperature, dim=-1)

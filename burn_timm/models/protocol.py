@@ -37,17 +37,22 @@ class BinaryUnit:
     projection: ConvNorm | None = None
 
 
-class BinaryNetwork(Protocol):
-    """A timm model that is a stem of stride 2, binary units one after the other, and a head (timm's ClassifierHead)."""
+class BinaryNetwork(nn.Module):
+    """A timm model that is a stem of stride 2, binary units one after the other, and a head (timm's ClassifierHead).
+
+    It need not inherit from this class, see `is_binary`.
+    """
 
     weight_bits: int  # 1 or 32, of all units
     act_bits: int
     stem: ConvNorm
     head: nn.Module
+    num_classes: int
+    pretrained_cfg: dict[str, Any]
 
     def binary_units(self) -> Iterator[BinaryUnit]:
         """All units, in the order in which they run."""
-        ...
+        raise NotImplementedError
 
 
 def is_binary(model: Any) -> TypeGuard[BinaryNetwork]:

@@ -30,10 +30,13 @@ DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
 _OF_METHODS = {name for method in METHODS.values() for name in method.options()} | {"reset_target_head"}
 _NOT_GIVEN = object()
 
-# One field for each option of the parser, and `command`, the command line. What an option leaves open until data,
-# device and teacher are known is None in what `parse_options` returns; `dataclasses.replace` gives the settings in
-# force. Options of other methods than the run's are None, too.
-Options = dataclasses.make_dataclass("Options", [*option_actions(build_parser()), "command"], frozen=True)
+
+class Options(dataclasses.make_dataclass("_Fields", [*option_actions(build_parser()), "command"], frozen=True)):
+    """One field for each option of the parser, and `command`, the command line.
+
+    What an option leaves open until data, device and teacher are known is None in what `parse_options` returns;
+    `dataclasses.replace` gives the settings in force. Options of other methods than the run's are None, too.
+    """
 
 
 def parse_options(argv: Sequence[str]) -> Options:
