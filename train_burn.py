@@ -158,7 +158,10 @@ def train_stage(run: Run, index: int, state: Checkpoint | None) -> tuple[Method,
     run.log.restart_clock()
     while step < steps.total:
         progress = step / steps.total
-        lr = lr_at(step, steps.total, options.lr, steps.warmup, options.sched)
+        lr = lr_at(
+            step, steps.total, options.lr, steps.warmup, options.sched, options.min_lr, options.warmup_prefix,
+            1 if options.sched_on_updates else steps.per_epoch,
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         torch.manual_seed(seed_for(options.seed, index, step, accelerator.process_index))  # dropout

@@ -17,6 +17,16 @@ def classifier_head(in_dim: int, out_dim: int, kind: str = "mlp", hidden_dim: in
     raise ValueError(f"kind must be one of {', '.join(HEAD_TYPES)}, not {kind!r}")
 
 
+def kaiming_init(head: nn.Module) -> nn.Module:
+    """`head` with its linear layers drawn anew as He et al. (ICCV 2015) do, biases 0."""
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return head
+
+
 def deep_projection_head(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     """SimCLR v2's three layers, each with BatchNorm, ReLU between them: `[B, in_dim] -> [B, out_dim]`."""
     return nn.Sequential(

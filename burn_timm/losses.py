@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from .distributed import gather_over_processes, mean_over_processes, most_exact, rank, sum_over_processes
 
-FS_LOSSES = ("cosine", "l1", "l2", "relations", "assignment")
+FS_LOSSES = ("cosine", "l1", "l2", "unit-l2", "relations", "assignment")
 KL_DIRECTIONS = ("student-target", "target-student")
 
 
@@ -50,6 +50,7 @@ def feature_similarity(
 
     The paper's (BURN, Sec. 3.2 and Table 6):
         `cosine`: 1 - <v1, v2> / (|v1| |v2|); `l1`: ||v1 - v2||_1; `l2`: ||v1 - v2||_2.
+    `unit-l2`: 2 (1 - cos), the squared L2 distance of the unit vectors (BYOL, Eq. 2, and BURN's released code).
     `assignment`: cross-entropy of the two softmaxes over the D entries of the unit vectors, divided by `temperature`
         (S2-BNN, Shen et al., CVPR 2021; its temperature is 0.2). No gradient for the target.
     `relations`: cross-entropy of the cosines of each image's student features with the target's features of all images
@@ -65,8 +66,8 @@ def feature_similarity(
         return F.cross_entropy(logits, target)
     if kind == "assignment":
         return soft_cross_entropy(unit_vectors(v1), unit_vectors(v2), temperature)
-    if kind == "cosine":
-        return (1 - F.cosine_similarity(v1, v2, dim=-1)).mean()
+    if kind in ("cosine", "unit-l2"):
+        return (1 if kind == "cosine" else 2) * (1 - F.cosine_similarity(v1, v2, dim=-1)).mean()
     if kind == "l1":
         return (v1 - v2).abs().sum(-1).mean()
     if kind == "l2":

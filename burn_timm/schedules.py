@@ -22,17 +22,25 @@ def lambda_at(progress: float, start: float, end: float, schedule: str = "cosine
     raise ValueError(f"schedule must be one of {', '.join(LAMBDA_SCHEDULES)}, not {schedule!r}")
 
 
-def lr_at(step: int, total_steps: int, base_lr: float, warmup_steps: int = 0, schedule: str = "cosine") -> float:
-    """Learning rate of optimiser step `step` (from 0): linear warm-up to `base_lr`, decay to 0 at `total_steps`."""
-    if step < warmup_steps:
-        return base_lr * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+def lr_at(
+    step: int, total_steps: int, base_lr: float, warmup_steps: int = 0, schedule: str = "cosine", min_lr: float = 0.0,
+    warmup_prefix: bool = True, every: int = 1,
+) -> float:
+    """Learning rate of optimiser step `step` (from 0): linear warm-up to `base_lr`, decay to `min_lr` at `total_steps`.
+
+    Args:
+        warmup_prefix: The decay begins behind the warm-up; else at step 0, and the warm-up scales it.
+        every: Number of steps after each of which the decay moves; those of an epoch, where it goes by epochs.
+    """
+    scale = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    start = warmup_steps if warmup_prefix else 0
+    progress = max(0, step - start) // every * every / max(1, total_steps - start)
     if schedule == "cosine":
-        return base_lr * (1 + math.cos(math.pi * progress)) / 2
+        return scale * (min_lr + (base_lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2)
     if schedule == "linear":
-        return base_lr * (1 - progress)
+        return scale * (min_lr + (base_lr - min_lr) * (1 - progress))
     if schedule == "constant":
-        return base_lr
+        return scale * base_lr
     raise ValueError(f"schedule must be one of {', '.join(LR_SCHEDULES)}, not {schedule!r}")
 
 

@@ -2,13 +2,12 @@
 
 import inspect
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
 
-from ..nn import Backbone
+from ..nn import Backbone, Frozen
 
 # Arguments of a constructor that are no options: networks, sizes of their features, `num_classes` of the labels (None
 # without labels), and `epochs`, the length of the stage (a float).
@@ -46,7 +45,7 @@ class Method(nn.Module):
     def __init__(self, backbone: Backbone, teacher: nn.Module | None = None):
         super().__init__()
         self.backbone = backbone
-        self.teacher = teacher
+        self.teacher = None if teacher is None else Frozen(teacher)
         self.register_state_dict_post_hook(_drop_teacher)
 
     def student(self) -> nn.Module:
@@ -86,41 +85,11 @@ class Method(nn.Module):
 
         `reset_target_head` keeps g_theta fresh.
         """
-        carried = dict(state_dict)
-        if reset_target_head:
-            fresh = self.state_dict()
-            carried.update({name: fresh[name] for name in fresh if name.startswith("target_head.")})
-        self.load_state_dict(carried)
+        kept = "target_head." if reset_target_head else ()
+        self.load_state_dict({**state_dict, **{k: v for k, v in self.state_dict().items() if k.startswith(kept)}})
 
 
 def _drop_teacher(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
     for name in [name for name in state_dict if name.startswith(f"{prefix}teacher.")]:
         del state_dict[name]
 
-
-def stack_views(views: torch.Tensor) -> torch.Tensor:
-    """`[B, V, 3, H, W]` to `[V * B, 3, H, W]`, all of view 0 first."""
-    return views.transpose(0, 1).flatten(0, 1)
-
-
-def keep_in_state_dict(module: nn.Module, name: str) -> None:
-    """Let the integer `module.<name>` be part of the state dict as a buffer would be, int64 `[]`.
-
-    For what a step branches on or seeds with: reading a buffer would wait for the GPU.
-    """
-    module.register_state_dict_post_hook(partial(_put_number, name))
-    module.register_load_state_dict_pre_hook(partial(_take_number, name))
-
-
-def _put_number(name: str, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
-    state_dict[prefix + name] = torch.tensor(getattr(module, name))
-
-
-def _take_number(
-    name: str, module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict, strict: bool,
-    missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-) -> None:
-    if prefix + name in state_dict:
-        setattr(module, name, int(state_dict.pop(prefix + name)))
-    else:
-        missing_keys.append(prefix + name)

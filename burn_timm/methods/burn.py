@@ -20,13 +20,14 @@ compares them. An adapter on the teacher's side could make both features constan
 import torch
 import torch.nn as nn
 
-from ..heads import classifier_head
+from ..heads import classifier_head, kaiming_init
 from ..losses import feature_similarity, kl_divergence, target_entropies
-from ..nn import Backbone, Frozen
+from ..nn import Backbone
 from ..schedules import lambda_at
-from .base import Method, stack_views
+from .base import Method
 
 TARGET_HEADS = ("joint", "frozen", "information")
+TEACHER_NORMS = ("running", "batch")
 
 
 class BURN(Method):
@@ -38,16 +39,20 @@ class BURN(Method):
         temperature: Of both softmaxes; the paper states none, the released code has 0.2. 1.0 trained better in two
             trials (docs/experiments/target.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
-        fs_loss: `cosine`, `l1`, `l2` (Table 6), `relations` or `assignment`, see `losses.feature_similarity`.
+        fs_loss: `cosine`, `l1`, `l2` (Table 6), `unit-l2` (released code), `relations` or `assignment`, see
+            `losses.feature_similarity`.
         fs_temperature: Of `relations` and `assignment`.
         adapter: Form of the adapter of L_FS on features: `linear`, which is left out where feature sizes agree as in
             the paper, or `mlp` (the head of `s2bnn` with `head_norm`, hidden width student_dim).
         fs_on: `feature` (paper) or `projection`, the heads' logits (released code).
         views: `same`, one view for both networks (paper), or `cross`: there are two views, and each network sees the
             one that the other does not see, both ways (released code, which sums the two ways; here they are averaged).
+            Each view is a BatchNorm batch of its own.
         kl_direction: `student-target`, D(p2 || p1), is Algorithm 1's; `target-student` the released code's.
-        target_head: How g_theta learns. `joint` (paper): by the same loss. `frozen` (released code): it stays random.
-            `information`: by the information term alone; the KL does not train it.
+        target_head: How g_theta learns. `joint` (paper): by the same loss. `frozen` (released code): it stays as
+            Kaiming's initialisation draws it; its BatchNorm goes on normalising by the batch. `information`: by the
+            information term alone; the KL does not train it.
+        teacher_norm: BatchNorm of the teacher by its `running` statistics (paper), or by the `batch` (released code).
         information_weight: w in loss - w * (H(mean p1) - mean H(p1)); 0 is the paper.
 
     Raises:
@@ -76,9 +81,11 @@ class BURN(Method):
         views: str = "same",
         kl_direction: str = "student-target",
         target_head: str = "joint",
+        teacher_norm: str = "running",
         information_weight: float = 0.0,
     ):
-        super().__init__(backbone, Frozen(teacher))
+        super().__init__(backbone, teacher)
+        self.teacher.by_batch = teacher_norm == "batch"
         if target_head == "information" and not information_weight:
             raise ValueError("target_head information needs an information_weight above 0")
         self.crossed = views == "cross"
@@ -86,7 +93,7 @@ class BURN(Method):
         self.student_head = classifier_head(student_dim, head_dim, head_type)
         self.target_head = classifier_head(teacher_dim, head_dim, head_type)
         if target_head == "frozen":
-            self.target_head = Frozen(self.target_head)
+            kaiming_init(self.target_head).requires_grad_(False)
         adapt = fs_on == "feature" and (student_dim != teacher_dim or adapter != "linear")
         self.adapter = classifier_head(student_dim, teacher_dim, adapter, student_dim) if adapt else nn.Identity()
         self.temperature = temperature
@@ -101,16 +108,17 @@ class BURN(Method):
         return {**super().gradient_groups(), "target_head": self.target_head}
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor | float]:
-        images = stack_views(batch["views"])
-        v1, v2 = self.taught(batch, images), self.backbone(images)
+        views = batch["views"].unbind(1)
+        v1, v2 = [self.taught(batch, view) for view in views], [self.backbone(view) for view in views]
         if self.crossed:
-            v1 = v1.roll(len(v1) // 2, dims=0)  # each image's teacher features are those of its other view
-        logits1, logits2 = self.target_head(v1), self.student_head(v2)
+            v1.reverse()  # the features of an image's one view stand beside those of its other view
+        logits1, logits2 = joined(self.target_head, v1), joined(self.student_head, v2)
         target = logits1 if self.kl_trains_target else logits1.detach()
 
         lam = lambda_at(progress, *self.lambdas)
         loss_kl = kl_divergence(target, logits2, self.temperature, self.kl_direction)
-        compared = (v1, self.adapter(v2)) if self.fs_on == "feature" else (target, logits2)
+        features = self.fs_on == "feature"
+        compared = (torch.cat(v1), joined(self.adapter, v2)) if features else (target, logits2)
         loss_fs = feature_similarity(compared[0], compared[1], *self.fs_loss)
         loss = (1 - lam) * loss_kl + lam * loss_fs
         entropy_of_mean, mean_entropy = target_entropies(logits1, self.temperature)
@@ -126,3 +134,8 @@ class BURN(Method):
             "mean_entropy": mean_entropy.detach(),
             "target_information": information.detach(),
         }
+
+
+def joined(head: nn.Module, features: list[torch.Tensor]) -> torch.Tensor:
+    """`head` of each view's features `[B, D]` alone, one below the other."""
+    return torch.cat([head(each) for each in features])

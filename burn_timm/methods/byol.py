@@ -14,7 +14,7 @@ import torch.nn as nn
 from ..heads import projection_head
 from ..losses import feature_similarity
 from ..nn import Backbone, MomentumCopy
-from .base import Method, stack_views
+from .base import Method
 
 
 class BYOL(Method):
@@ -50,12 +50,12 @@ class BYOL(Method):
         return 1 - (1 - self.target_momentum) * (math.cos(math.pi * progress) + 1) / 2
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor | float]:
-        images = stack_views(batch["views"])
-        predictions = self.predictor(self.student_head(self.backbone(images)))
-        targets = self.target_head(self.target_backbone(images))
-        targets = targets.roll(len(targets) // 2, dims=0)  # of the other view
-        # The mean over both ways of 1 - cos, four times, is the sum of 2 - 2 cos over them.
-        return {"loss": 4 * feature_similarity(targets, predictions), "momentum": self.momentum_at(progress)}
+        views = batch["views"].unbind(1)  # one by one: each is a BatchNorm batch of its own, as published
+        predictions = [self.predictor(self.student_head(self.backbone(view))) for view in views]
+        targets = [self.target_head(self.target_backbone(view)) for view in views]
+        ways = zip(targets, reversed(predictions), strict=True)
+        loss = sum(feature_similarity(target, prediction, "unit-l2") for target, prediction in ways)
+        return {"loss": loss, "momentum": self.momentum_at(progress)}
 
     def after_step(self, progress: float) -> None:
         momentum = self.momentum_at(progress)

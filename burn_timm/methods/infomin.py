@@ -15,7 +15,7 @@ import torch.nn as nn
 
 from ..distributed import rank, world_size
 from ..heads import projection_head
-from ..losses import info_nce, unit_vectors
+from ..losses import unit_vectors
 from ..nn import Backbone
 from .moco import MoCo
 
@@ -49,20 +49,14 @@ class InfoMin(MoCo):
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         images, other = batch["views"].unbind(1)
-        queries = unit_vectors(self.student_head(self.backbone(images)))
-        keys = self.keys(other)
-        loss = info_nce(queries, keys, self.keys.negatives(), self.temperature)
-        values = {"loss": loss}
+        queries = [unit_vectors(self.student_head(self.backbone(images)))]
         if self.jigsaw_weight:
-            loss_jigsaw = info_nce(self._jigsaw(images), keys, self.keys.negatives(), self.temperature)
-            values = {
-                "loss": (1 - self.jigsaw_weight) * loss + self.jigsaw_weight * loss_jigsaw,
-                "loss_image": loss.detach(),
-                "loss_jigsaw": loss_jigsaw.detach(),
-            }
-        if self.training:
-            self.keys.enqueue(keys)
-        return values
+            queries.append(self._jigsaw(images))
+        loss, *jigsaw = self.keys.losses(other, self.temperature, *queries)
+        if not jigsaw:
+            return {"loss": loss}
+        whole = (1 - self.jigsaw_weight) * loss + self.jigsaw_weight * jigsaw[0]
+        return {"loss": whole, "loss_image": loss.detach(), "loss_jigsaw": jigsaw[0].detach()}
 
     def _jigsaw(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 `[B, 3, H, W]` to L2-normalised queries `[B, head_dim]` from shuffled patches."""

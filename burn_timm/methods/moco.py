@@ -14,7 +14,7 @@ from ..distributed import gather_over_processes, rank, world_size
 from ..heads import projection_head
 from ..losses import info_nce, unit_vectors
 from ..nn import Backbone, MomentumCopy
-from .base import Method, keep_in_state_dict
+from .base import Method
 
 
 class MomentumKeys(nn.Module):
@@ -32,8 +32,13 @@ class MomentumKeys(nn.Module):
         self.head = MomentumCopy(head)
         self.momentum = momentum
         self.register_buffer("queue", unit_vectors(torch.randn(size, dim)))
-        self.seen = 0  # keys that were ever put in
-        keep_in_state_dict(self, "seen")
+        self.seen = 0  # keys that were ever put in; no buffer: reading one would wait for the GPU
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.tensor(self.seen)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.seen = int(state)
 
     def generator(self) -> torch.Generator:
         """Of this step, the same in every process and in a resumed run."""
@@ -52,9 +57,12 @@ class MomentumKeys(nn.Module):
             keys[order] = gather_over_processes(shuffled)
             return keys.chunk(world_size())[rank()]
 
-    def negatives(self) -> torch.Tensor:
-        """The queue as it is now, `[size, dim]`: a copy, because backward needs it after `enqueue` has changed it."""
-        return self.queue.clone()
+    def losses(self, images: torch.Tensor, temperature: float, *queries: torch.Tensor) -> list[torch.Tensor]:
+        """InfoNCE of the keys of `images` with each of `queries` `[B, dim]`; in training the keys join the queue."""
+        keys, negatives = self(images), self.queue.clone()  # backward needs it after `enqueue` has changed it
+        if self.training:
+            self.enqueue(keys)
+        return [info_nce(each, keys, negatives, temperature) for each in queries]
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor) -> None:
@@ -101,11 +109,7 @@ class MoCo(Method):
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         views = batch["views"]
         queries = unit_vectors(self.student_head(self.backbone(views[:, 0])))
-        keys = self.keys(views[:, 1])
-        loss = info_nce(queries, keys, self.keys.negatives(), self.temperature)
-        if self.training:
-            self.keys.enqueue(keys)
-        return {"loss": loss}
+        return {"loss": self.keys.losses(views[:, 1], self.temperature, queries)[0]}
 
     def after_step(self, progress: float) -> None:
         self.keys.update(self.backbone, self.student_head)

@@ -11,8 +11,8 @@ import torch
 import torch.nn as nn
 
 from ..heads import projection_head
-from ..losses import info_nce, soft_cross_entropy, unit_vectors
-from ..nn import Backbone, Frozen
+from ..losses import soft_cross_entropy, unit_vectors
+from ..nn import Backbone
 from .base import Method
 from .moco import MomentumKeys
 
@@ -43,7 +43,7 @@ class S2BNN(Method):
         target_momentum: float = 0.999,
         head_norm: bool = False,
     ):
-        super().__init__(backbone, Frozen(teacher))
+        super().__init__(backbone, teacher)
         self.student_head = projection_head(student_dim, student_dim, teacher_dim, head_norm)
         self.temperature = temperature
         self.contrastive_weight = contrastive_weight
@@ -59,10 +59,7 @@ class S2BNN(Method):
         distillation = soft_cross_entropy(target, student, self.temperature)
         if self.keys is None:
             return {"loss": distillation}
-        keys = self.keys(batch["views"][:, 1])
-        contrastive = info_nce(student, keys, self.keys.negatives(), self.temperature)
-        if self.training:
-            self.keys.enqueue(keys)
+        (contrastive,) = self.keys.losses(batch["views"][:, 1], self.temperature, student)
         return {
             "loss": distillation + self.contrastive_weight * contrastive,
             "loss_distillation": distillation.detach(),

@@ -16,6 +16,21 @@ from ..losses import at_least_float32, soft_cross_entropy
 from ..nn import Backbone, Frozen
 from .base import Method
 
+# Of the colours of ImageNet's pixels in [0, 1], red, green, blue: standard deviations along the principal components,
+# and the components as columns (Krizhevsky et al., NeurIPS 2012, Sec. 4.1).
+_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+
+def lit(images: torch.Tensor, strength: float) -> torch.Tensor:
+    """Images `[B, 3, H, W]` of 0 to 255 in another light: one shift of the colour an image (AlexNet's, ReActNet's).
+
+    `strength` is the standard deviation of the shift along each component, in units of the pixels' own along it.
+    """
+    drawn = torch.randn(len(images), 3, device=images.device)
+    shifts = (strength * drawn * drawn.new_tensor(_DEVIATIONS)) @ drawn.new_tensor(_COMPONENTS).T
+    return images + 255 * shifts[:, :, None, None]
+
 
 class Supervised(Method):
     """
@@ -23,48 +38,56 @@ class Supervised(Method):
         backbone: uint8 images to features `[B, student_dim]`.
         num_classes: Of the labels.
         label_smoothing: In [0, 1].
+        lighting: Strength of `lit` in training.
     """
 
     needs_labels = True
     default_view = "supervised"
 
-    def __init__(self, backbone: Backbone, student_dim: int, num_classes: int, label_smoothing: float = 0.0):
+    def __init__(
+        self, backbone: Backbone, student_dim: int, num_classes: int, label_smoothing: float = 0.0,
+        lighting: float = 0.0,
+    ):
         super().__init__(backbone)
         self.student_head = nn.Linear(student_dim, num_classes)
         self.label_smoothing = label_smoothing
+        self.lighting = lighting
 
     def classifier(self) -> nn.Linear:
         return self.student_head
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
-        logits = self.student_head(self.backbone(batch["views"][:, 0]))
+        logits = self.student_head(self.backbone(self.images(batch)))
         loss = F.cross_entropy(at_least_float32(logits), batch["target"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "top1": agreement(logits.argmax(-1), batch["target"])}
 
+    def images(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        images = batch["views"][:, 0]
+        return lit(images, self.lighting) if self.lighting and self.training else images
 
-class SupervisedKL(Method):
+
+class SupervisedKL(Supervised):
     """
     Args:
         backbone: Student, uint8 images to features `[B, student_dim]`.
         teacher: Floating-point network to logits `[B, teacher_dim]`; frozen here.
         temperature: Of both softmaxes.
+        lighting: Strength of `lit` in training; both networks see it.
     """
 
     teacher_output = "logits"
-    default_view = "supervised"
+    needs_labels = False
 
     def __init__(
         self, backbone: Backbone, teacher: nn.Module, student_dim: int, teacher_dim: int, temperature: float = 1.0,
+        lighting: float = 0.0,
     ):
-        super().__init__(backbone, Frozen(teacher))
-        self.student_head = nn.Linear(student_dim, teacher_dim)
+        super().__init__(backbone, student_dim, teacher_dim, lighting=lighting)
+        self.teacher = Frozen(teacher)
         self.temperature = temperature
 
-    def classifier(self) -> nn.Linear:
-        return self.student_head
-
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
-        images = batch["views"][:, 0]
+        images = self.images(batch)
         target = self.taught(batch, images)
         logits = self.student_head(self.backbone(images))
         return {

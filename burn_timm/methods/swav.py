@@ -17,7 +17,7 @@ from ..distributed import gather_over_processes, rank, world_size
 from ..heads import projection_head
 from ..losses import sinkhorn, unit_vectors
 from ..nn import Backbone
-from .base import Method, keep_in_state_dict
+from .base import Method
 
 
 class SwAV(Method):
@@ -64,22 +64,27 @@ class SwAV(Method):
         self.freeze_until = freeze_prototypes_epochs / epochs
         self.register_buffer("queue", torch.zeros(2, queue_size, head_dim))
         self.seen = 0  # projections of each large view that were ever put in
-        keep_in_state_dict(self, "seen")
         self._normalise_prototypes()
         self._frozen = False
         # A gradient of zero, not none: DistributedDataParallel waits for every parameter's.
         self.prototypes.weight.register_hook(lambda grad: torch.zeros_like(grad) if self._frozen else grad)
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.tensor(self.seen)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.seen = int(state)
 
     def gradient_groups(self) -> dict[str, nn.Module]:
         return {**super().gradient_groups(), "prototypes": self.prototypes}
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         self._frozen = progress < self.freeze_until
-        large = batch["views"]
-        parts = [self._project(large, resize=True)]
+        features = [self._features(batch["views"], resize=True)]
         if self.n_small_views:
-            parts.append(self._project(batch["small_views"], resize=False))
-        z = torch.cat(parts)  # [V, B, head_dim]
+            features.append(self._features(batch["small_views"], resize=False))
+        z = unit_vectors(self.student_head(torch.cat(features)))  # one BatchNorm batch of all views, as published
+        z = z.view(-1, len(batch["views"]), z.shape[-1])  # [V, B, head_dim]
         with torch.autocast(z.device.type, enabled=False):  # it would take the similarities in half precision
             scores = z @ self.prototypes.weight.T
         log_p = F.log_softmax(scores / self.temperature, dim=-1)
@@ -101,11 +106,9 @@ class SwAV(Method):
     def after_step(self, progress: float) -> None:
         self._normalise_prototypes()
 
-    def _project(self, views: torch.Tensor, resize: bool) -> torch.Tensor:
-        """uint8 `[B, V, 3, H, W]` to L2-normalised projections `[V, B, head_dim]`."""
-        images = views.transpose(0, 1)
-        z = unit_vectors(self.student_head(self.backbone(images.flatten(0, 1), resize)))
-        return z.view(*images.shape[:2], -1)
+    def _features(self, views: torch.Tensor, resize: bool) -> torch.Tensor:
+        """uint8 `[B, V, 3, H, W]` to features `[V * B, student_dim]`, all of view 0 first."""
+        return self.backbone(views.transpose(0, 1).flatten(0, 1), resize)
 
     @torch.no_grad()
     def _codes(self, view: int, scores: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from . import sign_conv
 from .small_maps import by_product, conv2d_by_product, out_side
 
 ACT_GRADS = ("approx", "clip")
+WEIGHT_GRADS = ("clip", "pass")
 Held = list[torch.Tensor] | None  # not a tuple: TorchScript has none of any length
 
 
@@ -79,14 +80,15 @@ def binary_sign(x: torch.Tensor, grad: str = "approx") -> torch.Tensor:
 
 
 @register_notrace_function
-def binary_weight(weight: torch.Tensor, held: Held = None) -> torch.Tensor:
-    """mean|w| * sign(w) per output channel, `[O, I, kH, kW]`, with the straight-through gradient.
+def binary_weight(weight: torch.Tensor, held: Held = None, grad: str = "clip") -> torch.Tensor:
+    """mean|w| * sign(w) per output channel, `[O, I, kH, kW]`, with the straight-through gradient: `clip` or `pass`.
 
     held: The value alone, if it is there already.
     """
-    if torch.jit.is_scripting():
-        surrogate = torch.where(weight.abs() <= 1, weight, 0.0)
-        return scaled_sign(weight.detach()) + (surrogate - surrogate.detach())
+    if torch.jit.is_scripting() or grad == "pass":
+        value = scaled_sign(weight.detach()) if held is None else held[0]
+        surrogate = weight if grad == "pass" else torch.where(weight.abs() <= 1, weight, 0.0)
+        return value + (surrogate - surrogate.detach())  # the value: the difference is exactly 0
     else:
         return _BinaryWeight.apply(weight, scaled_sign(weight.detach()) if held is None else held[0])
 
@@ -201,6 +203,7 @@ class BinaryConv2d(nn.Conv2d):
         if weight_bits not in (1, 32):
             raise ValueError(f"weight_bits must be 1 or 32, not {weight_bits!r}")
         self.weight_bits = weight_bits
+        self.weight_grad = "clip"  # straight through where |w| <= 1; `pass`: everywhere
         self.counts_bits = False
         self.held: Held = None  # what the weight's signs give, between `hold` and `release`
 
@@ -221,7 +224,7 @@ class BinaryConv2d(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and self.counts_bits:
             return counting_conv2d(x, self.weight, self.stride[0], self.padding[0], self.held)
-        weight = binary_weight(self.weight, self.held) if self.weight_bits == 1 else self.weight
+        weight = binary_weight(self.weight, self.held, self.weight_grad) if self.weight_bits == 1 else self.weight
         if self.training:
             return training_conv2d(x, weight, self.stride[0], self.padding[0])
         return F.conv2d(x, weight, None, self.stride, self.padding)

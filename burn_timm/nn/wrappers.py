@@ -5,6 +5,7 @@ import copy
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -33,15 +34,23 @@ class Backbone(nn.Module):
 
 
 class Frozen(nn.Module):
-    """A module that is never trained: no gradients, eval mode that survives `.train()`, BatchNorm buffers untouched."""
+    """A module that is never trained: no gradients, eval mode that survives `.train()`, BatchNorm buffers untouched.
+
+    With `by_batch` its BatchNorms normalise by the batch where the rest of a network trains.
+    """
 
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module.requires_grad_(False)
+        self.by_batch = False
         self.eval()
 
     def train(self, mode: bool = True):
-        return super().train(False)
+        super().train(False)
+        for module in self.modules() if self.by_batch else ():
+            if isinstance(module, _BatchNorm):
+                module.training, module.track_running_stats = mode, not mode  # the latter keeps the buffers
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from ..data.loader import seed_for
 from ..errors import BurnError, one_line
 from ..methods import METHODS
 from ..methods.base import Method
-from ..nn import Backbone
+from ..nn import Backbone, BinaryConv2d
 from ..packing import STAGES
 from . import speed
 from .data import Steps
@@ -35,6 +35,9 @@ def build_student(options: Options, stage: str, seed: int) -> torch.nn.Module:
             model = timm.create_model(options.model, **kwargs)
         except (RuntimeError, TypeError, ValueError) as error:
             raise BurnError(f"--model {options.model}: {one_line(error)}") from error
+    for module in model.modules():
+        if isinstance(module, BinaryConv2d):
+            module.weight_grad = options.weight_grad
     _set_input_size(model, options.img_size, "--img-size")
     return model
 

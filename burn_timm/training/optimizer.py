@@ -15,8 +15,16 @@ def make_optimizer(options: Options, method: nn.Module, weight_decay: float) -> 
     Its `zero_grad` does not reach all parameters: call the method's.
     """
     fused = {"fused": True} if options.opt.lower() in _FUSED else {}
+    trained = method
+    if options.weight_decay_on == "convolutions":
+        groups = {weight_decay: [], 0.0: []}
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                groups[weight_decay if parameter.ndim == 4 else 0.0].append(parameter)
+        trained = [{"params": each, "weight_decay": decay} for decay, each in groups.items() if each]
     optimizer = create_optimizer_v2(
-        method, opt=options.opt, lr=options.lr, weight_decay=weight_decay, momentum=options.momentum, **fused,
+        trained, opt=options.opt, lr=options.lr, weight_decay=weight_decay, momentum=options.momentum,
+        filter_bias_and_bn=options.weight_decay_on == "weights", **fused,
     )
     if fused and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         _see_contiguous_arrays(optimizer)

@@ -186,6 +186,10 @@ def _check(options: Options) -> None:
         raise BurnError(f"--cache-teacher: --method {options.method} has no teacher")
     if options.cache_teacher and options.views_on == "device":
         raise BurnError("--cache-teacher needs --views-on workers")
+    if options.cache_teacher and (options.teacher_norm == "batch" or options.lighting):
+        raise BurnError("--cache-teacher: the teacher must see each batch for --teacher-norm batch and --lighting")
+    if options.min_lr > options.lr:
+        raise BurnError(f"--min-lr {options.min_lr:g} is above --lr {options.lr:g}")
     if options.target_head == "information" and not options.information_weight:
         raise BurnError("--target-head information needs --information-weight above 0: nothing else trains g_theta")
     if options.fs_on == "projection" and options.adapter != "linear":

@@ -11,7 +11,8 @@ from ..data.views import INTERPOLATIONS, VIEWS
 from ..heads import HEAD_TYPES
 from ..losses import FS_LOSSES, KL_DIRECTIONS
 from ..methods import METHODS
-from ..methods.burn import TARGET_HEADS
+from ..methods.burn import TARGET_HEADS, TEACHER_NORMS
+from ..nn.binary import WEIGHT_GRADS
 from ..schedules import LAMBDA_SCHEDULES, LR_SCHEDULES
 
 COMPILE_FROM = 1000  # steps of a stage that make up for a minute of compiling
@@ -60,6 +61,8 @@ def _add_model(add: Callable) -> None:
     add("--stages", nargs="+", choices=STAGES, help="bits of weights and activations, one stage after the other; "
         "default: w32a1 w1a1 for binary networks, fp for others")
     add("--act-grad", default="approx", choices=("approx", "clip"), help="gradient of the activations' sign")
+    add("--weight-grad", default="clip", choices=WEIGHT_GRADS, help="gradient of the weights' sign: 1 where |w| <= 1 "
+        "(ReActNet's), or pass: everywhere (BURN's released code; no --count-bits)")
     add("--initial-checkpoint", default="", metavar="FILE", help="weights that the network starts from")
 
 
@@ -119,9 +122,16 @@ def _add_optimisation(add: Callable) -> None:
     add("--opt", default="adam", help="any timm optimiser")
     add("--lr", type=not_negative, default=3e-4, help="peak learning rate")
     add("--weight-decay", type=not_negative, nargs="+", default=[0.0], help="one for all stages, or one for each")
+    add("--weight-decay-on", default="weights", choices=("weights", "convolutions", "all"),
+        help="weights: all but biases, shifts and BatchNorm (timm's rule)")
     add("--momentum", type=not_negative, default=0.9, help="of optimisers that have one")
     add("--sched", default="cosine", choices=LR_SCHEDULES, help="decay of the learning rate after the warm-up")
     add("--warmup-epochs", type=not_negative, default=0.0, help="of each stage, in which the learning rate rises")
+    add("--min-lr", type=not_negative, default=0.0, help="what the decay ends at")
+    add("--warmup-prefix", default=True, action=argparse.BooleanOptionalAction, help="the decay begins behind the "
+        "warm-up; no: at step 0, and the warm-up scales it")
+    add("--sched-on-updates", default=True, action=argparse.BooleanOptionalAction, help="the decay moves in every "
+        "step; no: from epoch to epoch")
     add("--clip-grad", type=not_negative, help="largest gradient norm; default: no limit")
     add("--drop", type=not_negative, default=0.0, help="dropout rate of the trained network")
     add("--seed", type=int, default=42, help="of weights, order of images and views; resuming needs the same")
@@ -139,6 +149,8 @@ def _add_hardware(add: Callable) -> None:
     add("--grad-checkpointing", action="store_true", help="less memory: compute the student's stages again, backward")
     add("--sync-bn", default=False, action=argparse.BooleanOptionalAction,
         help="BatchNorm statistics over all processes (GPUs only)")
+    add("--sync-bn-of", default="all", choices=("all", "heads"), help="what --sync-bn is for: all that is trained, or "
+        "the heads behind the networks")
     add("--threads", type=positive, metavar="N", help="CPU threads per process; default: cores divided by local "
         "processes")
 
@@ -159,6 +171,7 @@ def _add_heads(add: Callable) -> None:
     add("--freeze-prototypes-epochs", "epochs of the stage in which the prototypes do not move", type=not_negative)
     add("--contrastive-weight", "of the contrastive loss beside distillation; 0: none", type=not_negative)
     add("--jigsaw-weight", "of the jigsaw branch; 0: none", type=not_negative)
+    add("--lighting", "strength of the colour noise on the images (AlexNet's; ReActNet has 0.1)", type=not_negative)
     add("--label-smoothing", "share of the target that all classes get alike", type=fraction)
     add("--small-views", "small views of each image (multi-crop)", type=natural)
 
@@ -169,7 +182,8 @@ def _add_burn(add: Callable) -> None:
     add("--lambda-T", "last weight of it", type=fraction)
     add("--lambda-schedule", "how the weight goes from first to last; step: 1 in the first half, then 0",
         choices=LAMBDA_SCHEDULES)
-    add("--fs-loss", "feature similarity; the first three are the paper's", choices=FS_LOSSES, type=_still_there)
+    add("--fs-loss", "feature similarity; the first three are the paper's, unit-l2 the released code's",
+        choices=FS_LOSSES, type=_still_there)
     add("--fs-temperature", "of --fs-loss assignment and relations", type=above_zero)
     add("--adapter", "from the student's features to the teacher's, in it; linear: none where their sizes agree",
         choices=HEAD_TYPES)
@@ -181,6 +195,8 @@ def _add_burn(add: Callable) -> None:
         choices=KL_DIRECTIONS)
     add("--target-head", "how g_theta learns: by BURN's loss (paper), not at all (released code), or by the "
         "information term alone", choices=TARGET_HEADS, type=_still_there)
+    add("--teacher-norm", "the teacher's BatchNorm: by its running statistics (paper), or by the batch (released code)",
+        choices=TEACHER_NORMS)
     add("--information-weight", "w of the target's information term; 0 is the paper", type=not_negative)
 
 

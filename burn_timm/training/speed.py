@@ -28,7 +28,7 @@ def choose(
     Raises:
         BurnError: --compile or --count-bits is asked for and cannot be.
     """
-    reason = sign_conv.why_not(device)
+    reason = "it is for --weight-grad clip" if options.weight_grad != "clip" else sign_conv.why_not(device)
     if options.count_bits and reason:
         raise BurnError(f"--count-bits: {reason}")
     count_bits = reason is None if options.count_bits is None else options.count_bits

@@ -37,9 +37,7 @@ def start_stage(
             method.hand_over(state.method, options.reset_target_head)
     method = speed.apply(method, options)
     if options.sync_bn and run.accelerator.num_processes > 1:
-        for name, child in method.named_children():
-            if name != "teacher":  # frozen: its statistics are constants
-                setattr(method, name, convert_sync_batchnorm(child))
+        synchronise(method, heads_only=options.sync_bn_of == "heads")
     method.train()
     decay = options.weight_decay[index if len(options.weight_decay) > 1 else 0]
     wrapped, optimizer = run.accelerator.prepare(method, make_optimizer(options, method, decay))
@@ -47,6 +45,15 @@ def start_stage(
         with understood(run.last_good):
             optimizer.load_state_dict(state.optimizer)
     return method, wrapped, optimizer
+
+
+def synchronise(method: Method, heads_only: bool = False) -> None:
+    """Let BatchNorms of `method` have their statistics over all processes: all but the frozen teacher's, or those of
+    the heads behind its networks."""
+    spared = ("teacher", *(("backbone", "target_backbone", "keys") if heads_only else ()))
+    for name, child in method.named_children():
+        if name not in spared:
+            setattr(method, name, convert_sync_batchnorm(child))
 
 
 def load_batches(run: Run, method: Method, index: int, first_step: int) -> Iterator[dict[str, torch.Tensor]]:

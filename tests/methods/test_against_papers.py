@@ -1,48 +1,29 @@
-"""The methods' losses against slow loops written from their papers."""
+"""The methods' losses against the papers' equations (`oracles`), with BatchNorm in training mode where it matters."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from burn_timm.methods.infomin import cut_patches, patch_side
+from burn_timm.methods.supervised import lit
 
 from .cases import STATS, batch_of, make
-
-
-def unit(row):
-    length = math.sqrt(sum(x * x for x in row))
-    return [x / length for x in row]
-
-
-def dot(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def softmax(row):
-    exps = [math.exp(x - max(row)) for x in row]
-    return [e / sum(exps) for e in exps]
-
-
-def cross_entropy(p, s):
-    return -sum(a * math.log(b) for a, b in zip(p, s, strict=True))
-
-
-def normalised(images):
-    return (images.float() / 255 - STATS[0][0]) / STATS[1][0]
+from .oracles import array, cross_entropy, info_nce, probabilities, sinkhorn, unit
 
 
 def features(backbone, images):
-    return backbone.model(normalised(images))
+    return backbone.model((images.float() / 255 - STATS[0][0]) / STATS[1][0])
 
 
-def info_nce(queries, keys, queue, temperature):
-    """He et al., CVPR 2020, Eq. 1."""
-    total = 0.0
-    for q, k in zip(queries, keys, strict=True):
-        positive = math.exp(dot(q, k) / temperature)
-        total -= math.log(positive / (positive + sum(math.exp(dot(q, n) / temperature) for n in queue))) / len(queries)
-    return total
+def loss_of(method, batch, progress=0.0, name="loss"):
+    return method(batch, progress)[name].item()
+
+
+def near(value, rel=1e-4):
+    return pytest.approx(value, rel=rel)
 
 
 def perturb(*modules):
@@ -53,68 +34,55 @@ def perturb(*modules):
                 parameter.add_(0.05 * torch.randn_like(parameter))
 
 
-def units(tensor):
-    return [unit(row) for row in tensor.tolist()]
+def queries_and_keys(method, batch):
+    perturb(method.keys)
+    images, other = batch["views"].unbind(1)
+    keys = method.keys.head.module(features(method.keys.backbone.module, other))
+    return unit(method.student_head(features(method.backbone, images))), unit(keys), method.keys.queue
 
 
 def test_moco_is_info_nce_of_query_key_and_queue(digits):
     method = make("mocov2", temperature=0.3).eval()
-    perturb(method.keys)
     batch = batch_of(method, digits)
-    queries = units(method.student_head(features(method.backbone, batch["views"][:, 0])))
-    keys = units(method.keys.head.module(features(method.keys.backbone.module, batch["views"][:, 1])))
-    expected = info_nce(queries, keys, method.keys.queue.tolist(), 0.3)
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(expected, rel=1e-4)
+    expected = info_nce(*queries_and_keys(method, batch), 0.3)
+    assert loss_of(method, batch) == near(expected)
 
 
-def test_momentum_moves_the_target_by_one_minus_m(digits):
-    method = make("mocov2", target_momentum=0.75).train()
-    name = "model.stages.0.0.conv1.weight"
-    old = dict(method.keys.backbone.module.named_parameters())[name].clone()
+def test_momentum_moves_the_target_by_one_minus_m():
+    method = make("mocov2", target_momentum=0.75)
+    target = method.keys.backbone.module.model.stages[0][0].conv1.weight
+    old = target.clone()
     with torch.no_grad():
         for parameter in method.backbone.parameters():
             parameter.add_(1.0)
     method.after_step(0.0)
-    new = dict(method.keys.backbone.module.named_parameters())[name]
-    torch.testing.assert_close(new, 0.75 * old + 0.25 * (old + 1.0))
-
-
-def distillation(targets, students, temperature):
-    """ReActNet, Eq. 7: the mean cross-entropy of two softmaxes."""
-    return sum(
-        cross_entropy(softmax([x / temperature for x in t]), softmax([x / temperature for x in s])) / len(targets)
-        for t, s in zip(targets, students, strict=True)
-    )
+    torch.testing.assert_close(target, old + 0.25)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 def test_s2bnn_is_the_cross_entropy_of_two_normalised_outputs_and_the_weighted_contrastive_loss(digits, weight):
     method = make("s2bnn_contrastive" if weight else "s2bnn", temperature=0.5).eval()
     batch = batch_of(method, digits)
-    teacher = units(features(method.teacher.module, batch["views"][:, 0]))
-    student = units(method.student_head(features(method.backbone, batch["views"][:, 0])))
-    expected = distillation(teacher, student, 0.5)
-    if weight:
-        perturb(method.keys)
-        keys = units(method.keys.head.module(features(method.keys.backbone.module, batch["views"][:, 1])))
-        contrastive = info_nce(student, keys, method.keys.queue.tolist(), 0.5)
-        assert method(batch, 0.0)["loss_contrastive"].item() == pytest.approx(contrastive, rel=1e-4)
-        expected += weight * contrastive
+    teacher = unit(features(method.teacher.module, batch["views"][:, 0]))
+    student = unit(method.student_head(features(method.backbone, batch["views"][:, 0])))
+    expected = cross_entropy(probabilities(teacher, 0.5), student, 0.5)
     assert method.n_views == (2 if weight else 1)
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(expected, rel=1e-4)
+    if weight:
+        contrastive = info_nce(*queries_and_keys(method, batch), 0.5)
+        expected += weight * contrastive
+        assert loss_of(method, batch, name="loss_contrastive") == near(contrastive)
+    assert loss_of(method, batch) == near(expected)
 
 
-def test_byol_is_equation_2_both_ways(digits):
-    method = make("byol").eval()
+def test_byol_is_equation_2_both_ways_and_each_view_is_a_batchnorm_batch_of_its_own(digits):
+    method = make("byol").train()
     perturb(method.target_backbone, method.target_head)
-    batch = batch_of(method, digits)
-    expected = 0.0
+    batch, expected = batch_of(method, digits), 0.0
     for one, other in ((0, 1), (1, 0)):
         online = method.predictor(method.student_head(features(method.backbone, batch["views"][:, one])))
         target = method.target_head.module(features(method.target_backbone.module, batch["views"][:, other]))
-        for q, z in zip(units(online), units(target), strict=True):
-            expected += sum((a - b) ** 2 for a, b in zip(q, z, strict=True)) / 8
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(expected, rel=1e-4)
+        expected += ((unit(online) - unit(target)) ** 2).sum(1).mean()
+    assert loss_of(method, batch) == near(expected)
 
 
 @pytest.mark.parametrize("progress, momentum", [(0.0, 0.9), (0.5, 0.95), (1.0, 1.0)])
@@ -122,37 +90,24 @@ def test_byols_momentum_rises_to_one(progress, momentum):
     assert make("byol").momentum_at(progress) == pytest.approx(momentum)
 
 
-def sinkhorn(scores, epsilon, iterations):
-    """Caron et al., NeurIPS 2020, Eq. 3-5: rows sum to 1, columns to N / K."""
-    q = [[math.exp(s / epsilon) for s in row] for row in scores]
-    n, k = len(q), len(q[0])
-    for _ in range(iterations):
-        columns = [sum(row[j] for row in q) for j in range(k)]
-        q = [[row[j] / columns[j] / k for j in range(k)] for row in q]
-        q = [[x / sum(row) / n for x in row] for row in q]
-    return [[x * n for x in row] for row in q]
-
-
 @pytest.mark.parametrize("with_queue", [False, True])
 def test_swav_predicts_the_codes_of_the_other_views(digits, with_queue):
-    method = make("swav").eval()
+    """BatchNorm sees all views of one size at once in the network, and all views in the head."""
+    method = make("swav").train()
     if with_queue:
         method.queue.copy_(torch.nn.functional.normalize(torch.randn(2, 12, 6), dim=-1))
         method.seen = 12
     batch = batch_of(method, digits)
-    images = [*batch["views"].unbind(1), *batch["small_views"].unbind(1)]
-    z = [units(method.student_head(features(method.backbone, view))) for view in images]
-    prototypes = units(method.prototypes.weight)
-    scores = [[[dot(row, c) for c in prototypes] for row in view] for view in z]
+    sizes = [torch.cat(batch[name].unbind(1)) for name in ("views", "small_views")]
+    z = unit(method.student_head(torch.cat([features(method.backbone, images) for images in sizes])))
+    prototypes = unit(method.prototypes.weight)
+    scores = (z @ prototypes.T).reshape(4, 8, 10)
     expected = 0.0
     for i in range(2):
-        earlier = [[dot(row, c) for c in prototypes] for row in method.queue[i].tolist()] if with_queue else []
-        codes = sinkhorn(earlier + scores[i], 0.05, 3)[len(earlier) :]
-        for v in range(4):
-            if v != i:
-                for code, row in zip(codes, scores[v], strict=True):
-                    expected += cross_entropy(code, softmax([s / 0.1 for s in row])) / 8 / 3 / 2
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(expected, rel=1e-3)
+        earlier = array(method.queue[i]) @ prototypes.T if with_queue else np.empty((0, 10))
+        codes = sinkhorn(np.concatenate([earlier, scores[i]]), 0.05, 3)[len(earlier) :]
+        expected += sum(cross_entropy(codes, scores[v], 0.1) for v in range(4) if v != i) / 3 / 2
+    assert loss_of(method, batch) == near(expected, 1e-3)
 
 
 def test_swavs_prototypes_stay_at_first_and_have_length_one(digits):
@@ -171,9 +126,8 @@ def test_swavs_prototypes_stay_at_first_and_have_length_one(digits):
 
 def test_swavs_queue_starts_at_its_epoch_serves_when_full_and_is_empty_in_the_next_stage(digits):
     method = make("swav", queue_start_epoch=1, small_views=0).train()
-    batch = batch_of(method, digits)
     for progress, seen in ((0.4, 0), (0.5, 8), (0.6, 16)):
-        method(batch, progress)
+        method(batch_of(method, digits), progress)
         assert method.seen == seen
     assert torch.allclose(method.queue.norm(dim=-1), torch.ones(2, 12))
     second = make("swav", queue_start_epoch=1, small_views=0)
@@ -194,27 +148,19 @@ def test_projection_heads(case, options, layers):
 
 def test_infomin_is_the_weighted_sum_and_the_patches_are_a_shuffled_grid(digits):
     method = make("infomin", jigsaw_weight=0.3).eval()
-    perturb(method.keys)
     batch = batch_of(method, digits)
+    queries, keys, queue = queries_and_keys(method, batch)
     offsets, orders = method._draw(8, 32)
     assert offsets.shape == (9, 2) and int(offsets.min()) >= 0 and int(offsets.max()) <= 10 - patch_side(32)
     assert all(sorted(order) == list(range(9)) for order in orders.tolist())
     assert len(set(map(tuple, orders.tolist()))) > 1
-    images = batch["views"][:, 0]
-    queries = units(method.student_head(features(method.backbone, images)))
-    keys = units(method.keys.head.module(features(method.keys.backbone.module, batch["views"][:, 1])))
     jigsaw = []
-    for image, order in zip(images, orders.tolist(), strict=True):
-        pieces = []
-        for cell in order:
-            down, right = offsets[cell].tolist()
-            top, left = cell // 3 * 10 + down, cell % 3 * 10 + right
-            patch = image[None, :, top : top + 7, left : left + 7]
-            pieces.append(method.patch_head(features(method.backbone, patch))[0])
-        jigsaw.append(method.jigsaw_head(torch.cat(pieces)).tolist())
-    queue = method.keys.queue.tolist()
-    expected = 0.7 * info_nce(queries, keys, queue, 0.15) + 0.3 * info_nce([unit(q) for q in jigsaw], keys, queue, 0.15)
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(expected, rel=1e-3)
+    for image, order in zip(batch["views"][:, 0], orders.tolist(), strict=True):
+        corners = {cell: (cell // 3 * 10 + offsets[cell, 0], cell % 3 * 10 + offsets[cell, 1]) for cell in order}
+        patches = torch.stack([image[:, top : top + 7, left : left + 7] for top, left in corners.values()])
+        jigsaw.append(method.jigsaw_head(method.patch_head(features(method.backbone, patches)).flatten()).tolist())
+    expected = 0.7 * info_nce(queries, keys, queue, 0.15) + 0.3 * info_nce(unit(jigsaw), keys, queue, 0.15)
+    assert loss_of(method, batch) == near(expected, 1e-3)
 
 
 def test_patches_lie_in_their_cells():
@@ -224,22 +170,35 @@ def test_patches_lie_in_their_cells():
     assert patches[0, :, 0, 0, 0].tolist() == [(12 * r + 2) * 36 + 12 * c + 3 for r in range(3) for c in range(3)]
 
 
-def test_supervised_is_cross_entropy_with_smoothed_labels(digits):
-    method = make("supervised").eval()
+@pytest.mark.parametrize("case", ["supervised", "supervised_kl"])
+def test_supervised_is_cross_entropy_of_smoothed_labels_or_the_teachers_soft_ones(digits, case):
+    method = make(case).eval()
     batch = batch_of(method, digits)
-    logits = method.student_head(features(method.backbone, batch["views"][:, 0])).tolist()
-    expected = 0.0
-    for row, label in zip(logits, batch["target"].tolist(), strict=True):
-        target = [0.01 + (0.9 if k == label else 0.0) for k in range(10)]
-        expected += cross_entropy(target, softmax(row)) / 8
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(expected, rel=1e-4)
+    images = batch["views"][:, 0]
+    logits = method.student_head(features(method.backbone, images))
+    if case == "supervised":
+        expected = cross_entropy(0.01 + 0.9 * np.eye(10)[batch["target"]], logits)
+    else:
+        expected = cross_entropy(probabilities(features(method.teacher.module, images), 2), logits, 2)
+    assert loss_of(method, batch) == near(expected)
     assert method.classifier() is method.student_head
 
 
-def test_supervised_kl_is_the_cross_entropy_of_the_teachers_soft_labels(digits):
-    method = make("supervised_kl").eval()
+def test_lighting_shifts_an_images_colour_along_the_components_and_both_networks_see_it(digits):
+    images = torch.full((20000, 3, 1, 1), 100, dtype=torch.uint8)
+    shifts = array(lit(images, 0.1)[:, :, 0, 0]) / 255 - 100 / 255
+    assert np.abs(shifts.mean(0)).max() < 1e-3
+    variances, components = np.linalg.eigh(np.cov(shifts.T))  # smallest first
+    assert np.sqrt(variances) == pytest.approx([0.1 * 0.0045, 0.1 * 0.0188, 0.1 * 0.2175], rel=0.03)
+    assert np.abs(components[:, 2]) == pytest.approx([0.5675, 0.5808, 0.5836], abs=0.01)  # nearly grey
+
+    method = make("supervised_kl", lighting=0.1)
     batch = batch_of(method, digits)
-    images = batch["views"][:, 0]
-    teacher = features(method.teacher.module, images).tolist()
-    student = method.student_head(features(method.backbone, images)).tolist()
-    assert method(batch, 0.0)["loss"].item() == pytest.approx(distillation(teacher, student, 2), rel=1e-4)
+    assert loss_of(copy.deepcopy(method).eval(), batch) == loss_of(copy.deepcopy(method).eval(), batch)
+    method.train()
+    torch.manual_seed(3)
+    images = lit(batch["views"][:, 0], 0.1)
+    p = probabilities(features(method.teacher.module, images), 2)
+    expected = cross_entropy(p, method.student_head(features(method.backbone, images)), 2)
+    torch.manual_seed(3)
+    assert loss_of(method, batch) == near(expected) and math.isfinite(expected)

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 
 from burn_timm.nn import BinaryConv2d, RPReLU, RSign, Shift, binary_sign, binary_weight_names
-from burn_timm.nn.binary import binary_weight
+from burn_timm.nn.binary import WEIGHT_GRADS, binary_weight
 from burn_timm.packing import PackedError, pack_weight
 
 # Where the gradients have corners, and both zeros.
@@ -67,13 +67,14 @@ def test_dtypes_are_kept(dtype, scripted):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 @eager_and_scripted
-def test_binary_weight_is_mean_times_sign_and_passes_the_gradient_within_one(scripted):
+@pytest.mark.parametrize("grad", WEIGHT_GRADS)
+def test_binary_weight_is_mean_times_sign_and_passes_the_gradient_within_one_or_everywhere(scripted, grad):
     function = torch.jit.script(binary_weight) if scripted else binary_weight
     latent = torch.randn(5, 3, 2, 2).double()
     latent[0, 0] = torch.tensor([[0.0, -0.0], [1.0, -1.0]])
     latent[1, 0, 0] = torch.tensor([1.0000001, -1.0000001])
     weight = latent.clone().requires_grad_()
-    binary = function(weight)
+    binary = function(weight, None, grad)
     direction = torch.randn_like(latent)
     (binary * direction).sum().backward()
     for o, row in enumerate(latent.flatten(1).tolist()):
@@ -81,7 +82,8 @@ def test_binary_weight_is_mean_times_sign_and_passes_the_gradient_within_one(scr
         expected = torch.tensor([scale if v >= 0 else -scale for v in row], dtype=torch.float64)
         torch.testing.assert_close(binary[o].flatten().detach(), expected, rtol=1e-12, atol=0)
     # The scale depends on every weight of its row, yet gives no gradient.
-    torch.testing.assert_close(weight.grad, torch.where(latent.abs() <= 1, direction, 0.0))
+    expected = direction if grad == "pass" else torch.where(latent.abs() <= 1, direction, 0.0)
+    torch.testing.assert_close(weight.grad, expected)
 
 
 @pytest.mark.parametrize("size", [5, 6])

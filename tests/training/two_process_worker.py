@@ -100,7 +100,7 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
             for key, value in values.items()
         }
         gradients = {key: p.grad.clone() for key, p in plain.named_parameters() if p.grad is not None}
-        kept = ("queue", "seen")
+        kept = ("queue", "extra_state")
         queues = {key: value.clone() for key, value in plain.state_dict().items() if key.endswith(kept)}
         record.append({
             "scalars": scalars, "gradients": gradients, "queues": queues, "processes": accelerator.num_processes,
