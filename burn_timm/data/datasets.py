@@ -15,7 +15,7 @@ from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder, split_folder
 from burn_timm.data.hfds import open_hfds
 from burn_timm.data.published import PUBLISHED
 from burn_timm.data.sources import Files, ImageSource, Store, shown_path
-from burn_timm.data.stream import StreamSource, open_wds
+from burn_timm.data.stream import StreamSource
 from burn_timm.errors import BurnError, NoSplitError, one_line
 
 _FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder")
@@ -68,7 +68,7 @@ def open_dataset(
     if scheme == "hfds" and rest:
         return open_hfds(rest, data_dir, split, input_key, target_key)
     if scheme == "wds":
-        return open_wds(data_dir, split, input_key, target_key)
+        return StreamSource(data_dir, split, input_key, target_key)
     if scheme == "torch" and rest:
         return _open_torch(rest, data_dir, split, download)
     if name.lower() in _FOLDER_NAMES:

@@ -21,7 +21,8 @@ _IMAGES = "jpg;jpeg;png;webp;tif;tiff;bmp;ppm"
 
 
 class StreamSource:
-    """A dataset that can only be read from front to back.
+    """A dataset that can only be read from front to back: the shards below `root` (a folder or a URL); `split` as timm
+    spells it.
 
     Iterating gives one pass in shard order, (PIL RGB image, class or -1); `training_dataset` gives timm's shuffled
     one. timm leaves out an image that cannot be read, with a warning in its log: those are not counted by `CorruptLog`.
@@ -31,6 +32,8 @@ class StreamSource:
     Attributes: `streaming` (True), `labelled`, `num_classes` and `class_names` (None: a stream does not tell),
     `multi_label` (False) and `label_matrix` (None), `description`, `shards` (their number). `len()` is the number of
     images the shards' index, or the split, claims.
+
+    Raises BurnError for a missing package, folder, shard or split, and where the number of images is not known.
     """
 
     streaming = True
@@ -39,7 +42,12 @@ class StreamSource:
     multi_label = False
     label_matrix = None
 
-    def __init__(self, root: str, split: str, input_key: str | None = None, target_key: str | None = None) -> None:
+    def __init__(self, root: str | None, split: str, input_key: str | None, target_key: str | None) -> None:
+        require_package("webdataset", "wds", "--dataset wds/...")
+        if not root:
+            raise BurnError("--dataset wds/...: name the folder (or URL) of the shards by --data-dir")
+        if not _remote(root) and not os.path.isdir(root):
+            raise BurnError(f"--data-dir {root}: no such folder")
         self._arguments = dict(root=root, split=split)
         shown = f"wds {shown_path(root)} [{split}]"
         try:
@@ -114,19 +122,6 @@ class StreamSource:
         return create_dataset(
             "wds/stream", is_training=is_training, batch_size=batch_size, seed=seed, **self._arguments
         )
-
-
-def open_wds(root: str | None, split: str, input_key: str | None, target_key: str | None) -> StreamSource:
-    """Open WebDataset shards below `root` (a folder or a URL); `split` as timm spells it.
-
-    Raises BurnError for a missing package, folder, shard or split, and where the number of images is not known.
-    """
-    require_package("webdataset", "wds", "--dataset wds/...")
-    if not root:
-        raise BurnError("--dataset wds/...: name the folder (or URL) of the shards by --data-dir")
-    if not _remote(root) and not os.path.isdir(root):
-        raise BurnError(f"--data-dir {root}: no such folder")
-    return StreamSource(root, split, input_key, target_key)
 
 
 def _remote(path: str) -> bool:
