@@ -48,7 +48,7 @@ def open_folder(root: str, split: str, input_key: str | None) -> ImageSource:
             "the endings it names", title, f"{left_out.total():,}", kinds,
         )
     if not paths:
-        told = f"found 0 images; looked for {', '.join(endings)} (--input-key names others)"
+        told = f"Found 0 images; looked for {', '.join(endings)} (--input-key names others)"
         raise BurnError(f"--data-dir {root}: {told}")
     folders = [path.partition("/")[0] if "/" in path else "" for path in paths]
     classes = sorted(set(folders), key=_natural)
