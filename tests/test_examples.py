@@ -1,0 +1,89 @@
+"""The scripts of examples/ in a short form: what they report is what timm and the engine do with their files."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from exported import write_export
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import burn_timm.deploy
+from burn_timm.data import eval_loader, open_dataset
+from burn_timm.evals.features import eval_transform, extract_features
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *argv):
+    return runpy.run_path(str(EXAMPLES / name))["main"]([str(word) for word in argv])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of digits 0, 1 and 4: train/CLASS and val/CLASS."""
+    root, digits = tmp_path_factory.mktemp("photos"), load_digits()
+    for split, part in (("train", slice(0, 20)), ("val", slice(20, 40))):
+        for kind in (0, 1, 4):
+            folder = root / split / f"digit {kind}"
+            folder.mkdir(parents=True)
+            for number, image in enumerate(digits.images[digits.target == kind][part]):
+                Image.fromarray((image * 15).astype(np.uint8)).convert("RGB").save(folder / f"{number}.png")
+    return root
+
+
+def top1(model, photos, split, side):
+    images = open_dataset("folder", str(photos), split)
+    logits, labels = extract_features(model, eval_loader(images, eval_transform(model.pretrained_cfg, side)))
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_few_shot(photos, tmp_path, capsys):
+    accuracy = run("few_shot.py", photos / "val", "--img-size", "32", "--output", tmp_path)
+    assert accuracy > 0.8 and "of 45 test photos of 3 classes are right, trained on 15" in capsys.readouterr().out
+    model = timm.create_model("reactnet_a", num_classes=3, checkpoint_path=str(tmp_path / "model.pth.tar")).eval()
+    assert 20 * 3 * top1(model, photos, "val", 32) >= 45 * accuracy  # of all photos, the five a class too
+    engine = burn_timm.deploy.load(tmp_path / "one_bit", threads=1)
+    assert engine.label_names == ["digit 0", "digit 1", "digit 4"]
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(engine(image), model(image), rtol=1e-3, atol=1e-3)
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match="give more than 20 photos a class"):
+        run("few_shot.py", photos / "val", "--shots", "20")
+
+
+def test_finetune(photos, tmp_path):
+    export = write_export(tmp_path / "export", timm.create_model("test_reactnet", num_classes=0))
+    best = run("finetune.py", photos, "--model", f"local-dir:{export}", "--img-size", "32", "--epochs", "4",
+               "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--output", tmp_path / "out")
+    assert best > 40
+    model = timm.create_model("test_reactnet", num_classes=3, checkpoint_path=str(tmp_path / "out/model_best.pth.tar"))
+    assert 100 * top1(model, photos, "val", 32) == pytest.approx(best)
+    (photos / "val" / "digit 4").rename(photos / "val" / "digit 5")
+    with pytest.raises(SystemExit, match="train/ and val/ hold different classes"):
+        run("finetune.py", photos)
+
+
+def test_segmentation(tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        mask = np.zeros((64, 64), np.uint8)
+        top, left = rng.integers(0, 32, 2)
+        mask[top : top + 32, left : left + 32] = 1
+        pixels = rng.integers(0, 60, (64, 64, 3)).astype(np.uint8) + 150 * mask[:, :, None]
+        for folder, image in (("images", Image.fromarray(pixels)), ("masks", Image.fromarray(mask, "P"))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            image.save(tmp_path / folder / f"{number}.png")
+    iou = run("segmentation.py", tmp_path, "--img-size", "64", "--steps", "12", "--batch-size", "4", "--lr", "3e-3",
+              "--output", tmp_path / "out")
+    assert iou > 0.5 and (tmp_path / "out" / "masks.png").is_file()
+    model = smp.create_model("Unet", "tu-reactnet_a_burn", encoder_weights=None, classes=2)
+    model.load_state_dict(torch.load(tmp_path / "out" / "model.pt", weights_only=True))
+    Image.new("RGB", (64, 64)).save(tmp_path / "masks" / "0.png")
+    with pytest.raises(SystemExit, match="0.png: expected a mask with one class number a pixel"):
+        run("segmentation.py", tmp_path)
