@@ -21,6 +21,8 @@ from timm.models._features import feature_take_indices as feature_take_indices
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import nn
 
+from .files import read_json, write_json
+
 # timm: models and their registry ------------------------------------------------------------------------------------
 
 # Also `feature_take_indices`, above: which stages a call of forward_intermediates asks for.
@@ -54,7 +56,10 @@ def create_with_weights(
 def save_model_config(
     model: nn.Module, path: str | os.PathLike, model_args: dict[str, Any], data_config: dict[str, Any],
 ) -> None:
-    """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too."""
+    """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too.
+
+    The number of classes stands beside `model_args`, not in them too: transformers would hand it to the model twice.
+    """
     from timm.models import _hub
 
     if "data_config" in inspect.signature(_hub.save_config_for_hf).parameters:
@@ -64,6 +69,19 @@ def save_model_config(
         kept = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True, remove_null=True)
         config = {name: value for name, value in kept.items() if name not in replaced} | data_config
         _hub.save_config_for_hf(model, Path(path), model_config={"pretrained_cfg": config}, model_args=model_args)
+    config = read_json(path)
+    config.get("model_args", {}).pop("num_classes", None)
+    write_json(path, config)
+
+
+def require_stages(model_name: str, stages: int, out_indices: int | Sequence[int]) -> None:
+    """Raise ValueError unless `features_only` with these `out_indices` asks for stages that there are."""
+    try:
+        feature_take_indices(stages, out_indices)
+    except AssertionError as error:
+        raise ValueError(
+            f"out_indices {out_indices}: {model_name} has {stages} stages, numbered 0 to {stages - 1}"
+        ) from error
 
 
 # timm: dataset readers ----------------------------------------------------------------------------------------------

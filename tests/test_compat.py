@@ -7,6 +7,7 @@ import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -42,7 +43,8 @@ def test_save_model_config(tmp_path):
     model = timm.create_model("test_resnet", num_classes=5)
     compat.save_model_config(model, tmp_path / "config.json", {"num_classes": 5}, {"input_size": (3, 32, 32)})
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["architecture"] == "test_resnet" and config["model_args"]["num_classes"] == 5
+    assert config["architecture"] == "test_resnet" and config["num_classes"] == 5
+    assert "num_classes" not in config["model_args"]  # where transformers would hand it to the model twice
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
 
 
@@ -51,6 +53,16 @@ def test_feature_take_indices():
     assert compat.feature_take_indices(4, [1, -1]) == ([1, 3], 3)
     assert compat.feature_take_indices(4, 2) == ([2, 3], 3)
     assert compat.feature_take_indices(4, None) == ([0, 1, 2, 3], 3)
+
+
+@pytest.mark.parametrize("name, stages", [("test_reactnet", 4), ("resnet20_cifar", 3)])
+@pytest.mark.parametrize("out_indices", [(0, 7), (-9,), 7])
+def test_stages_that_are_not_there_are_one_line(name, stages, out_indices):
+    """If it fails: timm's feature_take_indices raises something else than AssertionError for a wrong index."""
+    line = f"out_indices {out_indices}: {name} has {stages} stages, numbered 0 to {stages - 1}"
+    with pytest.raises(ValueError, match=re.escape(line)):
+        timm.create_model(name, features_only=True, out_indices=out_indices)
+    assert len(timm.create_model(name, features_only=True, out_indices=(1, -1)).feature_info.channels()) == 2
 
 
 def test_binary_functions_are_leaves_of_a_trace():

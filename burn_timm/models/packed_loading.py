@@ -1,5 +1,6 @@
 """Weights into a model by all of timm's ways: its filter_fn, `checkpoint_path`, which never calls that, and
-features_only, which renames. Only names and the classifier are of the models; the format is that of packing.py.
+features_only, which renames; and by transformers, which sets parameters by name and calls nothing of torch or timm.
+Only names and the classifier are of the models; the format is that of packing.py.
 """
 
 import logging
@@ -61,3 +62,26 @@ def load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) 
                 shape = own[candidate].shape
                 scale = verified.get(f"{stem}_scale")
                 state_dict[prefix + candidate] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
+
+
+def mark_loaded(module: nn.Module, incompatible_keys: object) -> None:
+    """Behind load_state_dict: mark tensors as transformers does, whose TimmBackbone else resets BatchNorm's statistics.
+
+    (It does so to every network of timm, pretrained or not, since transformers 5.0.)
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor._is_hf_initialized = True
+
+
+def require_all_loaded(module: nn.Module) -> None:
+    """Raise BurnError where a loader that knows names only, such as transformers', found no weights for a binary layer.
+
+    It has marked the tensors that it found; without any mark nobody has loaded anything, which is no error.
+    """
+    loaded = {name: getattr(tensor, "_is_hf_initialized", False) for name, tensor in module.named_parameters()}
+    missing = [name for name in binary_weight_names(module) if not loaded[name]]
+    if missing and any(loaded.values()):
+        raise BurnError(
+            f"the file has no {missing[0]}: only timm reads packed 1-bit weights. For transformers write floats: "
+            "burn-timm unpack FOLDER FLOATS"
+        )

@@ -22,10 +22,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import ClassifierHead, NormMlpClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from ..compat import feature_take_indices
+from ..compat import feature_take_indices, require_stages
 from ..nn import BinaryConv2d, RPReLU, RSign, Shift
 from ..nn.checkpointing import checkpointed_blocks
-from .packed_loading import checkpoint_filter_fn, load_features_hook, load_hook
+from .packed_loading import checkpoint_filter_fn, load_features_hook, load_hook, mark_loaded, require_all_loaded
 from .protocol import BinaryUnit
 
 __all__ = ["ReActNet"]
@@ -119,22 +119,10 @@ class ReActNet(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        output_stride: int = 32,
-        block: str = "pair",
-        stem_chs: int = 32,
-        channels: tuple[int, ...] = (64, 128, 256, 512, 1024),
-        depths: tuple[int, ...] = (1, 2, 2, 6, 2),
-        weight_bits: int = 1,
-        act_bits: int = 1,
-        act_grad: str = "approx",
-        drop_rate: float = 0.0,
-        head_hidden_size: int | None = None,
-        device=None,
-        dtype=None,
+        self, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg", output_stride: int = 32,
+        block: str = "pair", stem_chs: int = 32, channels: tuple[int, ...] = (64, 128, 256, 512, 1024),
+        depths: tuple[int, ...] = (1, 2, 2, 6, 2), weight_bits: int = 1, act_bits: int = 1, act_grad: str = "approx",
+        drop_rate: float = 0.0, head_hidden_size: int | None = None, device=None, dtype=None,
     ):
         super().__init__()
         if output_stride != 32:
@@ -169,6 +157,7 @@ class ReActNet(nn.Module):
         self.head = self._new_head(num_classes, global_pool, head_hidden_size or None)
         self.head_hidden_size = _head_width(self.head)
         self.register_load_state_dict_pre_hook(load_hook)
+        self.register_load_state_dict_post_hook(mark_loaded)
         self.init_weights()
 
     @torch.jit.ignore
@@ -183,14 +172,18 @@ class ReActNet(nn.Module):
             elif isinstance(module, nn.PReLU):
                 nn.init.constant_(module.weight, 0.25)
 
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """There are none; transformers calls this behind its own loading, where a check belongs."""
+        require_all_loaded(self)
+
     def binary_units(self) -> Iterator[BinaryUnit]:
         """All binary convolutions with what surrounds them, in the order in which they run (see `protocol`)."""
         return (unit for stage in self.stages for block in stage.children() for unit in block.binary_units())
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
-        return {"stem": r"^stem", "blocks": [(blocks, None)]}
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -231,13 +224,8 @@ class ReActNet(nn.Module):
         self.head_hidden_size = _head_width(self.head)
 
     def forward_intermediates(
-        self,
-        x: torch.Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
+        self, x: torch.Tensor, indices: int | list[int] | None = None, norm: bool = False, stop_early: bool = False,
+        output_fmt: str = "NCHW", intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Outputs `[B, C, H, W]` of the stages in `indices` (an int: the last n, None: all), and the final features.
 
@@ -252,10 +240,8 @@ class ReActNet(nn.Module):
         intermediates = []
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         x = self.stem(x)
-        # TorchScript can neither slice modules nor checkpoint.
-        if torch.jit.is_scripting() or not stop_early:
-            stages = self.stages
-        else:
+        stages = self.stages
+        if not torch.jit.is_scripting() and stop_early:  # TorchScript can neither slice modules nor checkpoint
             stages = self.stages[: max_index + 1]
         for index, stage in enumerate(stages):
             if self.grad_checkpointing and not torch.jit.is_scripting():
@@ -291,7 +277,7 @@ class ReActNet(nn.Module):
         return self.stages(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
+        return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
@@ -340,6 +326,7 @@ default_cfgs = generate_default_cfgs({
 
 def _create_reactnet(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     stages = len(kwargs.get("depths", (1, 2, 2, 6, 2)))
+    require_stages(variant, stages, kwargs.get("out_indices", stages))
     feature_cfg = {"out_indices": tuple(range(stages)), "flatten_sequential": True}
     model = build_model_with_cfg(
         ReActNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs,
@@ -384,15 +371,16 @@ def reactnet_18(pretrained: bool = False, **kwargs: Any) -> ReActNet:
     return _create_reactnet("reactnet_18", pretrained, **dict(args, **kwargs))
 
 
+_TINY = {"stem_chs": 8, "channels": (16, 32, 64, 128), "depths": (1, 1, 2, 1)}
+
+
 @register_model
 def test_reactnet(pretrained: bool = False, **kwargs: Any) -> ReActNet:
     """A tiny ReActNet-A for tests."""
-    args = {"stem_chs": 8, "channels": (16, 32, 64, 128), "depths": (1, 1, 2, 1)}
-    return _create_reactnet("test_reactnet", pretrained, **dict(args, **kwargs))
+    return _create_reactnet("test_reactnet", pretrained, **dict(_TINY, **kwargs))
 
 
 @register_model
 def test_reactnet_mlp(pretrained: bool = False, **kwargs: Any) -> ReActNet:
     """The same with a hidden layer in its head."""
-    args = {"stem_chs": 8, "channels": (16, 32, 64, 128), "depths": (1, 1, 2, 1), "head_hidden_size": 48}
-    return _create_reactnet("test_reactnet_mlp", pretrained, **dict(args, **kwargs))
+    return _create_reactnet("test_reactnet_mlp", pretrained, **{**_TINY, "head_hidden_size": 48, **kwargs})

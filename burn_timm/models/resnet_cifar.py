@@ -17,6 +17,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import create_classifier
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from ..compat import require_stages
 from .packed_loading import checkpoint_filter_fn
 
 __all__ = ["CifarResNet"]
@@ -103,6 +104,7 @@ default_cfgs = generate_default_cfgs({"resnet20_cifar.untrained": _cfg(), "resne
 
 def _create(variant: str, pretrained: bool, depth: int, **kwargs: Any) -> CifarResNet:
     features = {"out_indices": (0, 1, 2)}
+    require_stages(variant, 3, kwargs.get("out_indices", 3))
     return build_model_with_cfg(
         CifarResNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=features, depth=depth,
         **kwargs,

@@ -91,3 +91,11 @@ def test_all_that_timm_users_do(tag):
         maps = timm.create_model(tag, pretrained=True, features_only=True).eval()(images)
         assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
         assert torch.equal(maps[-1].mean((2, 3)), expected)
+
+
+def test_torch_hub():
+    root = str(Path(burn_timm.__file__).parents[1])
+    model = torch.hub.load(root, "reactnet_a_burn", source="local", pretrained=True, trust_repo=True)
+    expected = timm.create_model("reactnet_a_burn", pretrained=True)
+    assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
+    assert torch.hub.load(root, "resnet20_cifar", source="local", num_classes=7).num_classes == 7
