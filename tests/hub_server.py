@@ -119,8 +119,10 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None or found[1] not in self.hub.repos:
             return self._missing("RepoNotFound")
         if found[2] == "preupload":
-            files = [{"path": file["path"], "uploadMode": "lfs" if _is_large(file["path"]) else "regular",
-                      "shouldIgnore": False} for file in json.loads(body)["files"]]
+            held = self.hub.at(found[1], "main")[1]
+            files = [{"path": name, "uploadMode": "lfs" if _is_large(name) else "regular", "shouldIgnore": False,
+                      "oid": _oid(name, held[name]) if name in held else None}
+                     for name in (file["path"] for file in json.loads(body)["files"])]
             return self._json({"files": files})
         lines = [json.loads(line) for line in body.splitlines() if line.strip()]
         values = {key: [line["value"] for line in lines if line["key"] == key]
@@ -164,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         except KeyError:
             return self._missing("RevisionNotFound")
         if about:
-            siblings = [_about(name, data) for name, data in files.items()]
+            siblings = [{"rfilename": name} for name in files]
             private = repo in self.hub.private
             return self._json({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "private": private})
         if file[3] not in files:
@@ -226,10 +228,8 @@ def _is_large(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-def _about(name: str, data: bytes) -> dict:
-    """A file as `?blobs=true` lists it: weights by SHA-256 as large files are, others by git's hash."""
+def _oid(name: str, data: bytes) -> str:
+    """By what the client knows a file that is there already: large ones by SHA-256, others by git's hash."""
     if _is_large(name):
-        lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
-        return {"rfilename": name, "size": len(data), "blobId": "0" * 40, "lfs": lfs}
-    blob = hashlib.sha1(b"blob " + str(len(data)).encode() + b"\0" + data).hexdigest()
-    return {"rfilename": name, "size": len(data), "blobId": blob}
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

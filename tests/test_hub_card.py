@@ -104,10 +104,10 @@ def test_front_matter_of_a_run_on_non_commercial_images(folder):
     assert (front["license"], front["license_name"]) == ("other", "imagenet-terms-of-access")
     assert front["license_link"] == "https://www.image-net.org/download.php"
     assert front["datasets"] == ["zh-plus/tiny-imagenet"] and front["base_model"] == "timm/resnet50.a1_in1k"
-    assert {"timm", "burn-timm", "binary-neural-network", "self-supervised-learning", "burn"} == set(front["tags"])
+    assert {"timm", "burn-timm", "binary-neural-network", "knowledge-distillation", "burn"} == set(front["tags"])
     assert "model-index" not in front and "`timm/resnet50.a1_in1k`, are under apache-2.0" in body
     counts = count(timm.create_model("test_reactnet", num_classes=0, device="meta"))
-    assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes" in body
+    assert f" {(folder / 'model.safetensors').stat().st_size:,} |" in body
     assert all(f"{counts[key]:,.0f}" in body for key in ("params", "binary_params", "flops", "bops", "ops"))
 
 
@@ -134,7 +134,7 @@ def cells(body):
 def test_figures_of_the_run_itself(tmp_path):
     front, body = card(make_folder(tmp_path / "run", **KNN))
     data = "a subset of Tiny ImageNet, 40,000 training and 4,000 test images"
-    assert cells(body) == [("kNN, top-1", data, "**50.00**", "10.00", "+40.00", "12.50", "+37.50")]
+    assert cells(body) == [("kNN, top-1", data, "**+40.00**", "**+37.50**", "50.00", "10.00", "12.50")]
     (entry,) = front["model-index"][0]["results"]
     assert entry["dataset"]["type"] == "zh-plus/tiny-imagenet" and entry["metrics"][0]["value"] == 50
     assert "kNN in the same run: 75.00" in body
@@ -151,17 +151,18 @@ def test_results_with_margins_and_protocol(folder, result):
     front, body = card(folder, "--repo", "me/small", "--results", *files)
     data = "CIFAR-10, 500 of 50,000 training and 10,000 test images"
     assert cells(body) == [
-        ("kNN, top-1", data, "**50.00**", "25.00", "+25.00", "15.00 ± 7.07", "+35.00"),
-        ("fine-tuning with 1% of the labels, top-1", data, "**25.00**", "", "", "20.00", "+5.00"),
+        ("kNN, top-1", data, "**+25.00**", "**+35.00**", "50.00", "25.00", "15.00 ± 7.07"),
+        ("fine-tuning with 1% of the labels, top-1", data, "", "**+5.00**", "25.00", "", "20.00"),
     ]
     assert "k 20" in body and "32 px, crop 1.0" in body and "--name own" in body
+    assert "50.0 of 100 test pictures the right class (raw pixels 25.0, the network untrained 15.0)" in body
     (index,) = front["model-index"]
     entry = index["results"][0]["dataset"], index["results"][0]["metrics"][0]
     assert index["name"] == "small" and entry == (
         {"name": "CIFAR-10", "type": "uoft-cs/cifar10", "split": "test"},
         {"type": "accuracy", "value": 50.0, "name": "kNN, top-1 (%)"},
     )
-    assert "| raw pixels |" not in card(folder, "--results", files[0])[1]  # what was not measured has no column
+    assert "raw pixels" not in card(folder, "--results", files[0])[1]  # what was not measured has no column
 
 
 def test_results_that_do_not_belong_are_refused(folder, result, refused):
@@ -207,7 +208,27 @@ def test_curves(folder, tmp_path):
 def test_licence_base_model_and_use_of_labels(tmp_path, changes, license_id, base):
     front, body = card(make_folder(tmp_path / "run", **changes))
     assert (front["license"], front.get("base_model")) == (license_id, base)
-    assert ("self-supervised-learning" in front["tags"]) == (", without labels." in body) == ("method" not in changes)
+    labels = ", with their labels." if "method" in changes else ", without labels."
+    if base == "timm/resnet50.a1_in1k":  # timm's weights with a classifier
+        labels = "; no label of these images was read: labels enter through the teacher alone."
+    assert ("self-supervised-learning" in front["tags"]) == (labels == ", without labels.") and labels in body
+
+
+def test_who_publishes_says_whether_the_teacher_had_labels(tmp_path):
+    folder = make_folder(tmp_path / "run", teacher="local-dir:mine", dataset="folder mine [train], 9 images")
+    assert "folder mine [train], 9 images, without labels." in card(folder)[1]
+    told = card(folder, "--teacher-labels")
+    assert "labels enter through the teacher alone." in told[1] and card(folder) == told  # it is kept
+    assert ", without labels." in card(folder, "--no-teacher-labels")[1]
+
+
+def test_paths_of_our_copies_become_names_of_the_hub(folder, result):
+    where = {"command": "knn --dataset hfds/$BURN_DATA/cifar10"}
+    path = result("own", 0.5)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **where}))
+    body = card(folder, "--results", path)[1]
+    assert "`knn --dataset hfds/uoft-cs/cifar10`" in body and "BURN_DATA" not in body
+    assert "a subset of [Tiny ImageNet](https://huggingface.co/datasets/zh-plus/tiny-imagenet), 40,000 images" in body
 
 
 def test_a_chosen_licence_and_data_set(folder, tmp_path, refused):
@@ -241,7 +262,7 @@ def test_a_card_rendered_again_keeps_figures_licence_and_data_sets(folder, resul
     assert card(folder) == first
     kept = (folder / "card.json").read_bytes()
     assert card(folder, "--output", tmp_path / "x.md", "--results", result("own", 0.75)) == first
-    assert "**75.00**" in (tmp_path / "x.md").read_text() and (folder / "card.json").read_bytes() == kept
+    assert " 75.00 |" in (tmp_path / "x.md").read_text() and (folder / "card.json").read_bytes() == kept
     for content in ("[]", "{}}", '{"a": 1}', '{"results": 3}', '{"results": [{"task": "knn"}]}', '{"dataset_id": "x"}'):
         (folder / "card.json").write_text(content)
         assert "card.json: " in refused(folder)

@@ -43,8 +43,9 @@ def content(folder):
 
 def test_push_and_push_again(hub, push, folder):
     hub.commit("me/fresh", {".gitattributes": b"*.bin filter=lfs"})
-    for name in ("model", "me/model", "me/fresh"):
+    for name in ("model", "me/fresh"):
         assert push(folder, name) == (0, f"{hub.endpoint}/me/{name.removeprefix('me/')}\n", "")
+    assert push(folder, "me/model", "--yes")[0] == 0  # and nothing is uploaded or committed again
     assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 1
     assert hub.files("me/fresh") == {**content(folder), ".gitattributes": b"*.bin filter=lfs"}
 
@@ -75,10 +76,6 @@ def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
     for _ in range(2):  # the second push finds nothing to do
         assert push(folder, "me/taken", "--yes")[:2] == (0, f"{hub.endpoint}/me/taken\n")
         assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 2
-    hub.commit("me/taken", {"training.json": b"{}"})  # all of the folder is there already
-    assert push(folder, "me/taken")[0] == 0 and "training.json" in hub.files("me/taken")
-    assert push(folder, "me/taken", "--yes")[0] == 0
-    assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 4
 
 
 def test_private(hub, push, folder):
@@ -115,12 +112,26 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(hub, push, folder):
     assert not hub.repos["me/model"]
 
 
-def test_a_card_whose_usage_names_no_repository_is_uploaded_as_it_is_with_a_warning(hub, push, folder):
-    (folder / "README.md").write_bytes(CARD + b'model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER")\n')
-    code, out, err = push(folder, "model")
-    assert (code, out) == (0, f"{hub.endpoint}/me/model\n") and err.count("\n") == 1
-    assert err.startswith(f"{folder}/README.md: its usage says local-dir:PATH_OF_THIS_FOLDER, which ")
-    assert "write hf-hub:me/model there" in err and hub.files("me/model") == content(folder)
+def test_a_card_gets_the_name_and_the_load_line_of_its_repository(hub, push, folder):
+    card = """---
+model-index:
+- name: test_reactnet
+  results: []
+---
+# test_reactnet
+timm.create_model("local-dir:PATH_OF_THIS_FOLDER")  # test_reactnet
+"""
+    (folder / "README.md").write_text(card)
+    assert push(folder, "model") == (0, f"{hub.endpoint}/me/model\n", "")
+    assert hub.files("me/model")["README.md"].decode() == """---
+model-index:
+- name: model
+  results: []
+---
+# model
+timm.create_model("hf-hub:me/model")  # test_reactnet
+"""
+    assert (folder / "README.md").read_text() == card  # the folder stays as it is
 
 
 def replaced(old, new):

@@ -1,4 +1,4 @@
-"""`python -m burn_timm SCRIPT.py ARGS`: any script sees the models; timm's own, where TIMM_SCRIPTS names their folder."""
+"""`python -m burn_timm SCRIPT.py ARGS`: any script sees the models; so do timm's, in the folder TIMM_SCRIPTS."""
 
 import csv
 import os

@@ -1,12 +1,13 @@
-"""The model card of an export folder: front matter, usage, figures, training, size, terms."""
+"""The model card of an export folder: what fills the template card.md, and the terms of the weights."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .. import tables
@@ -15,79 +16,10 @@ from ..configs import read_config
 from ..counting import count
 from ..errors import BurnError
 from ..methods import METHODS
-from .figures import Row, figures_table, protocols, rows_of_run
-from .terms import Terms, terms_of
+from .figures import Row, figures_table, in_words, protocols, rows_of_run
+from .terms import Terms, public, terms_of
 
 HERE = "local-dir:PATH_OF_THIS_FOLDER"
-_CARD = """\
----
-{front}
----
-
-# {name}
-
-{introduction}
-
-## Usage
-
-```python
-import burn_timm, timm
-model = timm.create_model("{where}", pretrained=True).eval()
-output = model(images)  # [B, {channels}, {height}, {width}] -> {gives} an image
-```
-
-`pip install burn-timm`. `timm.data.create_transform(**timm.data.resolve_model_data_config(model))` prepares images as
-in the measurements; `features_only=True` and `num_classes=N` work as for any timm model. Only timm reads packed 1-bit
-weights; for other loaders write floats first: `burn-timm unpack`.
-
-## Figures
-
-{figures}
-
-## Training
-
-{training}
-
-## Size and operations
-
-{size}
-
-## Intended use and limits
-
-* Meant as frozen features or as a start for fine-tuning where memory is scarce, and for research on small networks.
-* In PyTorch a 1-bit network computes with floats and is no faster than a float network: the file is small, and only an
-  engine with 1-bit kernels turns the operations above into time.
-* {measured}; on other kinds of images, and at other sizes, measure before you rely on it.
-* It has learnt what its images show, their imbalances included. No test of fairness between groups of people was made.
-* Not for recognising, tracking or judging people. The authors of BURN point out that better vision on cheap devices
-  also makes it easier to watch whole populations and to read out private attributes, which they do not intend, and
-  suggest to give code and weights only to those who pass a review of security and ethics. Whoever builds on these
-  weights carries that responsibility.
-
-## Terms
-
-{terms}
-The code of burn-timm is under Apache-2.0.
-
-## Citation
-
-```bibtex
-@inproceedings{{kim2022burn,
-  title = {{Unsupervised Representation Learning for Binary Networks by Joint Classifier Learning}},
-  author = {{Kim, Dahyun and Choi, Jonghyun}},
-  booktitle = {{CVPR}},
-  year = {{2022}},
-  url = {{https://arxiv.org/abs/2110.08851}}
-}}
-@inproceedings{{liu2020reactnet,
-  title = {{{{ReActNet}}: Towards Precise Binary Neural Network with Generalized Activation Functions}},
-  author = {{Liu, Zechun and Shen, Zhiqiang and Savvides, Marios and Cheng, Kwang-Ting}},
-  booktitle = {{ECCV}},
-  year = {{2020}},
-  url = {{https://arxiv.org/abs/2003.03488}}
-}}
-```
-"""
 
 
 @dataclass(frozen=True)
@@ -97,12 +29,14 @@ class Chosen:
     Attributes:
         license: The Hub's id; license_name, license_link: with `other`.
         dataset_id: Hub ids of the training images.
+        teacher_labels: Whether the teacher was trained with labels.
     """
 
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     dataset_id: Sequence[str] = ()
+    teacher_labels: bool | None = None
 
 
 def render_card(
@@ -115,35 +49,37 @@ def render_card(
         details: Summary of the run that trained it; what is missing in it is left out of the card.
         rows: Its results; none: the kNN figures of the run itself, where it has some.
         repo: OWNER/NAME of the Hub repository that usage is shown for. tag: a name of timm's, instead.
-        chosen: Licence and data sets; default: what the terms of the training data and the teacher's licence ask for.
+        chosen: Default: what the terms of the training data and the teacher's licence ask for.
         picture: Address of the training curves, if there are some.
 
     Raises:
         BurnError: config.json is wrong, or a name or the licence is impossible.
     """
     config, chosen = read_config(folder), chosen or Chosen()
-    settings = config.get("pretrained_cfg") or {}
-    size = settings.get("input_size") or (3, 224, 224)
-    if tag in timm.list_pretrained():  # users of this name get the size of its registration, whatever the folder's
-        size = timm.get_pretrained_cfg(tag).input_size
     for option, ids in (("--repo", [repo] if repo else []), ("--dataset-id", chosen.dataset_id)):
         for name in ids:
             require_id(option, name, owner=option == "--repo")
+    size = (config.get("pretrained_cfg") or {}).get("input_size") or (3, 224, 224)
+    if tag in timm.list_pretrained():  # users of this name get the size of its registration, whatever the folder's
+        size = timm.get_pretrained_cfg(tag).input_size
     rows = list(rows) or rows_of_run(details)
-    trained_on = (str(details.get("dataset", "")), *chosen.dataset_id)
-    data = next((terms for terms in map(terms_of, trained_on) if terms), None)
+    data = next(filter(None, map(terms_of, (str(details.get("dataset", "")), *chosen.dataset_id))), None)
     license = _license(details, data, chosen)
     name = repo.partition("/")[2] if repo else tag or config["architecture"]
-    gives = f"{config['num_classes']} logits" if config.get("num_classes") else f"{config.get('num_features')} features"
     bytes_ = (folder / "model.safetensors").stat().st_size
-    return _CARD.format(
-        front=_front(config, details, rows, data, name, chosen, license).to_yaml(), name=name,
-        introduction=_introduction(config, details, bytes_, gives),
-        where=tag or (f"hf-hub:{repo}" if repo else HERE), channels=size[0], height=size[1], width=size[2], gives=gives,
-        figures=_figures(rows, details), training=_training(details, data, picture, size[-1]),
-        size=_size(config, bytes_, size[-1]), terms=_terms(details, data, license[0]),
-        measured="Only the figures above are measured" if rows else "Nothing is measured",
+    classes = config.get("num_classes")
+    card = ModelCard.from_template(
+        _front(config, details, rows, data, name, chosen, license), str(Path(__file__).with_name("card.md")), name=name,
+        tag=tag, where=tag or (f"hf-hub:{repo}" if repo else HERE), size=size, picture=picture, rows=rows,
+        gives=f"{classes} logits" if classes else f"{config.get('num_features')} features",
+        introduction=_introduction(config, details, rows, bytes_, data, chosen),
+        packed=(config.get("model_args") or {}).get("weight_bits") == 1, compared=any(row.untrained for row in rows),
+        teacher_knn=tables.number(details["knn_teacher"], 2, 100) if "knn_teacher" in details else None,
+        figures=figures_table(rows), protocols=protocols(rows), sizes=_sizes(config, bytes_, size[-1]),
+        training=_training(details, data, size[-1]), command=public(details.get("command") or ""),
+        terms=_terms(details, data, license[0]),
     )
+    return f"{str(card).rstrip()}\n"
 
 
 def require_id(option: str, name: str, owner: bool) -> None:
@@ -157,18 +93,18 @@ def require_id(option: str, name: str, owner: bool) -> None:
         raise BurnError(f"{option} {name}: expected OWNER/NAME")
 
 
-def teacher_weights(details: dict) -> tuple[str | None, str | None]:
-    """Repository of the teacher's weights and their licence, where timm or the Hub has them."""
+def _published_teacher(details: dict) -> Any | None:
+    """timm's configuration of the teacher where its weights are timm's own, or are taken from a repository."""
     name, command = details.get("teacher") or "", str(details.get("command"))
     own_file = details.get("teacher_checkpoint") or "--teacher-checkpoint" in command
     random = details.get("teacher_pretrained") is False or "--no-teacher-pretrained" in command
     if not name or own_file or random:
-        return None, None
+        return None
     scheme, repo = model_source(name)
     if scheme:
-        return (repo.partition("@")[0], None) if scheme == "hf-hub" else (None, None)
+        return timm.models.PretrainedCfg(hf_hub_id=repo.partition("@")[0]) if scheme == "hf-hub" else None
     known = timm.get_pretrained_cfg(name)
-    return (known.hf_hub_id, known.license) if known and known.hf_hub_id else (None, None)
+    return known if known and known.hf_hub_id else None
 
 
 def _license(details: dict, data: Terms | None, choice: Chosen) -> tuple[str, str | None, str | None]:
@@ -177,7 +113,7 @@ def _license(details: dict, data: Terms | None, choice: Chosen) -> tuple[str, st
     if any(named) and (chosen != "other" or not all(named)):
         raise BurnError("--license other, --license-name and --license-link go together; give all three, or another id")
     own = ("other", data.license_name, data.link) if data and data.commercial is False else None
-    teacher = teacher_weights(details)[1]
+    teacher = getattr(_published_teacher(details), "license", None)
     restricted = own or ((teacher, None, None) if "-nc" in str(teacher) else None)
     if chosen is None:
         return restricted or ("apache-2.0" if data and data.commercial else "unknown", None, None)
@@ -194,92 +130,111 @@ def _license(details: dict, data: Terms | None, choice: Chosen) -> tuple[str, st
     return chosen, None, None
 
 
+def _labels(details: dict, chosen: Chosen) -> str:
+    """How labels entered: `with`, `without` or `teacher`; an empty string where nothing tells the method."""
+    method, teacher = METHODS.get(details.get("method")), _published_teacher(details)
+    if method is None or method.needs_labels:
+        return "with" if method else ""
+    from_teacher = chosen.teacher_labels
+    if from_teacher is None:
+        from_teacher = bool(teacher and teacher.license and teacher.num_classes)  # timm's weights with a classifier
+    return "teacher" if from_teacher and details.get("teacher") else "without"
+
+
 def _front(
     config: dict, details: dict, rows: Sequence[Row], data: Terms | None, name: str, chosen: Chosen,
     license: tuple[str, str | None, str | None],
 ) -> ModelCardData:
-    method = details.get("method")
     tags = ["timm", "burn-timm"]
-    if config["architecture"] in burn_models():
-        tags.append("binary-neural-network")
-    if method in METHODS and not METHODS[method].needs_labels:
-        tags.append("self-supervised-learning")
-    results = [row.eval_result() for row in rows]
+    tags += ["binary-neural-network"] if config["architecture"] in burn_models() else []
+    tags += {"without": ["self-supervised-learning"], "teacher": ["knowledge-distillation"]}.get(
+        _labels(details, chosen), [])
+    results, teacher = [row.eval_result() for row in rows], _published_teacher(details)
     return ModelCardData(
         library_name="timm", license=license[0], license_name=license[1], license_link=license[2],
         pipeline_tag="image-classification" if config.get("num_classes") else "image-feature-extraction",
-        tags=tags + ([method] if method else []),
+        tags=tags + ([details["method"]] if details.get("method") else []),
         datasets=list(chosen.dataset_id) or ([data.hub_id] if data and data.hub_id else None),
-        base_model=teacher_weights(details)[0],
-        metrics=sorted({result.metric_type for result in results}) or None, model_name=name,
-        eval_results=results or None,
+        base_model=teacher.hf_hub_id if teacher else None, model_name=name, eval_results=results or None,
+        metrics=sorted({result.metric_type for result in results}) or None,
     )
 
 
-def _introduction(config: dict, details: dict, bytes_: int, gives: str) -> str:
-    kind = {1: "The weights and activations of its convolutions are of one bit.", 32: "Its weights are of 32 bits."}
-    text = f"An image network of {bytes_ / 1e6:.1f} MB that turns a picture into {gives}."
-    text += f" It is a `{config['architecture']}` for [timm](https://github.com/huggingface/pytorch-image-models). "
-    text += kind.get((config.get("model_args") or {}).get("weight_bits"), "")
-    if not details.get("method"):
-        return text.strip()
-    method = METHODS.get(details["method"])
-    labels = "" if method is None else ", with its labels" if method.needs_labels else ", without labels"
-    return f"{text}\n\nTrained by burn-timm with `--method {details['method']}` on {details['dataset']}{labels}."
+def _introduction(
+    config: dict, details: dict, rows: Sequence[Row], bytes_: int, data: Terms | None, chosen: Chosen,
+) -> str:
+    classes, bits = config.get("num_classes"), (config.get("model_args") or {}).get("weight_bits")
+    purpose = " for devices with little memory" if bits == 1 else ""
+    gives = f"turns a picture into {config.get('num_features', 'some')} numbers by which pictures are searched, sorted or "
+    gives = f"tells which of {classes} classes a picture shows" if classes else f"{gives}classified"
+    text = f"A {bytes_ / 1e6:.{1 if bytes_ > 1e6 else 2}f} MB image network{purpose}: it {gives}"
+    text += f"; {in_words(rows[0])}.\n\n" if rows else ".\n\n"
+    text += {1: "The weights and activations of its convolutions have one bit. ", 32: "Its weights have 32 bits. "}.get(
+        bits, "")
+    text += f"It is a `{config['architecture']}` for [timm](https://github.com/huggingface/pytorch-image-models)"
+    if details.get("method"):
+        labels = {
+            "with": ", with their labels", "without": ", without labels",
+            "teacher": "; no label of these images was read: labels enter through the teacher alone",
+        }.get(_labels(details, chosen), "")
+        text += f", trained by burn-timm with `--method {details['method']}` on {_images(details, data)}{labels}"
+    return f"{text}."
 
 
-def _figures(rows: list[Row], details: dict) -> str:
-    if not rows:
-        return "None were measured."
-    text = "In %, of frozen features unless the task says otherwise; the untrained network has calibrated BatchNorm."
-    if "knn_teacher" in details:
-        text += f" The teacher's kNN in the same run: {100 * details['knn_teacher']:.2f}."
-    return f"{text}\n\n{figures_table(rows)}\n\nHow they were measured:\n\n{protocols(rows)}"
+def _images(details: dict, data: Terms | None) -> str:
+    """The training images: the name of a known data set, and how many there were."""
+    described = str(details.get("dataset"))
+    if data is None or terms_of(described) is not data:
+        return public(described)
+    part, name = ("a subset of ", data.name[12:]) if data.name.startswith("a subset of ") else ("", data.name)
+    name = f"[{name}](https://huggingface.co/datasets/{data.hub_id})" if data.hub_id else name
+    return f"{part}{name}{described[described.find(','):] if ',' in described else ''}"
 
 
-def _training(details: dict, data: Terms | None, picture: str | None, used: int) -> str:
-    if not details:
-        return "Nothing in the folder tells how these weights were trained."
+def _training(details: dict, data: Terms | None, used: int) -> dict[str, Any]:
+    """Facts of the run, in words, by their names."""
     most = f", at most {details['max_steps']} steps" if details.get("max_steps") else ""
-    hardware = details.get("hardware") or {}
-    lines = {
-        "method": details.get("method"), "teacher": details.get("teacher"), "data": details.get("dataset"),
+    hardware, teacher = details.get("hardware") or {}, details.get("teacher") or ""
+    facts = {
+        "method": details.get("method"),
+        "teacher": teacher + (" (from the root of the burn-timm repository)" if teacher.startswith("local") else ""),
+        "data": _images(details, data) if details.get("dataset") else None,
         "stages": " -> ".join(details.get("stages") or []),
         "a stage": f"{details['epochs']} epochs{most}" if details.get("epochs") else None,
         "images": f"{details['img_size']} px" if details.get("img_size") else None,
-        "used at": f"{used} px" if used != details.get("img_size") else None,
+        "used at": f"{used} px" if details and used != details.get("img_size") else None,
         "batch": details.get("total_batch_size"), "seed": details.get("seed"),
         "precision": details.get("mixed_precision"), "hardware": hardware.get("gpu") or hardware.get("cpu"),
         "time": f"{details['train_seconds'] / 60:.0f} min" if details.get("train_seconds") else None,
         "commit": details.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in (details.get("versions") or {}).items()),
     }
-    text = "\n".join(f"* {name}: {value}" for name, value in lines.items() if value not in (None, ""))
-    text += f"\n\n```\n{details['command']}\n```" if details.get("command") else ""
-    return text + (f"\n\n![Curves of the training]({picture})" if picture else "")
+    return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
-def _size(config: dict, bytes_: int, side: int) -> str:
-    text = f"`model.safetensors` has {bytes_:,} bytes."
+def _sizes(config: dict, bytes_: int, side: int) -> str:
     if config["architecture"] not in burn_models():
-        return text
-    kwargs = {"num_classes": None, **(config.get("model_args") or {})}
+        return f"`model.safetensors` has {bytes_:,} bytes."
+    kwargs = {"num_classes": config.get("num_classes"), **(config.get("model_args") or {})}
     counts = count(load_model(config["architecture"], device="meta", **kwargs), side)
-    cells = [f"{counts[key]:,.0f}" for key in ("params", "binary_params", "flops", "bops", "ops")]
-    table = tables.markdown(["parameters", "of 1 bit", "FLOPs", "BOPs", "OPs = FLOPs + BOPs / 64"], [cells], 0)
-    return (f"{text} As 32-bit floats they would be {counts['bytes_fp32']:,}. For one image of {side} px, in\n"
-            f"multiply-accumulates:\n\n{table}")
+    lines = {
+        "`model.safetensors`, bytes": bytes_, "the same as 32-bit floats": counts["bytes_fp32"],
+        "parameters": counts["params"], "... of one bit": counts["binary_params"],
+        f"multiply-accumulates of one bit (BOPs), {side} px": counts["bops"],
+        "... of 32 bits (FLOPs)": counts["flops"], "... together: FLOPs + BOPs / 64": counts["ops"],
+    }
+    return tables.markdown(["", ""], [[name, f"{value:,.0f}"] for name, value in lines.items()])
 
 
 def _terms(details: dict, data: Terms | None, license_id: str) -> str:
-    base, teacher_license = teacher_weights(details)
+    teacher = _published_teacher(details)
     parts = ["burn-timm does not know the terms of the training images; whoever publishes the weights does."]
     if data:
         parts = [f"Trained on {data.name}: {data.text}{f' ([terms]({data.link}))' if data.link else ''}."]
         if data.commercial is False:
             parts.append("That makes these weights non-commercial too, whatever the licence of the code.")
-    if teacher_license:
-        parts.append(f"The teacher's weights, `{base}`, are under {teacher_license}.")
+    if teacher and teacher.license:
+        parts.append(f"The teacher's weights, `{teacher.hf_hub_id}`, are under {teacher.license}.")
     if license_id == "unknown":
         parts.append("So no licence is stated for the weights.")
     return "\n".join(parts)

@@ -19,9 +19,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to `burn-timm`."""
     push = commands.add_parser(
         "push", help="an export folder to a repository of the Hugging Face Hub",
-        description="Uploads what an export writes, byte for byte, in one commit; other files in the folder stay at "
-        "home. A card whose usage names no repository is uploaded as it is, with a warning: burn-timm card DIR --repo "
-        "OWNER/NAME, before the push, is the remedy.",
+        description="Uploads what an export writes in one commit; other files in the folder stay at home. A card that "
+        "names no repository yet gets the name and the load line of this one.",
     )
     push.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors and README.md")
     push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or NAME for your own; made if need be")
@@ -43,6 +42,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                       help="of eval_downstream.py: of these weights, of the pixels and of the untrained network")
     card.add_argument("--dataset-id", metavar="OWNER/NAME", nargs="+",
                       help="of the training images on the Hub (default: where their name is a known one)")
+    card.add_argument("--teacher-labels", action=argparse.BooleanOptionalAction, default=None,
+                      help="the teacher was trained with labels (default: timm's weights with a classifier were)")
     card.add_argument("--license", metavar="ID", help="of the weights (default: as the data's terms ask)")
     card.add_argument("--license-name", metavar="NAME", help="with --license other: lower-case, such as my-terms-1.0")
     card.add_argument("--license-link", metavar="URL", help="with --license other: where it can be read")

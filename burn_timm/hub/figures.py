@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,7 +13,7 @@ from .. import tables
 from ..errors import BurnError
 from ..evals.tables import read_results
 from ..provenance import file_sha256
-from .terms import Terms, terms_of
+from .terms import Terms, public, terms_of
 
 # What differs between networks under one protocol.
 _OF_A_NETWORK = {
@@ -177,23 +177,34 @@ def rows_of_run(details: dict) -> list[Row]:
     return _rows([result("student")], [(kind, result(kind)) for kind in COMPARED if f"knn_{kind}" in details])
 
 
-def figures_table(rows: list[Row]) -> str:
-    """Markdown: a line a result, in per cent, with the margins over what was compared."""
+def in_words(row: Row) -> str:
+    """How good a result is, beside what was compared, in words for readers who do not know the tasks."""
+    by = {"knn": "nearest neighbours give", "linear": "a linear classifier gives"}.get(row.result["task"])
+    value = f"{100 * row.result['value']:.1f}"
+    compared = [f"{words} {100 * mean(result['value'] for result in getattr(row, kind)):.1f}"
+                for kind, words in {"pixels": "raw pixels", "untrained": "the network untrained"}.items()
+                if getattr(row, kind)]
+    said = f"{by} {value} of 100 test pictures the right class" if by else f"{row.task} is {value} %"
+    return f"on {row.data}, {said}" + (f" ({', '.join(compared)})" if compared else "")
+
+
+def figures_table(rows: Sequence[Row]) -> str:
+    """Markdown: a line a result, in per cent, the margins over what was compared first."""
     kinds = [kind for kind in COMPARED if any(getattr(row, kind) for row in rows)]
     lines = []
     for row in rows:
-        value = 100 * row.result["value"]
-        cells = [row.task, f"{row.data}, {row.images}", f"**{value:.2f}**"]
+        value, margins, others = 100 * row.result["value"], [], []
         for kind in kinds:
             compared = [100 * result["value"] for result in getattr(row, kind)]
             spread = f" ± {stdev(compared):.2f}" if len(compared) > 1 else ""
-            cells += [f"{mean(compared):.2f}{spread}", f"{value - mean(compared):+.2f}"] if compared else ["", ""]
-        lines.append(cells)
-    heading = [cell for kind in kinds for cell in (COMPARED[kind], "margin")]
-    return tables.markdown(["task", "data", "this network", *heading], lines, text_columns=2)
+            margins.append(f"**{value - mean(compared):+.2f}**" if compared else "")
+            others.append(f"{mean(compared):.2f}{spread}" if compared else "")
+        lines.append([row.task, f"{row.data}, {row.images}", *margins, f"{value:.2f}", *others])
+    words = [COMPARED[kind] for kind in kinds]
+    return tables.markdown(["task", "data", *(f"over {word}" for word in words), "this network", *words], lines, 2)
 
 
-def protocols(rows: list[Row]) -> str:
+def protocols(rows: Sequence[Row]) -> str:
     """Markdown: how each figure came about, and its command."""
     parts = []
     for row in rows:
@@ -208,7 +219,7 @@ def protocols(rows: list[Row]) -> str:
             words.append(f"seed {seed}")
         text = f"* **{row.task}, {row.data}**: {protocol.get('method', row.result['task'])}; {'; '.join(words)}."
         parts.append(text + (f"\n  `{row.result['command']}`" if row.result.get("command") else ""))
-    return "\n".join(parts)
+    return public("\n".join(parts))
 
 
 def _count(part: dict) -> str:

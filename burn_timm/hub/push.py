@@ -1,7 +1,6 @@
-"""Upload of an export folder: exactly the files that an export writes, byte for byte, in one commit."""
+"""Upload of an export folder: exactly the files that an export writes, in one commit."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import re
@@ -12,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import load_model
+from ..configs import read_config
 from ..errors import BurnError, one_line
 from ..files import write_json
 from .card import HERE
@@ -31,7 +31,8 @@ def push_folder(
 ) -> str:
     """Make the Hub repository `repo` hold the files of an export folder, in one commit; returns its address.
 
-    Nothing is uploaded where it holds them already. After a failure the same call completes the upload.
+    Files go up byte for byte, but for a card that names no repository yet: it gets this one's name and load line.
+    After a failure the same call completes the upload.
 
     Args:
         folder: Holds config.json, model.safetensors and README.md; other files than an export's stay at home.
@@ -49,30 +50,34 @@ def push_folder(
     with _one_line(repo, f"; burn-timm push {folder} {repo} completes it"):
         name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
         info = _look(api, name, private)
-        if HERE.encode() in files["README.md"]:  # uploaded as it is all the same: what is pushed are the folder's bytes
-            advice = f"write hf-hub:{name} there and push again with --yes"
-            _logger.warning(f"{folder / 'README.md'}: its usage says {HERE}, which only you have; {advice}")
+        if not overwrite:
+            _require_free(name, info, record)
         held = _held(info)
-        stale = [file for file in _STALE if overwrite and file in held and file not in files]
-        if info is not None and not stale and all(_is_same(held.get(file), data) for file, data in files.items()):
-            _logger.info(f"{name} holds these files already")
-            commit = info.sha
-        else:
-            if not overwrite:
-                _require_free(name, info, record)
-            api.create_repo(name, private=private, exist_ok=True)
-            # Not upload_folder, which may divide an upload into several commits.
-            operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=data) for file, data in files.items()]
-            operations += [CommitOperationDelete(path_in_repo=file) for file in stale]
-            commit = api.create_commit(
-                name, operations, commit_message="Upload packed weights and card",
-                parent_commit=info.sha if held else None,  # as it was looked at
-            ).oid
-            if left := sorted(held.keys() - files.keys() - set(stale)):
-                _logger.warning(f"{name}: of its other files, left alone {', '.join(left)}")
+        stale = {file for file in _STALE if overwrite and file in held and file not in files}
+        files["README.md"] = _named(files["README.md"], name, read_config(folder)["architecture"])
+        api.create_repo(name, private=private, exist_ok=True)
+        # Not upload_folder: it would read the card from the folder. Files that are there already are left out.
+        operations = [CommitOperationAdd(path_in_repo=file, path_or_fileobj=data) for file, data in files.items()]
+        operations += [CommitOperationDelete(path_in_repo=file) for file in stale]
+        commit = api.create_commit(
+            name, operations, commit_message="Upload packed weights and card",
+            parent_commit=info.sha if held else None,  # as it was looked at
+        ).oid
+        if left := sorted(held - files.keys() - stale):
+            _logger.warning(f"{name}: of its other files, left alone {', '.join(left)}")
     if record is not None:
         write_json(record, {"repo": name, "commit": commit})
     return f"{api.endpoint}/{name}"
+
+
+def _named(card: bytes, repo: str, architecture: str) -> bytes:
+    """A card that was written before its repository was known, with name and load line; any other as it is."""
+    if HERE.encode() not in card:
+        return card
+    text, name = card.decode(), repo.partition("/")[2]
+    for start in ("\n# ", "\n- name: "):  # the title, and the name in the Hub's index of results
+        text = text.replace(f"{start}{architecture}\n", f"{start}{name}\n")
+    return text.replace(HERE, f"hf-hub:{repo}").encode()
 
 
 def check_target(repo: str, record: Path | None = None) -> str:
@@ -132,7 +137,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _look(api: HfApi, name: str, private: bool) -> ModelInfo | None:
     """The repository as it is, None where there is none; BurnError where it is public although `private`."""
     try:
-        info = api.model_info(name, files_metadata=True)
+        info = api.model_info(name)
     except RepositoryNotFoundError:
         return None
     if private and not info.private:
@@ -140,10 +145,9 @@ def _look(api: HfApi, name: str, private: bool) -> ModelInfo | None:
     return info
 
 
-def _held(info: ModelInfo | None) -> dict:
-    """Its files by name, without the one that the Hub puts into every repository."""
-    files = info.siblings or [] if info is not None else []
-    return {file.rfilename: file for file in files if file.rfilename != ".gitattributes"}
+def _held(info: ModelInfo | None) -> set[str]:
+    """Its files, without the one that the Hub puts into every repository."""
+    return {file.rfilename for file in (info.siblings or [] if info else [])} - {".gitattributes"}
 
 
 def _require_free(name: str, info: ModelInfo | None, record: Path | None) -> None:
@@ -158,12 +162,3 @@ def _require_free(name: str, info: ModelInfo | None, record: Path | None) -> Non
         pass  # nothing is known: as if somebody else had filled it
     some = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
     raise BurnError(f"{name}: holds files already ({some}); name another repository, or burn-timm push --yes")
-
-
-def _is_same(held, data: bytes) -> bool:
-    """Whether a file of the Hub is `data`; it names large files by SHA-256 and small ones as git does."""
-    if held is None:
-        return False
-    if held.lfs is not None:
-        return held.lfs.sha256 == hashlib.sha256(data).hexdigest()
-    return held.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

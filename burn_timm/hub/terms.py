@@ -68,3 +68,15 @@ def terms_of(dataset: str) -> Terms | None:
     name = re.split(r"[\[,:]", dataset, maxsplit=1)[0].strip().rstrip("/").lower()
     last = re.split(r"[/\s]", name)[-1].replace("_", "-")
     return next((terms for terms in KNOWN if re.fullmatch(terms.pattern, last)), None)
+
+
+def public(text: str) -> str:
+    """`text` with names of the Hub where the path of a copy of ours stood: `$BURN_DATA/cifar10` is `uoft-cs/cifar10`.
+
+    A part of a data set has no name there, and stays the name of a folder.
+    """
+    def name(match: re.Match) -> str:
+        terms = terms_of(match[1])
+        return terms.hub_id if terms and terms.hub_id and "subset" not in terms.name else f"PATH_OF/{match[1]}"
+
+    return re.sub(r"\$BURN_DATA/([\w.-]+)", name, text)

@@ -1,5 +1,6 @@
-"""Weights through transformers: right, or refused. Its TimmWrapper sets parameters by their names, on a network built on
-the meta device, and calls neither load_state_dict nor timm; its TimmBackbone lets timm load and then resets BatchNorm.
+"""Weights through transformers: right, or refused. Its TimmWrapper sets parameters by their names, on a network that is
+built on the meta device, and calls neither load_state_dict nor timm; its TimmBackbone lets timm load, and then resets
+BatchNorm.
 
 The first tests replay what its loader does, in its order; the last ones run it where it is installed.
 """
