@@ -14,12 +14,13 @@ import torch
 from . import tables
 from .arguments import KeyValues, Parser, natural, positive
 from .checkpoints import binary_shapes, burn_models, differences, infer_model, read_state_dict, save_latent
+from .compat import write_config
 from .configs import read_config
 from .convert.command import add_command as add_convert_command
 from .counting import count_stages
 from .deploy.commands import add_commands as add_deploy_commands
 from .errors import BurnError, one_line
-from .files import atomic_folder, require_replaceable, write_json
+from .files import atomic_folder, require_replaceable
 from .hub.commands import add_commands as add_hub_commands
 from .packing import is_packed, pack_state_dict, save_packed, trained_bits, unpack_state_dict
 
@@ -207,7 +208,7 @@ def _write(args: argparse.Namespace, config: dict, save: Callable[[Path], None])
     else:
         with atomic_folder(args.dst) as folder:
             save(folder / "model.safetensors")
-            write_json(folder / "config.json", config)
+            write_config(folder / "config.json", config)
             for name in _CARRIED_OVER:
                 if (args.src / name).is_file():
                     shutil.copyfile(args.src / name, folder / name)

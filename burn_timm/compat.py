@@ -56,10 +56,7 @@ def create_with_weights(
 def save_model_config(
     model: nn.Module, path: str | os.PathLike, model_args: dict[str, Any], data_config: dict[str, Any],
 ) -> None:
-    """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too.
-
-    The number of classes stands beside `model_args`, not in them too: transformers would hand it to the model twice.
-    """
+    """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too."""
     from timm.models import _hub
 
     if "data_config" in inspect.signature(_hub.save_config_for_hf).parameters:
@@ -69,8 +66,17 @@ def save_model_config(
         kept = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True, remove_null=True)
         config = {name: value for name, value in kept.items() if name not in replaced} | data_config
         _hub.save_config_for_hf(model, Path(path), model_config={"pretrained_cfg": config}, model_args=model_args)
-    config = read_json(path)
-    config.get("model_args", {}).pop("num_classes", None)
+    write_config(path, read_json(path))
+
+
+def write_config(path: str | os.PathLike, config: Mapping[str, Any]) -> None:
+    """Write a config.json without the number of classes in `model_args`, which transformers would hand over twice.
+
+    It stands beside `model_args` too.
+    """
+    config = dict(config)
+    if model_args := config.get("model_args"):
+        config["model_args"] = {name: value for name, value in model_args.items() if name != "num_classes"}
     write_json(path, config)
 
 
