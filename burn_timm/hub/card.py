@@ -165,7 +165,7 @@ def _introduction(
 ) -> str:
     classes, bits = config.get("num_classes"), (config.get("model_args") or {}).get("weight_bits")
     purpose = " for devices with little memory" if bits == 1 else ""
-    gives = f"turns a picture into {config.get('num_features', 'some')} numbers by which pictures are searched or sorted"
+    gives = f"turns a picture into {config.get('num_features', 'some')} numbers to search, sort or classify pictures by"
     gives = f"tells which of {classes} classes a picture shows" if classes else gives
     text = f"A {bytes_ / 1e6:.{1 if bytes_ > 1e6 else 2}f} MB image network{purpose}: it {gives}"
     text += f"; {in_words(rows[0])}.\n\n" if rows else ".\n\n"

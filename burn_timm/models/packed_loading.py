@@ -14,6 +14,7 @@ from ..nn import binary_weight_names
 from ..packing import is_packed, load_pre_hook, restore_weight, unpack_state_dict, verify
 
 _logger = logging.getLogger(__name__)
+_LOADED = "_is_hf_initialized"  # how transformers marks the tensors that it has loaded
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -70,7 +71,7 @@ def mark_loaded(module: nn.Module, incompatible_keys: object) -> None:
     (It does so to every network of timm, pretrained or not, since transformers 5.0.)
     """
     for tensor in (*module.parameters(), *module.buffers()):
-        tensor._is_hf_initialized = True
+        setattr(tensor, _LOADED, True)
 
 
 def require_all_loaded(module: nn.Module) -> None:
@@ -78,7 +79,7 @@ def require_all_loaded(module: nn.Module) -> None:
 
     It has marked the tensors that it found; without any mark nobody has loaded anything, which is no error.
     """
-    loaded = {name: getattr(tensor, "_is_hf_initialized", False) for name, tensor in module.named_parameters()}
+    loaded = {name: getattr(tensor, _LOADED, False) for name, tensor in module.named_parameters()}
     missing = [name for name in binary_weight_names(module) if not loaded[name]]
     if missing and any(loaded.values()):
         raise BurnError(
