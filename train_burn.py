@@ -132,7 +132,7 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     if main_process:
         for name in FILES:
             recover(output / name)
-    log = RunLog(accelerator, output, len(options.stages) * steps.total, first_step, options)
+    log = RunLog(accelerator, output, len(options.stages) * steps.total, first_step, options, clock)
     at_end.callback(log.close)  # an error message gets a line of its own, behind the progress bar
     run = Run(
         options, output, accelerator, data, teacher, kept, steps, identity, clock, corrupt, log, CollapseMonitor(),
@@ -234,7 +234,7 @@ def log_step(
     rest |= {"batch_size": run.options.batch_size, "total_batch_size": run.total_batch}
     if tasks:
         measure = partial(accuracy_during_training, run.options, run.data, method.student(), run.device, tasks)
-        with run.log.paused(), run.clock.paused():
+        with run.clock.paused():
             rest |= on_main_process(measure)
     means = stacked(outputs).mean(0)
     if run.accelerator.num_processes > 1:
@@ -263,7 +263,7 @@ def finish(run: Run, method: Method) -> dict:
         summary.update(knn_figures(options, run.data, student, run.teacher, run.device))
     except BurnError as error:
         _logger.warning(f"no kNN figures: {error}")
-    summary["seconds"] = round(time.perf_counter() - run.clock.started, 1)
+    summary["seconds"] = round(time.perf_counter() - run.clock.begun, 1)
     write_json(output / "summary.json", summary)
     describe(output / "export", summary, output / "curves.png", options.push_to_hub)
     if options.push_to_hub:

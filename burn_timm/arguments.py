@@ -35,17 +35,27 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Appends the default of an option to its help text, unless there is none or the text speaks of it already."""
+    """Appends the default of an option to its help text, unless the text speaks of it already. Keeps lines of a
+    description that begin with a space as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").replace("%", "%%") if "%(" not in (action.help or "") else action.help
-        none = action.default is False or action.default in (None, "", [], {}, argparse.SUPPRESS)  # 0 is a default
-        if not action.option_strings or none:
+        if not action.option_strings or action.required or "default" in text.lower():
             return text
-        if "default" in text:
+        default = action.default
+        if default is argparse.SUPPRESS:
             return text
-        shown = " ".join(map(str, action.default)) if isinstance(action.default, (list, tuple)) else action.default
-        return f"{text} (default: {str(shown).replace('%', '%%')})"
+        if isinstance(default, bool):
+            shown = "on" if default else "off"
+        elif default in (None, "", [], {}):
+            shown = "none"
+        else:
+            shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{text} (default: {shown.replace('%', '%%')})"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n".join(line if line[:1] in ("", " ") else fill(line, width, indent) for line in text.splitlines())
 
 
 def run(prog: str, call: Callable[[], object], after_interrupt: str = "") -> object:

@@ -50,43 +50,44 @@ class LineLog:
 
 
 def draw_curves(
-    log: Path, picture: Path, panels: Sequence[tuple[str, Sequence[str] | Mapping[str, str]]], key: str = "step",
+    log: Path, picture: Path, panels: Sequence[tuple[str, Mapping[str, str] | Sequence[str]]], key: str = "step",
+    title: str = "",
 ) -> None:
     """Draw the entries of a log over its steps, one panel for each group of them; nothing where nothing was logged.
 
     Args:
-        panels: (title, names of entries, or a mapping from names to labels); a title that ends in `(log)` has a
+        panels: (title, names of entries, or a mapping from names to words for them); a title that ends in `(log)` has a
             logarithmic scale. Entries that were not logged, and panels without entries, are left out. Vertical lines
             mark where `stage` changes.
+        title: Of the whole picture.
     """
     from matplotlib.figure import Figure  # here, because it takes a second to import
 
     lines = read_lines(log)
     logged = {name for line in lines for name in line}
-    labels = [(title, dict(names) if isinstance(names, Mapping) else {name: name.replace("_", " ") for name in names})
-              for title, names in panels]
-    shown = [(title, {name: names[name] for name in names if name in logged}) for title, names in labels]
-    shown = [(title, names) for title, names in shown if names]
+    words = [(head, dict(names) if isinstance(names, Mapping) else {name: name.replace("_", " ") for name in names})
+             for head, names in panels]
+    shown = [(head, {name: names[name] for name in names if name in logged}) for head, names in words]
+    shown = [(head, names) for head, names in shown if names]
     if not shown:
         return
-    figure = Figure(figsize=(4.4 * len(shown), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(shown), 4.0), layout="constrained")
+    figure.suptitle(title)
     boundaries = [b[key] for a, b in zip(lines, lines[1:], strict=False) if a.get("stage") != b.get("stage")]
-    for axis, (title, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    for axis, (head, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for name, label in names.items():
             steps, values = zip(*((line[key], line[name]) for line in lines if name in line), strict=True)
-            largest = max(map(abs, values)) or 1
-            scaled = name == "lr" and len(names) > 1  # beside lambda it would be flat
-            axis.plot(
-                steps, [value / largest for value in values] if scaled else values,
-                label=f"lr / {largest:.3g}" if scaled else label,
-            )
+            if name == "lr" and len(names) > 1:  # beside lambda it would be flat
+                largest = max(values) or 1
+                values, label = [value / largest for value in values], f"{label} / {largest:.3g}"
+            axis.plot(steps, values, label=label)
         for boundary in boundaries:
             axis.axvline(boundary, color="0.7", linewidth=1)
-        if title.endswith("(log)"):
+        if head.endswith("(log)"):
             axis.set_yscale("log")
-        axis.set(title=title, xlabel=key)
-        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False,
-                    ncols=2 if max(map(len, names.values())) < 20 else 1)
+        axis.set(xlabel=f"{key}s done")
+        axis.set_title(head, fontsize="medium")
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
     with atomic_write(picture) as beside:
         figure.savefig(beside, format="png", dpi=110)
 

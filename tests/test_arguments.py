@@ -28,9 +28,11 @@ def test_help_shows_defaults_and_survives_percent_signs():
     parser.add_argument("--stages", nargs="+", default=["a", "b"], help="of training")
     parser.add_argument("--seed", type=natural, default=0, help="of everything")
     parser.add_argument("--size", default=7, help="default: the model's own")
+    parser.add_argument("--fast", action="store_true", help="go fast")
+    parser.add_argument("--place", help="where to")
     text = parser.format_help()
     assert "1 % to 100 % of the images (default: 0.5)" in text and "(default: a b)" in text and "default: 7" not in text
-    assert "(default: 0)" in text
+    assert "(default: 0)" in text and "go fast (default: off)" in text and "where to (default: none)" in text
 
 
 @pytest.mark.parametrize("words", [["--kwargs", "drop"], ["--kwargs", "=3"], ["--nothing"], ["--kwar", "a=1"]])

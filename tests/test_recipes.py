@@ -46,7 +46,7 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
         "--log-with", "none", "--no-compile", "--no-sync-bn", "--output", str(tmp_path / "run"),
     ]
     options += [] if binary else ["--model-kwargs"]  # the recipe's are another model's
-    options += TEACHER if METHODS[settings["method"]].teacher_output else []
+    options += TEACHER.split() if METHODS[settings["method"]].teacher_output else []
     options += ["--queue-size", "64"] if settings.get("queue_size", 0) > 64 else []
     options += ["--small-img-size", "16"] if settings.get("small_views") else []
     summary = train_burn.main(options)

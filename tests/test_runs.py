@@ -1,10 +1,13 @@
 """The checkpoint, the log and the picture that every long run leaves."""
 
+import hashlib
+import io
 import random
 
 import pytest
 import torch
 
+from burn_timm import runs
 from burn_timm.errors import BurnError
 from burn_timm.files import read_lines
 from burn_timm.runs import LineLog, draw_curves, load_checkpoint, require_same_run, save_checkpoint
@@ -51,6 +54,20 @@ def test_another_version_is_named(saved):
     torch.save({"version": 1, "stage": 0}, saved)  # as earlier releases wrote it
     with pytest.raises(BurnError, match="version 1, this is version 3"):
         load_checkpoint(saved, 3)
+
+
+@pytest.mark.parametrize("saved", [
+    [], {"version": "three"}, {"version": 3, "identity": 1, "content": {}},
+    {"version": 3, "identity": {}, "content": {1}},
+    {"version": 3, "identity": {1: torch.zeros(2), "a": {}}, "content": {}},
+], ids=str)
+def test_odd_checkpoints_are_one_line(saved, tmp_path):
+    data = io.BytesIO()
+    torch.save(saved, data)
+    path = tmp_path / "odd.pt"
+    path.write_bytes(data.getvalue() + runs._MARK + hashlib.sha256(data.getvalue()).digest())
+    with pytest.raises(BurnError, match="odd.pt: "):
+        require_same_run(path, load_checkpoint(path, 3)[0], {1: torch.ones(2), "images": 3})
 
 
 def test_every_difference_between_two_runs_is_named(saved):

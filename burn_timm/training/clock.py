@@ -6,29 +6,30 @@ from collections.abc import Iterator
 
 
 class Clock:
-    """Begins when it is made.
+    """Seconds of work, without pauses. Begins when it is made.
 
-    Attributes: `started` (of `time.perf_counter`), `earlier` (what a checkpoint had kept: seconds of the processes
-    before this one whose work it holds).
+    Attributes: `begun` (of `time.perf_counter`), `earlier` (what a checkpoint had kept: seconds of the processes before
+    this one whose work it holds).
     """
 
     def __init__(self, earlier: dict[str, float] | None = None):
-        self.started, self._cpu_started = time.perf_counter(), time.process_time()
+        self.begun = time.perf_counter()
         self.earlier = earlier or {}
-        self._paused, self._cpu_paused = 0.0, 0.0
+        self._wall, self._cpu = self.begun, time.process_time()
 
     def read(self) -> dict[str, float]:
-        """`train_seconds` by the wall's clock and `cpu_seconds` of the main process, without pauses, with `earlier`."""
-        now = {
-            "train_seconds": time.perf_counter() - self.started - self._paused,
-            "cpu_seconds": time.process_time() - self._cpu_started - self._cpu_paused,
-        }
+        """`train_seconds` by the wall's clock and `cpu_seconds` of the main process, with `earlier`."""
+        now = {"train_seconds": self.worked(), "cpu_seconds": time.process_time() - self._cpu}
         return {name: round(seconds + self.earlier.get(name, 0.0), 1) for name, seconds in now.items()}
+
+    def worked(self) -> float:
+        """Seconds of this process by the wall's clock."""
+        return time.perf_counter() - self._wall
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """The time inside does not count."""
-        before, cpu_before = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         yield
-        self._paused += time.perf_counter() - before
-        self._cpu_paused += time.process_time() - cpu_before
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu

@@ -46,7 +46,7 @@ def open_data(options: Options, tell: bool) -> Data:
     reduced = train.cached(options.cache, options.cache_size, options.cache_dir) if options.cache != "auto" else train
     if not options.cache_size:
         train = reduced
-    val = _open_val(options, train)
+    val = _open_val(options, train, tell)
     for option in ("knn_steps", "linear_steps"):
         if getattr(options, option) and val is None:
             raise BurnError(
@@ -62,8 +62,9 @@ def _open(options: Options, split: str) -> ImageSource | StreamSource:
     )
 
 
-def _open_val(options: Options, train: ImageSource | StreamSource) -> ImageSource | None:
-    """The labelled split for figures, or None where there is none."""
+def _open_val(options: Options, train: ImageSource | StreamSource, tell: bool) -> ImageSource | None:
+    """The labelled split for figures, or None where there is none. One that is named must fit; of the usual ones the
+    first that is there is taken where it fits, and a warning says why it does not."""
     named = options.val_split
     if named == "none":
         return None
@@ -77,20 +78,20 @@ def _open_val(options: Options, train: ImageSource | StreamSource) -> ImageSourc
     for split in [named] if named else ["validation", "val", "test"]:
         try:
             val = _open(options, split)
-            if val.labelled and not train.shared(val):
-                return align(val, train)
+            if not val.labelled:
+                raise BurnError(f"{val.description}; name a split with labels")
+            if shared := train.shared(val):
+                raise BurnError(
+                    f"{shared:,} of its {len(val):,} images are among those of --train-split {options.train_split}"
+                )
+            return align(val, train)
         except BurnError as error:
-            if isinstance(error, NoSplitError) and not named:
-                continue
-            raise BurnError(f"{error}; --val-split names another split, or none") from error
-        if named and not val.labelled:
-            raise BurnError(f"--val-split {split}: {val.description}; name a split with labels, or none")
-        if named:
-            shared = train.shared(val)
-            raise BurnError(
-                f"--val-split {split}: {shared:,} of its {len(val):,} images are among those of --train-split "
-                f"{options.train_split}; name a split apart from it, or none"
-            )
+            if named:
+                raise BurnError(f"--val-split {split}: {error}; name another split, or none") from error
+            if not isinstance(error, NoSplitError):
+                if tell:
+                    _logger.warning(f"no kNN figures: split {split}: {error}; --val-split names another split, or none")
+                return None
     return None
 
 

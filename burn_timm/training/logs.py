@@ -11,24 +11,41 @@ from tqdm.auto import tqdm
 
 from .. import runs
 from ..files import of_a_full_disk, read_lines, writing
+from .clock import Clock
 from .monitor import collapsed
 from .options import Options, defining_options
 
-GRADIENT_NORMS = ["grad_norm_student", "grad_norm_student_head", "grad_norm_target_head"]
-TARGET = {
-    "entropy_of_mean": "entropy of the mean target: classes in use",
-    "mean_entropy": "mean entropy of a target: doubt about one image",
-    "target_information": "information, their difference; 0: collapsed",
-}
+# What the curves show, in words: entries of the log, panel by panel.
+PANELS = [
+    ("loss: less is better", {
+        "loss": "total", "loss_kl": "KL divergence of student's head and target head",
+        "loss_fs": "distance from the teacher's features",
+    }),
+    ("gradient norms (log)", {
+        "grad_norm_student": "of the network", "grad_norm_student_head": "of the head on it",
+        "grad_norm_target_head": "of the target head on the teacher",
+    }),
+    ("what the target head tells about an image, in nats", {
+        "entropy_of_mean": "classes in use, over all images (entropy)",
+        "mean_entropy": "doubt about one image (mean entropy)",
+        "target_information": "the difference: information. 0: collapsed",
+    }),
+    ("share of images that are named correctly", {
+        "knn": "validation images, by their nearest neighbours", "linear": "validation images, by a linear classifier",
+        "top1": "training images, by the network's own classifier",
+    }),
+    ("schedules", {"lr": "learning rate", "lambda": "weight of the teacher's features (lambda)"}),
+]
+STAGE_WORDS = {"w32a32": "all real-valued", "w32a1": "1-bit activations", "w1a1": "1-bit weights and activations"}
 
 
 class RunLog:
     """Main process only: elsewhere every call does nothing."""
 
     def __init__(
-        self, accelerator: Accelerator, output: Path, total_steps: int, first_step: int, options: Options,
+        self, accelerator: Accelerator, output: Path, total_steps: int, first_step: int, options: Options, clock: Clock,
     ):
-        self.accelerator = accelerator
+        self.accelerator, self.clock = accelerator, clock
         self.main = accelerator.is_main_process
         self.track = options.log_with != "none"
         self.restart_clock()
@@ -54,16 +71,9 @@ class RunLog:
         yield
         self.waited += time.perf_counter() - before
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """The time inside is not of the steps."""
-        before = time.perf_counter()
-        yield
-        self.started += time.perf_counter() - before
-
     def write(self, line: dict) -> None:
         """Add images_per_s and data_wait (share of the time) since the last line and record it everywhere."""
-        seconds = max(time.perf_counter() - self.started, 1e-9)
+        seconds = max(self.clock.worked() - self.started, 1e-9)
         line["images_per_s"] = round(self.images / seconds, 2)
         line["data_wait"] = round(self.waited / seconds, 4)
         self.restart_clock()
@@ -78,7 +88,7 @@ class RunLog:
                 self.accelerator.log(numbers, step=line["step"])
 
     def restart_clock(self) -> None:
-        self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
+        self.images, self.waited, self.started = 0, 0.0, self.clock.worked()
 
     def close(self) -> None:
         if self.main:  # both may be closed twice
@@ -95,11 +105,8 @@ def _no_full_disk(args: threading.ExceptHookArgs) -> None:
 def draw_curves(log: Path, picture: Path) -> None:
     """Losses, gradient norms (BURN, Fig. 3), the target's entropies, accuracies and the schedules over steps."""
     lines = read_lines(log)
-    state = " (COLLAPSED)" if lines and collapsed(lines[-1]) else ""
-    runs.draw_curves(log, picture, [
-        ("loss", ["loss", "loss_kl", "loss_fs"]),
-        ("gradient norm (log)", GRADIENT_NORMS),
-        (f"what the target tells, nats{state}", TARGET),
-        ("accuracy", ["knn", "linear"]),
-        ("schedule", ["lr", "lambda"]),
-    ])
+    stages = [STAGE_WORDS.get(stage, stage) for stage in dict.fromkeys(line["stage"] for line in lines)]
+    title = f"Stages, parted by a grey line: {', then '.join(stages)}" if len(stages) > 1 else ""
+    if lines and collapsed(lines[-1]):
+        title += ". The target has COLLAPSED"
+    runs.draw_curves(log, picture, PANELS, title=title)

@@ -14,11 +14,12 @@ from timm.optim import create_optimizer_v2
 
 from ..arguments import KeyValues
 from ..checkpoints import architecture_of, burn_models, require_model
+from ..compat import use_cpu_is_set
 from ..data.datasets import mirror_probability
 from ..errors import BurnError, one_line
 from ..methods import METHODS
 from .launch import launched_options
-from .parser import REMOVED, REMOVED_OPTIONS, STAGES, build_parser, option_actions
+from .parser import STAGES, build_parser, option_actions
 
 # Options that may differ between a run and its resumption: none of them changes what is computed.
 FREE_ON_RESUME = {
@@ -96,6 +97,7 @@ def _filled_in(values: dict[str, Any]) -> dict[str, Any]:
         "stages": ["w32a1", "w1a1"] if is_binary(values["model"]) else ["fp"],
         "hflip": mirror_probability(dataset),
         "export_img_size": values["img_size"],
+        "batch_size": 256 if torch.accelerator.is_available() and not use_cpu_is_set() else 32,  # 224 px take 30 GB
         "view": method.default_view,
         "teacher_output": method.teacher_output,
         **method.options(),
@@ -126,8 +128,6 @@ def _words(file: str, key: str, value: Any, actions: Mapping[str, argparse.Actio
     name = key.replace("-", "_")
     if name in ("demo", "recipe", "resume"):
         raise BurnError(f"{file}: {key} belongs on the command line; leave it out of the recipe")
-    if name in REMOVED_OPTIONS:
-        raise BurnError(f"{file}: {key} {REMOVED}")
     action = actions.get(name)
     if action is None:
         raise BurnError(f"{file}: unknown option {key!r}")

@@ -19,31 +19,31 @@ COMPILE_FROM = 1000  # steps of a stage that make up for a minute of compiling
 # Stages in the order in which a run may go through them; `fp` is any floating-point timm model as it is.
 STAGES = ("w32a32", "w32a1", "w1a1", "fp")
 
-REMOVED = "was removed, as it helped in no experiment (docs/experiments/target.md); commit 54ce517 still has it"
-REMOVED_OPTIONS = ("fs_center", "center_momentum", "target_temperature")
-_REMOVED_VALUES = ("swapped", "contrast", "cosine+relations", "assignment+relations")
+_DESCRIPTION = (
+    "  accelerate launch train_burn.py\n"
+    "  accelerate launch train_burn.py --data-dir PHOTOS --teacher resnet50.a1_in1k\n"
+    "  accelerate launch train_burn.py --data-dir PHOTOS --teacher resnet50.a1_in1k --recipe distill_small \\\n"
+    "      --output output/mine --resume auto\n\n"
+    "The first is a demonstration, without a download. The second trains a 1-bit network on a folder of photos without "
+    "labels: no flag is needed but --data-dir and --teacher. The third takes the settings that were best in our "
+    "experiments, and goes on where it was killed. The same script trains by other methods, and teachers."
+)
 
 
 def build_parser(prog: str = "train_burn.py") -> Parser:
-    parser = Parser(
-        prog=prog,
-        description="Train a binary network without labels under a frozen floating-point teacher (BURN), or by another "
-        "method, or a teacher itself. Without arguments: a demonstration on scanned digits, no download.",
-    )
+    parser = Parser(prog=prog, usage="accelerate launch train_burn.py [options]", description=_DESCRIPTION)
     _add_model(parser.add_argument_group("what to train").add_argument)
-    _add_teacher(parser.add_argument_group("teacher (h_zeta), for the methods that have one").add_argument)
+    _add_teacher(parser.add_argument_group("teacher, for the methods that have one").add_argument)
     _add_data(parser.add_argument_group("data").add_argument)
-    _add_views(parser.add_argument_group("views").add_argument)
+    _add_run(parser.add_argument_group("output, log and resume").add_argument)
+    _add_views(parser.add_argument_group("views of the images").add_argument)
     _add_optimisation(parser.add_argument_group("optimisation").add_argument)
-    _add_hardware(parser.add_argument_group("hardware").add_argument)
-    _add_heads(_of_methods(parser.add_argument_group("heads and losses, with their defaults").add_argument))
-    add = parser.add_argument_group("BURN").add_argument
+    _add_hardware(parser.add_argument_group("speed and memory").add_argument)
+    _add_heads(_of_methods(parser.add_argument_group("heads and losses; each option with its methods").add_argument))
+    add = parser.add_argument_group("BURN's loss").add_argument
     _add_burn(_of_methods(add))
-    add("--reset-target-head", action="store_true", help="start every stage with a fresh g_theta (the paper's control)")
-    _add_run(parser.add_argument_group("run").add_argument)
-    for name in REMOVED_OPTIONS:
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, action=_Removed, nargs="*", dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add("--reset-target-head", action="store_true", help="start every stage with a fresh target head (the "
+        "paper's control)")
     return parser
 
 
@@ -53,11 +53,14 @@ def option_actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action
 
 
 def _add_model(add: Callable) -> None:
-    add("--recipe", help="name in burn_timm/recipes or a YAML file: defaults for all options below")
+    add("--recipe", help="settings by name (burn_timm/recipes), or a YAML file of your own; options on the "
+        "command line win")
     add("--demo", action="store_true", help="the run without arguments; takes --epochs, --max-steps and --output only")
     add("--method", default="burn", choices=METHODS, help="how the network is trained")
-    add("--model", default="reactnet_a", help="timm name of the network to train and export")
-    add("--model-kwargs", nargs="*", default={}, action=KeyValues, metavar="KEY=VALUE", help="arguments of the model")
+    add("--model", default="reactnet_a", help="timm name of the network to train and export (the smallest is "
+        "reactnet_a_025)")
+    add("--model-kwargs", nargs="*", default={}, action=KeyValues, metavar="KEY=VALUE",
+        help="arguments for timm.create_model")
     add("--stages", nargs="+", choices=STAGES, help="bits of weights and activations, one stage after the other; "
         "default: w32a1 w1a1 for binary networks, fp for others")
     add("--act-grad", default="approx", choices=("approx", "clip"), help="gradient of the activations' sign")
@@ -67,9 +70,10 @@ def _add_model(add: Callable) -> None:
 
 
 def _add_teacher(add: Callable) -> None:
-    add("--teacher", help="any timm name, CNN or ViT, hf-hub:... or local-dir:...")
-    add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="KEY=VALUE", help="arguments of it")
-    add("--teacher-checkpoint", default="", metavar="FILE", help="file with the teacher's weights")
+    add("--teacher", help="any timm model, CNN or ViT, hf-hub:... or local-dir:...")
+    add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="KEY=VALUE",
+        help="arguments for timm.create_model")
+    add("--teacher-checkpoint", default="", metavar="FILE", help="a file with the teacher's weights")
     add("--teacher-pretrained", default=True, action=argparse.BooleanOptionalAction, help="load pretrained weights")
     taught = ", ".join(f"{name} {method.teacher_output}" for name, method in METHODS.items() if method.teacher_output)
     add("--teacher-output", choices=("features", "logits"), help=f"what is taken from it; default: {taught}")
@@ -77,15 +81,16 @@ def _add_teacher(add: Callable) -> None:
 
 
 def _add_data(add: Callable) -> None:
-    add("--dataset", help="digits, or timm's schemes: a folder, torch/..., hfds/..., wds/...; default: the folder "
-        "--data-dir, digits without it")
-    add("--data-dir", help="root folder of the dataset")
+    add("--dataset", help="digits, digits_in_photos, or timm's schemes: folder, torch/..., hfds/..., wds/...; "
+        "default: the folder --data-dir, digits without it")
+    add("--data-dir", help="folder of the images; of any depth, with or without folders of classes")
     add("--train-split", default="train", help="split to train on")
-    add("--val-split", help="labelled split for kNN figures in summary.json; default: the usual names, none: skip")
-    add("--input-key", help="image column (hfds, wds)")
-    add("--target-key", help="label column (hfds, wds)")
-    add("--dataset-download", action="store_true", help="let torchvision or datasets download")
-    add("--workers", type=natural, default=2, metavar="N", help="loader processes per training process")
+    add("--val-split", help="labelled split for the kNN figures of summary.json, or none; default: validation, val or "
+        "test, where it fits")
+    add("--input-key", help="name of the column of images in hfds/... and wds/...; default: the usual names")
+    add("--target-key", help="name of the column of labels; default: the usual names")
+    add("--dataset-download", action="store_true", help="let torchvision or datasets download the data")
+    add("--workers", type=natural, default=2, metavar="N", help="processes that load images, for each training process")
     add("--cache", default="auto", choices=CACHES, help="keep decoded images: in memory, or in a file in --cache-dir "
         "that later runs use too; auto: in memory where they are of one size and take 512 MB at most")
     add("--cache-size", type=positive, metavar="PIXELS", help="keep images reduced to a shorter side of so many "
@@ -113,27 +118,27 @@ def _add_views(add: Callable) -> None:
 
 
 def _add_optimisation(add: Callable) -> None:
-    add("--epochs", type=positive, default=200, help="per stage")
+    add("--epochs", type=positive, default=200, help="passes through the images in each stage")
     add("--max-steps", type=positive, metavar="N", help="optimiser steps per stage; the shorter of this and --epochs "
         "holds")
-    add("--batch-size", type=whole(2), default=256, help="images per process and forward pass")
+    add("--batch-size", type=whole(2), help="images per process and forward pass; default: 256, and 32 on a CPU")
     add("--grad-accum-steps", type=positive, default=1, metavar="N",
         help="batches per process and optimiser step; default: accelerate launch's --gradient_accumulation_steps, or 1")
-    add("--opt", default="adam", help="any timm optimiser")
+    add("--opt", default="adam", help="any optimiser of timm")
     add("--lr", type=not_negative, default=3e-4, help="peak learning rate")
-    add("--weight-decay", type=not_negative, nargs="+", default=[0.0], help="one for all stages, or one for each")
+    add("--weight-decay", type=not_negative, nargs="+", default=[0.0], help="one value for all stages, or one for each")
     add("--weight-decay-on", default="weights", choices=("weights", "convolutions", "all"),
         help="weights: all but biases, shifts and BatchNorm (timm's rule)")
-    add("--momentum", type=not_negative, default=0.9, help="of optimisers that have one")
+    add("--momentum", type=not_negative, default=0.9, help="momentum of optimisers that have one")
     add("--sched", default="cosine", choices=LR_SCHEDULES, help="decay of the learning rate after the warm-up")
-    add("--warmup-epochs", type=not_negative, default=0.0, help="of each stage, in which the learning rate rises")
-    add("--min-lr", type=not_negative, default=0.0, help="what the decay ends at")
+    add("--warmup-epochs", type=not_negative, default=0.0, help="epochs of each stage in which the learning rate rises")
+    add("--min-lr", type=not_negative, default=0.0, help="learning rate at which the decay ends")
     add("--warmup-prefix", default=True, action=argparse.BooleanOptionalAction, help="the decay begins behind the "
         "warm-up; no: at step 0, and the warm-up scales it")
     add("--sched-on-updates", default=True, action=argparse.BooleanOptionalAction, help="the decay moves in every "
         "step; no: from epoch to epoch")
     add("--clip-grad", type=not_negative, help="largest gradient norm; default: no limit")
-    add("--drop", type=not_negative, default=0.0, help="dropout rate of the trained network")
+    add("--drop", type=not_negative, default=0.0, help="dropout rate of the network")
     add("--seed", type=int, default=42, help="of weights, order of images and views; resuming needs the same")
 
 
@@ -177,13 +182,13 @@ def _add_heads(add: Callable) -> None:
 
 
 def _add_burn(add: Callable) -> None:
-    add("--head-type", "form of g_theta and l_phi", choices=HEAD_TYPES)
+    add("--head-type", "form of the target head (g_theta) and the student's (l_phi)", choices=HEAD_TYPES)
     add("--lambda-0", "first weight of the feature similarity loss", type=fraction)
     add("--lambda-T", "last weight of it", type=fraction)
     add("--lambda-schedule", "how the weight goes from first to last; step: 1 in the first half, then 0",
         choices=LAMBDA_SCHEDULES)
     add("--fs-loss", "feature similarity; the first three are the paper's, unit-l2 the released code's",
-        choices=FS_LOSSES, type=_still_there)
+        choices=FS_LOSSES)
     add("--fs-temperature", "of --fs-loss assignment and relations", type=above_zero)
     add("--adapter", "from the student's features to the teacher's, in it; linear: none where their sizes agree",
         choices=HEAD_TYPES)
@@ -193,15 +198,15 @@ def _add_burn(add: Callable) -> None:
         choices=("same", "cross"))
     add("--kl-direction", "student-target is D(student || target), the paper's; target-student the released code's",
         choices=KL_DIRECTIONS)
-    add("--target-head", "how g_theta learns: by BURN's loss (paper), not at all (released code), or by the "
-        "information term alone", choices=TARGET_HEADS, type=_still_there)
+    add("--target-head", "how the target head learns: by BURN's loss (paper), not at all (released code), or by the "
+        "information term alone", choices=TARGET_HEADS)
     add("--teacher-norm", "the teacher's BatchNorm: by its running statistics (paper), or by the batch (released code)",
         choices=TEACHER_NORMS)
     add("--information-weight", "w of the target's information term; 0 is the paper", type=not_negative)
 
 
 def _add_run(add: Callable) -> None:
-    add("--output", help="folder of the run; default: output/<date>-<model>")
+    add("--output", help="folder of the run; default: output/DATE-MODEL")
     add("--resume", help="`auto`: go on from OUTPUT's checkpoint if there is one; or the path of a checkpoint")
     add("--checkpoint-steps", type=natural, default=0, metavar="N",
         help="also save every N optimiser steps, not only after each epoch; 0: only after each epoch")
@@ -209,7 +214,7 @@ def _add_run(add: Callable) -> None:
     add("--knn-steps", type=natural, default=0, metavar="N", help="log the student's kNN accuracy every N optimiser "
         "steps, on 10,000 and 2,000 images at most of --train-split and --val-split; 0: only at the end")
     add("--linear-steps", type=natural, default=0, metavar="N", help="the same for linear evaluation; 0: never")
-    add("--log-with", default="tensorboard", help="any accelerate tracker, or none")
+    add("--log-with", default="tensorboard", help="a tracker that accelerate knows (wandb, ...), or none")
     add("--push-to-hub", metavar="REPO", help="upload the export folder to this Hub repository; it must be empty, "
         "or as this run (its --output) left it")
 
@@ -232,14 +237,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return "+".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-class _Removed(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        raise argparse.ArgumentError(self, REMOVED)
-
-
-def _still_there(text: str) -> str:
-    if text in _REMOVED_VALUES:
-        raise argparse.ArgumentTypeError(f"{text} {REMOVED}")
-    return text

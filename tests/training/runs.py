@@ -1,44 +1,53 @@
-"""Short real runs of train_burn.py for the tests: scanned digits, test_reactnet, a random test_resnet as teacher."""
+"""Short real runs of train_burn.py for the tests: scanned digits, test_reactnet, a random test_resnet as teacher.
+
+Options are given as on a command line: in one string, or as words.
+"""
 
 import json
 import os
-import subprocess
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import burn_timm.runs
 import train_burn
 from burn_timm.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-DIGITS = [
-    "--model", "test_reactnet", "--dataset", "digits", "--img-size", "32", "--hflip", "0", "--view", "light",
-    "--batch-size", "64", "--threads", "1", "--log-with", "none",
-]
-TEACHER = ["--teacher", "test_resnet", "--no-teacher-pretrained", "--teacher-img-size", "32"]
-SHORT = [*DIGITS, *TEACHER, "--head-dim", "32"]
+DIGITS = (
+    "--model test_reactnet --dataset digits --img-size 32 --hflip 0 --view light --batch-size 64 --threads 1 "
+    "--workers 0 --log-with none"
+)
+TEACHER = "--teacher test_resnet --no-teacher-pretrained --teacher-img-size 32"
+SHORT = f"{DIGITS} {TEACHER} --head-dim 32"
+ONE_STEP = f"{SHORT} --stages w1a1 --max-steps 1 --val-split none"
 
 
-def options_of(method: str) -> list[str]:
+def options_of(method: str) -> str:
     """Of a short run by a method."""
-    return [*DIGITS, "--method", method, *(TEACHER if METHODS[method].teacher_output else [])]
+    return f"{DIGITS} --method {method} {TEACHER if METHODS[method].teacher_output else ''}"
+
+
+def words_of(*options: object) -> list[str]:
+    return [word for part in options for word in shlex.split(str(part))]
 
 
 def on_the_cpu_without_pictures(monkeypatch) -> None:
     """For runs in this process: drawing the curves takes half of the time of a short one."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr(burn_timm.runs, "draw_curves", lambda log, picture, *panels: picture.touch())
+    monkeypatch.setattr(burn_timm.runs, "draw_curves", lambda log, picture, *panels, **words: picture.touch())
 
 
-def here(*options: str) -> dict:
-    """A run in this process, whose start is the longest part of a short one."""
-    return train_burn.main(["--workers", "0", *options])
+def here(*options: object) -> dict:
+    """A run in this process: starting another one takes longer than a short run."""
+    return train_burn.main(words_of(*options))
 
 
-def failure(capsys, *options: str) -> str:
+def failure(capsys, *options: object) -> str:
     """The one line that a run ends with."""
     with pytest.raises(SystemExit) as ended:
         here(*options)
@@ -47,13 +56,9 @@ def failure(capsys, *options: str) -> str:
     return line
 
 
-def train(*options: str, workers: int = 0) -> subprocess.CompletedProcess:
-    """A run of BURN in a process of its own, to its end."""
-    return subprocess.run(command(*options, workers=workers), capture_output=True, text=True, env=environment())
-
-
-def command(*options: str, workers: int = 0) -> list[str]:
-    return [sys.executable, str(ROOT / "train_burn.py"), *SHORT, "--workers", str(workers), *options]
+def command(*options: object) -> list[str]:
+    """Of a run in a process of its own, in `environment()`."""
+    return [sys.executable, str(ROOT / "train_burn.py"), *words_of(*options)]
 
 
 def environment() -> dict[str, str]:
@@ -70,3 +75,13 @@ def log(output: Path, name: str | None = None) -> list:
     """Lines of the log of a run, or one entry of each."""
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     return lines if name is None else [line[name] for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same losses, real-valued weights and packed weights, bit for bit."""
+    assert log(one, "loss") == log(other, "loss")
+    weights = [load_file(output / "latent.safetensors") for output in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])] == []
+    packed = "export/model.safetensors"
+    assert (one / packed).read_bytes() == (other / packed).read_bytes()

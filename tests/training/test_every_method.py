@@ -14,21 +14,19 @@ from .runs import here, options_of
 CLASSES = {"supervised": 10, "supervised_kl": 96}
 
 
-def flags(case: str) -> list[str]:
+def flags(case: str) -> str:
     """The case on the command line, but for what the script finds out by itself."""
     given = {name: value for name, value in OPTIONS[case].items() if name not in ("num_classes", "epochs")}
-    words = [
-        word for name, value in given.items()
-        for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
-    ]
-    return [*options_of(NAMES.get(case, case)), *words]
+    return " ".join([options_of(NAMES.get(case, case)), *(
+        f"--{name.replace('_', '-')} {'' if value is True else value}" for name, value in given.items()
+    )])
 
 
 @pytest.mark.parametrize("case", OPTIONS)
 def test_a_floating_point_network_trains_and_its_export_loads(case, tmp_path):
     summary = here(
-        *flags(case), "--model", "test_resnet", "--stages", "fp", "--max-steps", "2", "--batch-size", "16",
-        "--val-split", "none", "--log-interval", "1", "--output", str(tmp_path),
+        flags(case), "--model test_resnet --stages fp --max-steps 2 --batch-size 16 --val-split none",
+        "--output", tmp_path,
     )
     assert summary["stages"] == ["fp"] and summary["method"] == NAMES.get(case, case)
     weights = load_file(tmp_path / "export" / "model.safetensors")

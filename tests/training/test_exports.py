@@ -1,21 +1,34 @@
-"""What a run exports: sizes, vision transformers, classifiers."""
+"""What a run exports and what its figures are: sizes, vision transformers, classifiers, accuracies, teachers."""
+
+import json
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
 
-from .runs import DIGITS, SHORT, checkpoint, failure, here, log, options_of
+from burn_timm.convert.moco import load_moco_teacher
+from burn_timm.data.datasets import open_dataset
+from burn_timm.methods.base import Method
+from burn_timm.training import measure
+from burn_timm.training.options import parse_options
+from eval_downstream import main as evaluate
 
-ONE = ["--max-steps", "1", "--stages", "w1a1"]
+from .runs import DIGITS, ONE_STEP, SHORT, TEACHER, checkpoint, here, log, options_of, words_of
+
+
+def exported(folder):
+    return timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
 
 
 def test_the_export_has_its_own_size_and_the_weights_are_the_same(tmp_path):
     """Nothing that was computed depends on it, so a run may be resumed with another one."""
-    def exported(*options):
-        summary = here(*SHORT, *ONE, "--output", str(tmp_path), *options)
-        return summary, timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
-
-    (plain, one), (larger, other) = exported(), exported("--export-img-size", "48", "--resume", "auto")
+    runs = []
+    for options in ("", "--export-img-size 48 --resume auto"):
+        summary = here(ONE_STEP, "--val-split validation --output", tmp_path, options)
+        runs.append((summary, exported(tmp_path)))
+    (plain, one), (larger, other) = runs
     assert (plain["export_img_size"], larger["export_img_size"], larger["img_size"]) == (32, 48, 32)
     assert [model.pretrained_cfg["input_size"] for model in (one, other)] == [(3, 32, 32), (3, 48, 48)]
     states = one.state_dict(), other.state_dict()
@@ -23,23 +36,13 @@ def test_the_export_has_its_own_size_and_the_weights_are_the_same(tmp_path):
     assert plain["knn_student"] != larger["knn_student"]  # measured at the size of the export
 
 
-@pytest.mark.parametrize(("model", "kwargs"), [
-    ("test_vit", "dynamic_img_size=False"),  # otherwise it takes any
-    ("resmlp_12_224", "img_size=32"),  # no set_input_size
-])
-def test_a_network_of_one_size_is_refused_before_training(tmp_path, capsys, model, kwargs):
-    options = [*options_of("simclr"), "--model", model, "--model-kwargs", kwargs, "--max-steps", "1"]
-    line = failure(capsys, *options, "--export-img-size", "48", "--output", str(tmp_path / "run"))
-    assert "--export-img-size: the network refuses images of 48 px" in line
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
-
-
 def test_a_vit_teaches_at_its_own_size_and_at_another(tmp_path):
     vit = timm.create_model("test_vit", num_classes=0)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    options = [*DIGITS, *ONE, "--teacher", "test_vit", "--teacher-checkpoint", str(tmp_path / "vit.pth")]
-    at_32 = here(*options, "--teacher-img-size", "32", "--output", str(tmp_path / "at_32"))
-    own = here(*options, "--batch-size", "8", "--val-split", "none", "--output", str(tmp_path / "own"))
+    options = f"{ONE_STEP} --batch-size 8 --teacher test_vit --teacher-checkpoint {tmp_path / 'vit.pth'}"
+    at_32 = here(options, "--val-split validation --output", tmp_path / "at_32")
+    options = options.replace("--teacher-img-size 32", "")
+    own = here(options, "--output", tmp_path / "own")
     assert (at_32["settings"]["teacher_img_size"], own["settings"]["teacher_img_size"]) == (32, 160)
     one, other = (checkpoint(tmp_path / name)["identity"]["teacher"] for name in ("at_32", "own"))
     assert one["size"] == [32, 32] and other["size"] == [160, 160] and one["sha256"] == other["sha256"]
@@ -47,24 +50,138 @@ def test_a_vit_teaches_at_its_own_size_and_at_another(tmp_path):
 
 
 def test_a_vit_trained_at_another_size_is_exported_at_it(tmp_path):
-    here(*options_of("simclr"), "--model", "test_vit", "--max-steps", "1", "--output", str(tmp_path))
-    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    here(options_of("simclr"), "--model test_vit --max-steps 1 --val-split none --output", tmp_path)
     state, prefix = checkpoint(tmp_path)["method"], "backbone.model."
     trained = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
     trained.load_state_dict({name[len(prefix) :]: state[name] for name in state if name.startswith(prefix)})
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(model(images), trained(images))
+    assert torch.equal(exported(tmp_path)(images), trained(images))
 
 
 @pytest.mark.slow  # trains to some accuracy
 def test_the_classifier_is_exported_and_predicts(tmp_path, digits):
-    here(*options_of("supervised"), "--epochs", "6", "--lr", "3e-3", "--stages", "w1a1", "--output", str(tmp_path))
+    here(options_of("supervised"), "--epochs 6 --lr 3e-3 --stages w1a1 --output", tmp_path)
     top1 = log(tmp_path, "top1")
     assert top1[-1] > top1[0]
-    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    model = exported(tmp_path)
     assert model.num_classes == 10
     images, labels = digits
     mean, std = (torch.tensor(model.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         predicted = model((images[:500].float() / 255 - mean) / std).argmax(-1)
     assert (predicted == labels[:500]).double().mean() > 0.5
+
+
+# Accuracies ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_during_training_are_those_of_the_export_and_change_nothing(tmp_path):
+    run = f"{SHORT} --stages w1a1 --max-steps 6 --log-interval 4 --output"
+    here(run, tmp_path / "plain", "--val-split none")
+    summary = here(run, tmp_path / "watched", "--knn-steps 3 --linear-steps 2")
+    lines = log(tmp_path / "watched")
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]  # those of --log-interval besides
+    assert [line["step"] for line in lines if "knn" in line] == [3, 6]
+    assert [line["step"] for line in lines if "linear" in line] == [2, 4, 6]
+    assert lines[-1]["knn"] == summary["knn_student"] != lines[1]["knn"]  # digits are fewer images than either bound
+    weights = [(tmp_path / name / "latent.safetensors").read_bytes() for name in ("plain", "watched")]
+    assert weights[0] == weights[1]
+    evaluate(words_of(
+        "linear --dataset digits --val-split validation --threads 1 --workers 0",
+        f"--model local-dir:{tmp_path}/watched/export --output {tmp_path / 'linear.json'}",
+    ))
+    value = json.loads((tmp_path / "linear.json").read_text())["value"]
+    assert lines[-1]["linear"] == pytest.approx(value, abs=0.01) != lines[0]["linear"]  # the same images and protocol
+
+
+def test_calibration_makes_the_views_of_the_training(monkeypatch):
+    made = []
+    make_view = measure.make_view
+    monkeypatch.setattr(measure, "make_view", lambda *args: made.append(args) or make_view(*args))
+    options = parse_options(words_of(SHORT, "--train-interpolation bilinear"))
+    measure.untrained(options, "w1a1", open_dataset("digits"), torch.device("cpu"))
+    assert made == [("light", 32, 0.0, "bilinear")]
+
+
+def test_training_gains_and_the_log_has_its_keys(tmp_path):
+    summary = here(SHORT, "--lr 3e-3 --epochs 3 --output", tmp_path)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert summary["knn_student"] > summary["knn_untrained"] + 0.1
+    keys = (
+        "step epoch stage loss loss_kl loss_fs lambda grad_norm_student grad_norm_student_head grad_norm_target_head "
+        "entropy_of_mean mean_entropy target_information lr images_per_s data_wait"
+    )
+    lines = log(tmp_path)
+    for line in lines:
+        assert set(keys.split()) <= line.keys() and 0 <= line["data_wait"] <= 1
+        information = line["entropy_of_mean"] - line["mean_entropy"]
+        assert line["target_information"] == pytest.approx(information, abs=1e-4)
+    assert [line["stage"] for line in lines] == sorted((line["stage"] for line in lines), reverse=True)
+    # The export, loaded by timm alone, is the trained network bit for bit.
+    latent = timm.create_model("test_reactnet", num_classes=0).eval()
+    latent.load_state_dict(load_file(tmp_path / "latent.safetensors"))
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(exported(tmp_path)(images), latent(images))
+
+
+# Teachers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_cached_teacher_is_the_teacher_asked_about_the_same_views_in_every_step(tmp_path, monkeypatch, count):
+    options = f"{ONE_STEP} --max-steps 12 --lambda-0 1 --cache-dir {tmp_path} --cache-teacher {count} --output"
+    here(options, tmp_path / "kept")
+    asked = []
+
+    def live(self, batch, images):
+        asked.append(batch["teacher"])
+        return self.teacher(images).half().float()  # rounded as in the file
+
+    monkeypatch.setattr(Method, "taught", live)
+    here(options, tmp_path / "live")
+    assert len(asked) == 12
+    weights = [(tmp_path / name / "latent.safetensors").read_bytes() for name in ("kept", "live")]
+    assert weights[0] == weights[1]
+
+
+def test_another_teacher_has_cached_files_of_its_own(tmp_path):
+    for name, pool in (("mean", "avg"), ("max", "max")):
+        here(ONE_STEP, f"--cache-teacher 1 --cache-dir {tmp_path / 'cache'} --teacher-kwargs global_pool={pool}",
+             "--output", tmp_path / name)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def moco(tmp_path_factory):
+    """Path, encoder without head, and the head's tensors of a file in the layout of MoCo v2."""
+    torch.manual_seed(0)
+    encoder = timm.create_model("test_resnet", num_classes=0).eval()
+    width = encoder.num_features
+    head = {"fc.0.weight": torch.randn(width, width) / 8, "fc.0.bias": torch.randn(width),
+            "fc.2.weight": torch.randn(6, width) / 8, "fc.2.bias": torch.randn(6)}
+    query = {**encoder.state_dict(), **head}
+    state_dict = {f"module.encoder_q.{name}": tensor for name, tensor in query.items()}
+    state_dict |= {f"module.encoder_k.{name}": torch.zeros_like(tensor) for name, tensor in query.items()}
+    state_dict |= {"module.queue": torch.randn(6, 32), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
+    path = tmp_path_factory.mktemp("moco") / "moco.pth.tar"
+    torch.save({"epoch": 800, "arch": "resnet50", "state_dict": state_dict, "optimizer": {}}, path)
+    return path, encoder, head
+
+
+def test_a_moco_teacher_is_the_query_encoder_with_its_head(moco, digits):
+    path, encoder, head = moco
+    images = digits[0][:4].float() / 255
+    with torch.no_grad():
+        features = encoder(images)
+        hidden = F.linear(features, head["fc.0.weight"], head["fc.0.bias"]).clamp(min=0)
+        logits = F.linear(hidden, head["fc.2.weight"], head["fc.2.bias"])
+        torch.testing.assert_close(load_moco_teacher("test_resnet", str(path), "logits")(images), logits)
+        torch.testing.assert_close(load_moco_teacher("test_resnet", str(path), "features")(images), features)
+
+
+def test_s2bnn_learns_from_it(moco, tmp_path):
+    summary = here(
+        DIGITS, TEACHER, "--method s2bnn --teacher-output logits --stages w1a1 --max-steps 1 --val-split none",
+        "--teacher-checkpoint", moco[0], "--output", tmp_path / "run",
+    )
+    assert summary["settings"]["teacher_output"] == "logits" and (tmp_path / "run" / "export").is_dir()

@@ -1,17 +1,9 @@
 """What goes wrong in a run ends in one line that says what to do, and leaves no half-written export."""
 
 import pytest
+from data.pictures import write
 
-from .runs import SHORT, checkpoint, failure
-
-OPTIONS = [*SHORT, "--val-split", "none"]
-
-
-@pytest.fixture
-def line(tmp_path, capsys, monkeypatch):
-    """The line that a run with further options ends in."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read at import only
-    return lambda *options: failure(capsys, *options, "--output", str(tmp_path / "run"))
+from .runs import SHORT, checkpoint, options_of
 
 
 @pytest.mark.parametrize("options, message", [
@@ -28,18 +20,53 @@ def line(tmp_path, capsys, monkeypatch):
     ("--model-kwargs features_only=True", "--model: expected pooled features [B, D], got a list"),
     ("--teacher test_vit --teacher-img-size 8", "--teacher-img-size 8"),
     ("--data-dir photos", "--dataset digits lies inside scikit-learn; leave it or --data-dir photos out"),
+    ("--knn-steps 3", "--knn-steps needs labels: a --train-split and a --val-split that have them"),
+    ("--val-split train", "--val-split train: 1,437 of its 1,437 images are among those of --train-split train"),
+    ("--val-split valdiation", "no split 'valdiation'"),
+    ("--cache-teacher 2 --views cross --cache-dir .", "several views"),
+    ("--cache-teacher 2 --views-on device --cache-dir .", "--views-on workers"),
+    ("--teacher resnet18 --teacher-pretrained", "--teacher-checkpoint FILE, or --no-teacher-pretrained"),
 ])
-def test_bad_input_is_one_line(options, message, line):
-    assert message in line(*OPTIONS, *options.split())
-
-
-def test_a_teacher_whose_weights_cannot_be_had_is_an_error_that_names_the_ways_out(tmp_path, line, monkeypatch):
+def test_bad_input_is_one_line(options, message, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read at import only
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
-    told = line(*OPTIONS, "--teacher-pretrained", "--teacher", "resnet18")
-    assert "--teacher resnet18" in told and "--teacher-checkpoint" in told and "--no-teacher-pretrained" in told
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(SHORT, "--val-split none", options)
+    assert not list(tmp_path.glob("teacher-*"))  # before the teacher's work
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_reaches_a_checkpoint(tmp_path, line):
-    told = line(*OPTIONS, "--lr", "1e30", "--max-steps", "12", "--checkpoint-steps", "1")
+@pytest.mark.parametrize(("model", "words", "message"), [
+    ("test_vit", "--model-kwargs dynamic_img_size=False", "--export-img-size: the network refuses images of 48 px"),
+    ("resmlp_12_224", "--model-kwargs img_size=32", "--export-img-size: the network refuses images of 48 px"),
+    ("resnet20_cifar", "--grad-checkpointing", "--grad-checkpointing: "),
+])
+def test_a_network_that_cannot_do_it_is_refused_before_training(refused, tmp_path, model, words, message):
+    line = refused(options_of("simclr"), "--model", model, words, "--max-steps 1 --export-img-size 48")
+    assert message in line and not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(("classes", "others", "named", "said"), [
+    ("01", "89", "--val-split val", "8, 9 not among the 2 classes"),
+    ("01", "0", "--val-split val", "unlabelled; name a split with labels"),
+    ("0", "01", "--val-split val", "--val-split val: figures need training images with labels"),
+    ("0", "01", "--method supervised", "needs labels"),
+    ("01", "01", "--knn-steps 1 --val-split none", "--knn-steps needs labels"),
+])
+def test_labels_that_are_asked_for_and_cannot_be_used(refused, tmp_path, classes, others, named, said):
+    photos(tmp_path / "photos", train=classes, val=others)
+    teacher = SHORT if "supervised" not in named else options_of("supervised")
+    line = refused(teacher, "--batch-size 25 --dataset '' --data-dir", tmp_path / "photos", named)
+    assert said in line
+
+
+def photos(folder, **classes: str) -> None:
+    """30 images in the classes of each split, named by one letter; those of one class are unlabelled."""
+    for number in range(30):
+        for split, names in classes.items():
+            write(folder / split / names[number % len(names)] / f"{number}.png", number + 100 * (split == "val"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_a_checkpoint(tmp_path, refused):
+    told = refused(SHORT, "--val-split none --lr 1e30 --max-steps 12 --checkpoint-steps 1")
     assert "not finite" in told and "loss_kl" in told and "checkpoint.pt (step" in told
-    assert f"step {checkpoint(tmp_path / 'run')['step']})" in told and not (tmp_path / "run" / "export").exists()
+    assert f"step {checkpoint(tmp_path / 'run')['step']})" in told

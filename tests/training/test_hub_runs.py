@@ -1,51 +1,41 @@
 """A teacher from the Hub and an export to it, over HTTP, and the model that anybody loads from there."""
 
 import json
-import os
-import subprocess
-import sys
 
 import timm
-from hub_server import HubServer
 from timm.models._hub import save_for_hf
 
-from .runs import ROOT, SHORT
+from .runs import ONE_STEP, words_of
 
 RUN = """
-import sys, timm, torch, train_burn
-summary = train_burn.main(sys.argv[2:])
-train_burn.main([*sys.argv[2:], "--resume", "auto"])  # behind its last step: its own repository is no obstacle
-model = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True).eval()
-stages = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True, features_only=True).eval()
-latent = timm.create_model("test_reactnet", num_classes=0, checkpoint_path=f"{sys.argv[3]}/latent.safetensors").eval()
+import timm, torch, train_burn
+words = {words!r}
+train_burn.main(words)
+train_burn.main([*words, "--resume", "auto"])  # behind its last step: its own repository is no obstacle
+model = timm.create_model("hf-hub:me/student", pretrained=True).eval()
+stages = timm.create_model("hf-hub:me/student", pretrained=True, features_only=True).eval()
+latent = timm.create_model("test_reactnet", num_classes=0, checkpoint_path="{output}/latent.safetensors").eval()
 images = torch.randn(2, 3, 32, 32)
 assert torch.equal(model(images), latent(images)) and len(stages(images)) > 1
 """
 
 
-def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
+def test_a_teacher_from_the_hub_and_an_export_to_it(hub, hub_client, tmp_path):
     teacher = timm.create_model("test_resnet", num_classes=0)
-    config = {"input_size": (3, 32, 32), "mean": (0.4, 0.4, 0.4)}
-    teacher.pretrained_cfg.update(config)
+    teacher.pretrained_cfg.update({"input_size": (3, 32, 32), "mean": (0.4, 0.4, 0.4)})
     save_for_hf(teacher, tmp_path / "teacher", safe_serialization=True)
+    hub.commit("somebody/teacher", tmp_path / "teacher")
     output = tmp_path / "run"
-    options = [option for option in SHORT if option != "--no-teacher-pretrained"]
-    options += ["--teacher", "hf-hub:somebody/teacher", "--workers", "0", "--stages", "w1a1"]
-    options += ["--max-steps", "1", "--val-split", "none"]
-    with HubServer() as hub:
-        hub.commit("somebody/teacher", tmp_path / "teacher")
-        env = {**os.environ, **hub.environment(tmp_path / "home"), "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, "me/student", "--output", str(output), *options, "--push-to-hub", "student"],
-            capture_output=True, text=True, env={**env, "PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "HTTP" not in done.stderr  # the client's own log
-        pushed = hub.files("me/student")
-        note = json.loads((output / "pushed.json").read_text())
-        assert note == {"repo": "me/student", "commit": hub.at("me/student", "main")[0]}
-        commits = [request for request in hub.requests if "/commit/" in request]
-    assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests and len(commits) == 2
+    words = words_of(ONE_STEP.replace("--teacher-img-size 32", ""), "--teacher hf-hub:somebody/teacher",
+                     "--teacher-pretrained --push-to-hub student --output", output)
+    code, _, err = hub_client.python(RUN.format(words=words, output=output), ACCELERATE_USE_CPU="true")
+    assert code == 0, err[-3000:]
+    assert "HTTP" not in err  # the client's own log
+    pushed = hub.files("me/student")
+    note = json.loads((output / "pushed.json").read_text())
+    assert note == {"repo": "me/student", "commit": hub.at("me/student", "main")[0]}
+    assert "GET /somebody/teacher/resolve/main/model.safetensors" in hub.requests
+    assert len([request for request in hub.requests if "/commit/" in request]) == 2
     settings = json.loads((output / "summary.json").read_text())["settings"]
     assert settings["teacher_img_size"] == 32  # of the configuration in the repository
     assert pushed == {file.name: file.read_bytes() for file in (output / "export").iterdir()}
@@ -57,8 +47,8 @@ def test_a_teacher_from_the_hub_and_an_export_to_it(tmp_path):
 
 def test_a_repository_that_is_taken_stops_the_run_before_it_begins(hub, hub_client, tmp_path):
     hub.commit("me/student", {"README.md": b"another network"})
-    options = [*SHORT, "--workers", "0", "--output", str(tmp_path / "run"), "--push-to-hub", "student"]
-    code, _, err = hub_client.python(f"import train_burn; train_burn.main({options!r})", ACCELERATE_USE_CPU="true")
+    words = words_of(ONE_STEP, "--push-to-hub student --output", tmp_path / "run")
+    code, _, err = hub_client.python(f"import train_burn; train_burn.main({words!r})", ACCELERATE_USE_CPU="true")
     assert code == 2 and not (tmp_path / "run").exists() and len(hub.repos["me/student"]) == 1
     start = "train_burn.py: error: --push-to-hub me/student: holds files already (README.md); name another repository"
     assert err.strip().splitlines()[-1].startswith(start), err

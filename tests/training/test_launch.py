@@ -1,6 +1,7 @@
-"""What `accelerate launch` and `torchrun` ask for is done, or refused in one line."""
+"""What `accelerate launch` and `torchrun` ask for is done, or refused in one line; threads and trackers."""
 
-import json
+import importlib.util
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,11 +14,16 @@ from burn_timm.errors import BurnError
 from burn_timm.training import processes
 from burn_timm.training.options import parse_options
 
-from .runs import ROOT, SHORT, failure, here, log
-from .test_two_processes import EIGHT_STEPS, launch, plain_environment
+from .runs import ONE_STEP, ROOT, SHORT, environment, here, log, words_of
 
-OPTIONS = [*SHORT, "--workers", "0", "--val-split", "none", "--log-interval", "1", "--max-steps", "2"]
-OPTIONS += ["--batch-size", "32"]
+TWO_STEPS = f"{SHORT} --val-split none --log-interval 1 --max-steps 2 --batch-size 32"
+
+
+def plain_environment() -> dict[str, str]:
+    """Of a user with a CPU, who has never heard of ACCELERATE_USE_CPU."""
+    env = {**environment(), "CUDA_VISIBLE_DEVICES": ""}
+    del env["ACCELERATE_USE_CPU"]
+    return env
 
 
 def test_gradient_accumulation_of_the_launcher_is_the_default(monkeypatch, tmp_path):
@@ -25,16 +31,16 @@ def test_gradient_accumulation_of_the_launcher_is_the_default(monkeypatch, tmp_p
     monkeypatch.setenv("ACCELERATE_GRADIENT_CLIPPING", "0.5")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("grad-accum-steps: 2\n")
-    options = parse_options([*SHORT, "--recipe", str(recipe)])
+    options = parse_options(words_of(SHORT, "--recipe", recipe))
     assert (options.grad_accum_steps, options.clip_grad) == (3, 0.5)
-    assert parse_options([*SHORT, "--grad-accum-steps", "4"]).grad_accum_steps == 4
+    assert parse_options(words_of(SHORT, "--grad-accum-steps 4")).grad_accum_steps == 4
 
 
 def test_gradients_are_divided_once(monkeypatch, tmp_path):
     """accelerate divides by its variable, too."""
-    here(*OPTIONS, "--grad-accum-steps", "2", "--output", str(tmp_path / "option"))
+    here(TWO_STEPS, "--grad-accum-steps 2 --output", tmp_path / "option")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
-    here(*OPTIONS, "--output", str(tmp_path / "variable"))
+    here(TWO_STEPS, "--output", tmp_path / "variable")
     for name in ("total_batch_size", "loss", "grad_norm_student"):
         assert log(tmp_path / "option", name) == log(tmp_path / "variable", name)
 
@@ -42,7 +48,7 @@ def test_gradients_are_divided_once(monkeypatch, tmp_path):
 def test_accelerate_launch_on_a_cpu(tmp_path):
     """Its accumulation reaches the run, though it is meant for DeepSpeed; of its two processes it starts one."""
     words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    words += ["--gradient_accumulation_steps", "3", str(ROOT / "train_burn.py"), *OPTIONS]
+    words += ["--gradient_accumulation_steps", "3", str(ROOT / "train_burn.py"), *words_of(TWO_STEPS)]
     done = subprocess.run(
         [*words, "--output", str(tmp_path / "run")], capture_output=True, text=True, env=plain_environment(),
     )
@@ -61,17 +67,17 @@ def test_accelerate_launch_on_a_cpu(tmp_path):
     ("SAGEMAKER_DISTRIBUTED_TYPE", "DATA_PARALLEL", "asks for SageMaker"),
     ("MIXED_PRECISION", "fp8", "asks for fp8"),
     ("DYNAMO_BACKEND", "INDUCTOR", "leave --dynamo_backend out"),
-    ("GRADIENT_ACCUMULATION_STEPS", "0", None),
 ])
-def test_what_a_run_cannot_do_is_refused(setting, value, message, monkeypatch, tmp_path, capsys):
+def test_what_a_run_cannot_do_is_refused(setting, value, message, monkeypatch, refused):
     monkeypatch.setenv(f"ACCELERATE_{setting}", value)
-    if message is None:
-        with pytest.raises(SystemExit, match="2"):
-            here(*OPTIONS, "--output", str(tmp_path / "run"))
-        assert "accelerate launch: error: argument --grad-accum-steps: " in capsys.readouterr().err
-    else:
-        assert message in failure(capsys, *OPTIONS, "--output", str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+    assert message in refused(TWO_STEPS)
+
+
+def test_a_bad_option_of_the_launcher_is_named_as_its_own(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "0")
+    with pytest.raises(SystemExit, match="2"):
+        parse_options(words_of(SHORT))
+    assert "accelerate launch: error: argument --grad-accum-steps: " in capsys.readouterr().err
 
 
 def test_fp16_on_a_cpu_is_refused(monkeypatch, tmp_path):
@@ -81,30 +87,42 @@ def test_fp16_on_a_cpu_is_refused(monkeypatch, tmp_path):
         processes.make_accelerator("none", tmp_path)
 
 
-def test_tpus_are_refused(monkeypatch):
-    state = SimpleNamespace(num_processes=1, distributed_type=DistributedType.XLA)
+@pytest.mark.parametrize(("kind", "world_size", "message"), [
+    (DistributedType.XLA, "1", "asks for TPUs"),
+    (DistributedType.NO, "2", "WORLD_SIZE is 2, but accelerate .* ACCELERATE_USE_CPU=true"),
+])
+def test_processes_that_would_not_train_together_are_refused(kind, world_size, message, monkeypatch):
+    state = SimpleNamespace(num_processes=1, distributed_type=kind)
     monkeypatch.setattr(processes, "PartialState", lambda **options: state)
-    with pytest.raises(BurnError, match="asks for TPUs"):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    with pytest.raises(BurnError, match=message):
         processes.join_processes()
 
 
-@pytest.mark.slow
-def test_two_machines_are_one_run(tmp_path):
-    """Two agents of torchrun on loopback, with a process each, train what two processes of one agent do."""
-    launch(2, str(ROOT / "train_burn.py"), *EIGHT_STEPS, "--output", str(tmp_path / "one"))
-    agents = [
-        subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--node_rank",
-             str(rank), "--rdzv_backend", "c10d", "--rdzv_id", "1", "--rdzv_endpoint", "127.0.0.1:29618",
-             str(ROOT / "train_burn.py"), *EIGHT_STEPS, "--output", str(tmp_path / "two")],
-            stderr=subprocess.PIPE, text=True, env=plain_environment(),
-        )
-        for rank in range(2)
-    ]
-    for agent in agents:
-        told = agent.communicate(timeout=240)[1]
-        assert agent.returncode == 0, told[-3000:]
-    assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
-    packed = "export/model.safetensors"
-    assert (tmp_path / "one" / packed).read_bytes() == (tmp_path / "two" / packed).read_bytes()
-    assert log(tmp_path / "one", "loss") == log(tmp_path / "two", "loss")
+def test_threads_are_the_cores_divided_by_local_processes(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert processes.default_threads() == 6
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert processes.default_threads() == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    summary = here(ONE_STEP.replace("--threads 1", ""), "--batch-size 8 --output", tmp_path)
+    assert torch.get_num_threads() == summary["hardware"]["threads"] == 2
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
+    with pytest.raises(BurnError, match="--log-with wandb: its package is not installed; pip install wandb"):
+        processes.make_accelerator("wandb", tmp_path)
+
+
+def test_tensorboard_gets_the_losses(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    here(ONE_STEP, "--max-steps 3 --log-with tensorboard --log-interval 1 --output", tmp_path)
+    events = [path for path in tmp_path.rglob("events.out.tfevents.*") if b"loss_kl" in path.read_bytes()]
+    assert len(events) == 1
+    recorded = EventAccumulator(str(events[0])).Reload()
+    assert {"loss", "loss_fs", "lambda", "grad_norm_target_head"} <= set(recorded.Tags()["scalars"])
+    assert [event.step for event in recorded.Scalars("loss")] == [1, 2, 3]

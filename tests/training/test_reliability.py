@@ -1,6 +1,7 @@
-"""What a run meets in a year of use: other data, a second run, a full disk, Ctrl-C, edited files. Each is one line."""
+"""What a run meets in a year of use: a second run, a full disk, Ctrl-C. Each is one line."""
 
-import functools
+import contextlib
+import multiprocessing
 import os
 import resource
 import signal
@@ -19,66 +20,16 @@ from burn_timm.data import decode
 from burn_timm.data.datasets import open_dataset
 from burn_timm.errors import BurnError
 from burn_timm.files import atomic_write, locked, write_json
-from burn_timm.training.state import VERSION
 
-from .runs import ROOT, SHORT, command, environment, failure
-from .runs import here as run_here
-
-LENGTH = ["--max-steps", "3", "--checkpoint-steps", "2", "--log-interval", "1", "--val-split", "none"]
-
-
-def here(*options: object) -> None:
-    run_here(*SHORT, *LENGTH, *map(str, options))
-
-
-def photos(folder, count=70):
-    for number in range(count):
-        file = folder / f"class{number % 2}" / f"{number:03d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), (number, 0, 0)).save(file)
-    return folder
-
-
-# The listing of the images -------------------------------------------------------------------------------------------
-
-
-def test_a_changed_dataset_of_the_same_size_is_not_resumed(tmp_path, capsys):
-    data = photos(tmp_path / "photos")
-    options = ["--dataset", "folder", "--output", tmp_path / "run", "--resume", "auto"]
-    here(*options, "--data-dir", data)
-    moved = data.rename(tmp_path / "moved")
-    here(*options, "--data-dir", moved)
-    (moved / "class0" / "000.png").rename(moved / "class0" / "001.png")
-    told = failure(capsys, *SHORT, *LENGTH, *map(str, options), "--data-dir", str(moved))
-    assert "belongs to another run: listing (names, sizes and labels of the images) '" in told
-
-
-def test_the_listing_tells_names_sizes_and_labels(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    data = photos(tmp_path / "photos", 4)
-
-    def of_folder():
-        return open_dataset("folder", str(data)).listing_hash()
-
-    def of_rows(side, label):
-        folder = tmp_path / f"{side} {label}"
-        folder.mkdir(exist_ok=True)
-        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
-        Image.new("RGB", (side, side)).save(tmp_path / "black.png")
-        rows = {"image": [str(tmp_path / "black.png"), str(data / "class1" / "001.png")], "label": [0, label]}
-        datasets.Dataset.from_dict(rows, features).to_parquet(folder / "train.parquet")
-        return open_dataset(f"hfds/{folder}", str(tmp_path / "cache")).listing_hash()
-
-    first = of_folder()
-    assert first == of_folder()
-    Image.effect_noise((32, 32), 50).save(data / "class0" / "000.png")
-    other_size = of_folder()
-    (data / "class0" / "000.png").rename(data / "class1" / "000.png")
-    assert len({first, other_size, of_folder()}) == 3
-    assert len({of_rows(9, 0), of_rows(9, 1), of_rows(90, 0)}) == 3 and of_rows(9, 0) == of_rows(9, 0)
-
+from .runs import ONE_STEP, ROOT, SHORT, command, environment, failure, here, words_of
 
 # Two runs on one output ----------------------------------------------------------------------------------------------
+
+
+def hold(lock, ready) -> None:
+    with locked(lock, ""):
+        ready.set()
+        time.sleep(99)
 
 
 @pytest.mark.parametrize("task", ["train", "knn"])
@@ -86,26 +37,27 @@ def test_two_runs_on_one_output(task, tmp_path, capsys):
     pytest.importorskip("fcntl")
     if task == "train":
         output, lock = tmp_path / "run", tmp_path / "run" / ".lock"
-        call = functools.partial(here, "--output", output)
+        words = words_of(ONE_STEP, "--output", output)
     else:
         output, lock = tmp_path / "r.json", tmp_path / ".r.json.lock"
-        options = ["--pixels", "--dataset", "digits", "--workers", "0", "--limit-train", "100"]
-        call = functools.partial(eval_downstream.main, ["knn", *options, "--output", str(output)])
+        words = words_of("knn --pixels --dataset digits --workers 0 --limit-train 100 --output", output)
+    call = here if task == "train" else lambda *words: eval_downstream.main(list(words))
     lock.parent.mkdir(exist_ok=True)
-    hold = "import sys, time; from burn_timm.files import locked\nwith locked(sys.argv[1], ''): print(); time.sleep(99)"
-    words = [sys.executable, "-u", "-c", hold, str(lock)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment()) as run:
-        run.stdout.readline()
-        with pytest.raises(SystemExit, match="2"):
-            call()
-        told = capsys.readouterr().err
-        assert f"--output {output}: another run is writing there (process {run.pid} on " in told
-        run.kill()
-    call()  # the system has taken the lock back
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    other = fork.Process(target=hold, args=(lock, ready))
+    other.start()
+    ready.wait(60)
+    with pytest.raises(SystemExit, match="2"):
+        call(*words)
+    assert f"--output {output}: another run is writing there (process {other.pid} on " in capsys.readouterr().err
+    other.kill()
+    other.join()
+    call(*words)  # the system has taken the lock back
     assert not lock.exists()
 
 
-def test_a_lock_that_is_held_says_by_whom_and_systems_without_locks_go_on(tmp_path, monkeypatch):
+def test_systems_without_locks_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr("burn_timm.files.fcntl", None)
     with locked(tmp_path / "lock", "x"):
         assert not (tmp_path / "lock").exists()
@@ -114,13 +66,15 @@ def test_a_lock_that_is_held_says_by_whom_and_systems_without_locks_go_on(tmp_pa
 # A full disk ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def full_disk():
-    """Files of this process cannot grow above 4 KiB: the same error of write() as on a full disk, by another number."""
+@contextlib.contextmanager
+def full_disk(limit: int):
+    """Files of this process cannot grow above `limit` bytes: the same error as on a full disk, but for its number."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def by_torch(path):
@@ -146,24 +100,19 @@ def to_log(path):
     by_torch, by_safetensors, to_log, lambda path: write_json(path, ["x" * 5000]),
     lambda path: runs.save_checkpoint(path, 1, {}, {"w": torch.zeros(5000)}),
 ])
-def test_a_full_disk_is_one_line_that_names_the_file(write, full_disk, tmp_path):
-    with pytest.raises(BurnError, match="file: cannot be written ") as told:
+def test_a_full_disk_is_one_line_that_names_the_file(write, tmp_path):
+    with pytest.raises(BurnError, match="file: cannot be written ") as told, full_disk(4096):
         write(tmp_path / "file")
     assert "\n" not in str(told.value) and len(list(tmp_path.iterdir())) <= 1
 
 
-@pytest.mark.parametrize(("limit", "file"), [
-    pytest.param(80, "run: cannot be written", marks=pytest.mark.slow), (40_000, "checkpoint.pt: cannot be written"),
-])
-def test_a_run_on_a_full_disk_ends_with_one_line(limit, file, tmp_path):
+@pytest.mark.parametrize(("limit", "file"), [(80, "run: cannot be written"), (40_000, "checkpoint.pt: cannot be")])
+def test_a_run_on_a_full_disk_ends_with_one_line(limit, file, tmp_path, capsys):
     """TensorBoard's thread is the first that fails, or the checkpoint."""
-    options = [*LENGTH, "--log-with", "tensorboard", "--output", str(tmp_path / "run")]
-    done = subprocess.run(
-        command(*options), capture_output=True, text=True, env=environment(),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert file in done.stderr.splitlines()[-1] and "too large" in done.stderr.splitlines()[-1]
+    with full_disk(limit):
+        told = failure(capsys, ONE_STEP, "--max-steps 3 --checkpoint-steps 2 --log-interval 1 --log-with tensorboard",
+                       "--output", tmp_path / "run")
+    assert file in told and "too large" in told
 
 
 # Ctrl-C --------------------------------------------------------------------------------------------------------------
@@ -192,14 +141,17 @@ def interrupted(commands: list[list[str]], marker: bytes, tmp_path, environments
     return [(code, (tmp_path / f"stderr{number}").read_text()) for number, code in enumerate(codes)]
 
 
+LONG = f"{SHORT} --max-steps 900 --log-interval 1 --val-split none --no-compile"
+
+
 @pytest.mark.parametrize("task", ["train", pytest.param("knn", marks=pytest.mark.slow)])
 def test_ctrl_c_with_workers_is_one_line(task, tmp_path):
     if task == "train":
-        words = command(*LENGTH, "--max-steps", "900", "--no-compile", "--output", str(tmp_path / "run"), workers=2)
+        words = command(LONG, "--workers 2 --output", tmp_path / "run")
         marker, line = b"/1800 [", "train_burn.py: interrupted; resume with --resume auto and the same --output"
     else:
-        words = [sys.executable, str(ROOT / "eval_downstream.py"), "knn", "--model", "resnet50", "--workers", "2"]
-        words += ["--dataset", "digits", "--output", str(tmp_path / "r.json")]
+        words = [sys.executable, str(ROOT / "eval_downstream.py")]
+        words += words_of("knn --model resnet50 --workers 2 --dataset digits --output", tmp_path / "r.json")
         marker, line = b"train features:", "eval_downstream.py: interrupted"
     ((code, told),) = interrupted([words], marker, tmp_path, [environment()])
     assert code == 130 and told.splitlines()[-1] == line and told.count("interrupted") == 1
@@ -209,74 +161,44 @@ def test_ctrl_c_with_workers_is_one_line(task, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_every_process_of_a_run(tmp_path):
-    options = [*LENGTH, "--max-steps", "900", "--batch-size", "32", "--no-compile", "--output", str(tmp_path / "run")]
+    words = command(LONG, "--batch-size 32 --workers 1 --output", tmp_path / "run")
     settings = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617"}
     ranks = [{**environment(), **settings, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    (first, told), (second, silent) = interrupted([command(*options, workers=1)] * 2, b"loss", tmp_path, ranks)
+    (first, told), (second, silent) = interrupted([words] * 2, b"loss", tmp_path, ranks)
     assert (first, second) == (130, 130)
     assert told.count("interrupted; resume with --resume auto") == 1 and "interrupted" not in silent
     assert "Traceback" not in told + silent
 
 
-# Edited files --------------------------------------------------------------------------------------------------------
+# Images --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    output = tmp_path_factory.mktemp("unbroken") / "run"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("ACCELERATE_USE_CPU", "true")
-        step = runs.LineLog.write
+def test_the_listing_tells_names_sizes_and_labels(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    black, white = tmp_path / "a" / "black.png", tmp_path / "b" / "white.png"
+    for file, colour in ((black, 0), (white, 255)):
+        file.parent.mkdir()
+        Image.new("L", (32, 32), colour).save(file)
 
-        def break_off(log, line):
-            step(log, line)
-            if line["step"] == 3:
-                raise KeyboardInterrupt
+    def of_folder():
+        return open_dataset("folder", str(tmp_path)).listing_hash()
 
-        patched.setattr(runs.LineLog, "write", break_off)
-        with pytest.raises(SystemExit, match="130"):
-            here("--output", output)
-    return output
+    def of_rows(side, label):
+        folder = tmp_path / f"{side} {label}"
+        folder.mkdir(exist_ok=True)
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+        Image.new("RGB", (side, side)).save(tmp_path / "rows.png")
+        rows = {"image": [str(tmp_path / "rows.png"), str(white)], "label": [0, label]}
+        datasets.Dataset.from_dict(rows, features).to_parquet(folder / "train.parquet")
+        return open_dataset(f"hfds/{folder}", str(tmp_path / "cache")).listing_hash()
 
-
-@pytest.mark.parametrize("changes", [
-    {"stage": "one"}, {"stage": 7}, {"step": -1}, {"step": 2.0}, {"method": {}}, {"method": {"backbone": 1}},
-    {"method": []}, {"optimizer": None}, {"optimizer": {"state": 1}}, {"seconds": {"train_seconds": "many"}},
-    {"corrupt": {}}, {"corrupt": None}, {"more": 1}, {"scaler": "x"},
-], ids=str)
-def test_odd_content_of_a_checkpoint_is_one_line(changes, unbroken, tmp_path, capsys):
-    identity, content = runs.load_checkpoint(unbroken / "checkpoint.pt", VERSION)
-    runs.save_checkpoint(tmp_path / "odd.pt", VERSION, identity, {**content, **changes})
-    told = failure(capsys, *SHORT, *LENGTH, "--output", str(tmp_path / "new"), "--resume", str(tmp_path / "odd.pt"))
-    assert "odd.pt" in told and "no checkpoint of such a run (" in told
-
-
-@pytest.mark.parametrize("saved", [
-    [], {"version": "three"}, {"version": 3, "identity": 1, "content": {}},
-    {"version": 3, "identity": {}, "content": {1}},
-    {"version": 3, "identity": {1: torch.zeros(2), "a": {}}, "content": {}},
-], ids=str)
-def test_odd_checkpoints_are_one_line(saved, tmp_path):
-    import hashlib
-    import io
-
-    data = io.BytesIO()
-    torch.save(saved, data)
-    path = tmp_path / "odd.pt"
-    path.write_bytes(data.getvalue() + runs._MARK + hashlib.sha256(data.getvalue()).digest())
-    with pytest.raises(BurnError, match="odd.pt: "):
-        runs.require_same_run(path, runs.load_checkpoint(path, 3)[0], {1: torch.ones(2), "images": 3})
-
-
-@pytest.mark.parametrize("line", [b"\xff\xfe{}", b"[1]", b'"text"', b'{"step": "one"}', b"{}"])
-def test_an_odd_line_of_a_log_is_one_line(line, unbroken, tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "log.jsonl").write_bytes(line + b"\n" + (unbroken / "log.jsonl").read_bytes())
-    options = ["--output", str(tmp_path / "run"), "--resume", str(unbroken / "checkpoint.pt")]
-    assert "log.jsonl" in failure(capsys, *SHORT, *LENGTH, *options)
-
-
-# Pixels --------------------------------------------------------------------------------------------------------------
+    first = of_folder()
+    assert first == of_folder()
+    Image.effect_noise((32, 32), 50).save(black)
+    other_size = of_folder()
+    black.rename(white.with_name("black.png"))
+    assert len({first, other_size, of_folder()}) == 3
+    assert len({of_rows(9, 0), of_rows(9, 1), of_rows(90, 0)}) == 3 and of_rows(9, 0) == of_rows(9, 0)
 
 
 def test_16_bit_grey_is_told_of_once(caplog):

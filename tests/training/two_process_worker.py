@@ -1,11 +1,18 @@
-"""Run by test_two_processes.py in one and in two processes: three steps of each case, losses and gradients to a file.
+"""Run by test_two_processes.py: `BATCH_SIZE RECORDS [WORDS OF train_burn.py]`.
+
+Three steps of each case, in one and in two processes: losses and gradients go into the file RECORDS. Then, in the same
+processes, a run of train_burn.py with the words given; threads.RANK.json in its folder holds the names of the threads
+that it leaves.
 
 Float64 on the CPU, BatchNorm in eval mode: what remains between 1 x 32 and 2 x 16 images is whether the losses,
 negatives and mean class distributions are those of the whole batch. BatchNorm in training mode is what the shuffled
 keys are for: `shuffled_keys`.
 """
 
+import json
+import os
 import sys
+from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -13,13 +20,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from methods.cases import OPTIONS, make
 
+import train_burn
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import make_train_loader
 from burn_timm.data.views import make_view
 from burn_timm.distributed import gather_over_processes
 from burn_timm.errors import BurnError
 from burn_timm.methods.moco import MomentumKeys
-from burn_timm.training.processes import leave_processes, on_main_process
+from burn_timm.training.processes import on_main_process
 
 # Queues that the first step fills or nearly so (32 images), so that the next ones use it and overwrite its oldest.
 ALSO = {
@@ -29,7 +37,7 @@ ALSO = {
 }
 
 
-def main(batch_size: int, output: str) -> None:
+def record(batch_size: int, output: str) -> None:
     accelerator = Accelerator(cpu=True)
     records = {case: three_steps(case, batch_size, accelerator) for case in OPTIONS}
     records["shuffled keys"] = shuffled_keys(batch_size, accelerator.process_index)
@@ -63,16 +71,16 @@ def shuffled_keys(batch_size: int, process: int) -> list[dict]:
     keys = MomentumKeys(encoder(), nn.Identity(), dim=5, size=64, momentum=0.9).double().train()
     seen = []
     keys.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    record = []
+    steps = []
     for images in everything:
         mine = images[process * batch_size : (process + 1) * batch_size]
         found = keys(mine)
         keys.enqueue(found)
-        record.append({
+        steps.append({
             "images": images, "seen": gather_over_processes(seen.pop()).view(-1, batch_size, 3, 8, 8),
             "keys": gather_over_processes(found),
         })
-    return record
+    return steps
 
 
 def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[dict]:
@@ -84,14 +92,13 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     plain = method
     method, optimizer = accelerator.prepare(method, optimizer)
-    source = open_dataset("digits")
     loader = make_train_loader(
-        source, make_view("light", 32, 0.0), n_views=plain.n_views, small_view=make_view("light", 16, 0.0),
-        n_small_views=plain.n_small_views, batch_size=batch_size, seed=1,
+        open_dataset("digits"), make_view("light", 32, 0.0), n_views=plain.n_views,
+        small_view=make_view("light", 16, 0.0), n_small_views=plain.n_small_views, batch_size=batch_size, seed=1,
         rank=accelerator.process_index, world_size=accelerator.num_processes, start_micro_step=0,
         micro_steps_per_epoch=40, total_micro_steps=3, workers=0,
     )
-    record = []
+    steps = []
     for step, batch in enumerate(loader):
         values = method(batch, step / 3)
         accelerator.backward(values["loss"])
@@ -102,15 +109,25 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
         gradients = {key: p.grad.clone() for key, p in plain.named_parameters() if p.grad is not None}
         kept = ("queue", "extra_state")
         queues = {key: value.clone() for key, value in plain.state_dict().items() if key.endswith(kept)}
-        record.append({
+        steps.append({
             "scalars": scalars, "gradients": gradients, "queues": queues, "processes": accelerator.num_processes,
         })
         optimizer.step()
         optimizer.zero_grad()
         plain.after_step(step / 3)
-    return record
+    return steps
+
+
+def train(words: list[str]) -> None:
+    try:
+        train_burn.main(words)
+    finally:
+        tasks = Path("/proc/self/task")  # none on other systems than Linux
+        names = sorted(task.read_text().strip() for task in tasks.glob("*/comm"))
+        output = Path(words[words.index("--output") + 1])
+        (output / f"threads.{os.environ['RANK']}.json").write_text(json.dumps(names))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
-    leave_processes()
+    record(int(sys.argv[1]), sys.argv[2])
+    train(sys.argv[3:])
