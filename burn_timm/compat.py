@@ -197,8 +197,11 @@ def load_pickle(path: str | os.PathLike) -> Any:
                 raise
 
 
-def export_onnx(network: torch.nn.Module, path: Path, images: torch.Tensor, names: Sequence[str], opset: int) -> None:
-    """Write an ONNX file with the input `images` and outputs of these names, all of fixed shape.
+def export_onnx(
+    network: torch.nn.Module, path: Path, images: torch.Tensor, names: Sequence[str], opset: int,
+    any_batch: bool = False,
+) -> None:
+    """Write an ONNX file with the input `images` and outputs of these names, of fixed shape, or with `any_batch`.
 
     Through torch's TorchScript exporter (`dynamo=False`): it needs no package but onnx, and works since torch 2.6.
     """
@@ -206,7 +209,7 @@ def export_onnx(network: torch.nn.Module, path: Path, images: torch.Tensor, name
         warnings.simplefilter("ignore")  # deprecation, and shapes that become constants, as they shall
         torch.onnx.export(
             network, (images,), str(path), input_names=["images"], output_names=list(names), opset_version=opset,
-            dynamo=False,
+            dynamo=False, dynamic_axes={name: {0: "batch"} for name in ("images", *names)} if any_batch else None,
         )
 
 

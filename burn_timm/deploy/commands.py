@@ -46,7 +46,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", metavar="NAME", help="of a weights file; default: from its names and shapes")
     parser.add_argument("--pretrained", action="store_true", help="CHECKPOINT is a timm name: timm's own weights")
     parser.add_argument("--img-size", type=positive, metavar="PIXELS", help="default: the model's own")
-    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images a call (default: 1)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help=(
+        "images a call (default: 1 in c and openvino, any number in onnx and torch-export)"
+    ))
     parser.add_argument("--headless", action="store_true", help="leave the classifier out: pooled features")
     parser.set_defaults(run=_export)
 
@@ -85,7 +87,7 @@ def _export(args: argparse.Namespace) -> None:
         model.reset_classifier(0)
     config = export(model, args.outdir, args.format, args.img_size, args.batch_size)
     head = f"{config['num_classes']} classes" if config["num_classes"] else "no classifier"
-    shape = [config["batch_size"], *config["pretrained_cfg"]["input_size"]]
+    shape = [config["batch_size"] or "any", *config["pretrained_cfg"]["input_size"]]
     print(f"{config['architecture']}, {head}, images {shape}, {args.format}")
     for name in config["files"]:
         print(f"{args.outdir / name}: {(args.outdir / name).stat().st_size:,} bytes")

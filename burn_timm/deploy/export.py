@@ -24,11 +24,12 @@ FILES = (
     *(name for _, files in ONE_BIT_FORMATS.values() for name in files),
 )
 
-Shape = tuple[int, int, int, int]
+Shape = tuple[int | None, int, int, int]  # B None: any number of images
 
 
 def export(
-    model: nn.Module, folder: Path, format: str = "openvino", img_size: int | None = None, batch_size: int = 1,
+    model: nn.Module, folder: Path, format: str = "openvino", img_size: int | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Write `model` to `folder`, whole or not at all; returns what its config.json holds.
 
@@ -40,7 +41,8 @@ def export(
             CPU (no compiler is needed to write them). `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each
             with config.json: preprocessing, labels if known, versions.
         img_size: Pixels; None: the model's own.
-        batch_size: Images a call. Both are fixed in the file.
+        batch_size: Images a call; None: 1 on a 1-bit engine, any number in `onnx` and `torch-export`. Both are fixed in
+            the file otherwise.
 
     Raises:
         BurnError: A package is missing, the network does not fit the format, or `folder` holds something else.
@@ -49,6 +51,7 @@ def export(
     require_replaceable(folder, FILES)
     data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
+    batch_size = batch_size or (1 if format in ONE_BIT_FORMATS else None)
     shape = (batch_size, getattr(model, "in_chans", channels), img_size or height, img_size or width)
     for key in ("mean", "std"):
         if len(data[key]) != shape[1]:  # timm keeps those of three channels for any number; the average suits all

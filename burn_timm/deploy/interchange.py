@@ -79,8 +79,14 @@ def _with_outputs(model: nn.Module) -> tuple[nn.Module, list[str]]:
     return network, ["features"]
 
 
-def write_onnx(model: nn.Module, file: Path, shape: tuple[int, int, int, int]) -> list[str]:
+Shape = tuple[int | None, int, int, int]
+
+
+def write_onnx(model: nn.Module, file: Path, shape: Shape) -> list[str]:
     """Write standard operators of opset 17, checked; returns the names of the outputs.
+
+    Args:
+        shape: Of the images, `[B, C, H, W]`; with B None the file takes any number of them.
 
     Raises:
         BurnError: onnx is missing, or torch cannot export the network.
@@ -90,7 +96,7 @@ def write_onnx(model: nn.Module, file: Path, shape: tuple[int, int, int, int]) -
 
     network, names = _with_outputs(model)
     try:
-        compat.export_onnx(network, file, torch.zeros(shape), names, ONNX_OPSET)
+        compat.export_onnx(network, file, _images(shape), names, ONNX_OPSET, shape[0] is None)
         written = onnx.load(file)
         onnx.helper.set_model_props(written, {"note": NOT_ONE_BIT})
         onnx.checker.check_model(written)
@@ -100,11 +106,16 @@ def write_onnx(model: nn.Module, file: Path, shape: tuple[int, int, int, int]) -
     return names
 
 
-def write_torch_export(model: nn.Module, file: Path, shape: tuple[int, int, int, int]) -> list[str]:
-    """Write a program of torch.export; returns the names of the outputs. Raises BurnError where torch cannot."""
+def write_torch_export(model: nn.Module, file: Path, shape: Shape) -> list[str]:
+    """Write a program of torch.export, as `write_onnx` writes ONNX. Raises BurnError where torch cannot."""
     network, names = _with_outputs(model)
+    dynamic = ({0: torch.export.Dim("batch")},) if shape[0] is None else None
     try:
-        torch.export.save(torch.export.export(network, (torch.zeros(shape),)), file)
+        torch.export.save(torch.export.export(network, (_images(shape),), dynamic_shapes=dynamic), file)
     except Exception as error:  # torch raises a dozen types
         raise BurnError(f"this network cannot be exported by torch.export: {one_line(error)}") from error
     return names
+
+
+def _images(shape: Shape) -> torch.Tensor:
+    return torch.zeros((shape[0] or 2, *shape[1:]))  # torch takes a batch of 1 for a constant
