@@ -10,7 +10,7 @@ import timm
 import torch
 
 from burn_timm.cli import main
-from burn_timm.deploy.bench import bench
+from burn_timm.deploy.bench import MOST_BARS, bars_of, bench
 from burn_timm.deploy.engines import ENGINES, Engine
 
 TINY = ["--img-size", "64", "--rounds", "2", "--runs", "2", "--no-memory"]
@@ -87,6 +87,14 @@ def test_the_command(tmp_path, capsys):
         else:
             assert 0 < row["ms_min"] <= row["ms"] and len(row["ms_rounds"]) == 2 and row["file_bytes"] > 1000
             assert re.search(rf"\| {key[0]} +\| \**{re.escape(row['title'])}\** ", printed)
+
+
+def test_a_chart_of_many_rows_has_the_fastest_ones_of_each_network():
+    rows = [{"model": model, "ms": ms + 10 * number or None} for number, model in enumerate("abc") for ms in range(9)]
+    shown, left = bars_of(rows)
+    assert [(row["model"], row["ms"]) for row in shown] == [
+        (model, ms) for model, first in (("c", 20), ("b", 10), ("a", 1)) for ms in range(first + 3, first - 1, -1)]
+    assert len(shown) == MOST_BARS == 12 and left == 14
 
 
 @pytest.mark.slow
