@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import BurnError
 from ..kernels import native
 from ..kernels.burn import Network
 from .fold import FoldedNetwork, half_precision, read_folded
 
-VERSION = 1
+VERSION, MAX_COUNT = 1, 65535  # as burn.c has them
 POOLING = ("", "avg", "max", "avgmax", "catavgmax")
 C_SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "main.c", "burn.py")
 _WORD = (1 << 64) - 1
@@ -56,7 +57,11 @@ def open_network(
 def network_bytes(
     network: FoldedNetwork, input_size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float],
 ) -> bytes:
-    """The content of network.bin for images `[C, H, W]`, which are normalised by `mean` and `std`."""
+    """The content of network.bin for images `[C, H, W]`, which are normalised by `mean` and `std`.
+
+    Raises:
+        BurnError: A convolution of more weights an output than the kernels can sum.
+    """
     outputs, _, size, _ = network.stem_weight.shape
     weight, bias = network.classifier or (None, ())
     weight = None if weight is None else half_precision(weight)
@@ -66,6 +71,8 @@ def network_bytes(
     parts = [struct.pack("<11I", VERSION, *input_size, *counts), _floats(mean), _floats(std)]
     for step in network.steps:
         rows, inputs, kernel, _ = step.positive.shape
+        if kernel**2 * -(-inputs // 64) * 64 > MAX_COUNT:
+            raise BurnError(f"a binary {kernel}x{kernel} convolution of {inputs} channels is too large for --format c")
         flags = (step.stride, step.padding, step.pool, step.repeat, step.project is not None)
         parts.append(struct.pack("<8I", inputs, rows, kernel, *flags))
     parts += [_floats(network.stem_weight.transpose(0, 2, 3, 1)), _floats(network.stem_bias)]

@@ -49,7 +49,7 @@
 #error "burn.c needs a little-endian machine"
 #endif
 
-enum { VERSION = 1, MAX_CHANNELS = 8192, MAX_SIDE = 8192, MAX_KERNEL = 11, MAX_STEPS = 1024 };
+enum { VERSION = 1, MAX_CHANNELS = 8192, MAX_SIDE = 8192, MAX_KERNEL = 11, MAX_STEPS = 1024, MAX_COUNT = 65535 };
 enum { CHUNK_SUMS = 8192, CHUNK_PIXELS = 512 }; /* of one part of a step: its counts stay in the first cache */
 enum { POOL_NONE, POOL_AVG, POOL_MAX, POOL_AVGMAX, POOL_CATAVGMAX, POOL_TYPES };
 
@@ -383,6 +383,7 @@ static bool within(int64_t value, int64_t least, int64_t most) { return least <=
 static bool plausible(const shape_of_step *s, int channels) {
     return s->inputs == channels && within(s->outputs, 1, MAX_CHANNELS) && within(s->size, 1, MAX_KERNEL) &&
            within(s->stride, 1, 2) && within(s->padding, 0, s->size - 1) && within(s->pool, 0, 1) &&
+           s->size * s->size * words_of(s->inputs) * 64 <= MAX_COUNT &&
            within(s->repeat, 0, 1) && within(s->project, 0, 1) && s->pool == (s->stride == 2) &&
            (s->project ? !s->repeat : s->outputs == s->inputs * (1 + s->repeat));
 }

@@ -238,7 +238,9 @@ INLINE void NAME(tile)(const uint8_t *const *pixels, const uint8_t *weights, int
 #endif
 }
 #else
-/* Bytes: eight inputs with 16 or 32 outputs; sums of bytes, which hold 31 units of at most 8. */
+/* Bytes: eight inputs with 16 or 32 outputs. Sums of bytes, which hold 31 units of at most 8, go into sums of 16 bits, of
+   the even and of the odd outputs, which hold MAX_COUNT. */
+typedef uint16_t NAME(halves) __attribute__((vector_size(VECTOR)));
 #if defined(IS_AVX2)
 typedef __m256i NAME(bytes);
 /* The bits that differ between a nibble a of the inputs and each nibble w of the weights: row a, column w. */
@@ -250,71 +252,70 @@ static const uint8_t NAME(nibbles)[16][16] __attribute__((aligned(16))) = {ROWS(
 INLINE NAME(bytes) NAME(row_of)(size_t nibble) {
     return _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)((const uint8_t *)NAME(nibbles) + nibble)));
 }
-INLINE NAME(bytes) NAME(zero)(void) { return _mm256_setzero_si256(); }
-#elif defined(IS_NEON)
+INLINE void NAME(add_unit)(const uint8_t *const *inputs, size_t at, const uint8_t *weights, NAME(bytes) (*sums)[2],
+                           const int pixels_n, const int vectors_n) {
+    const __m256i low_half = _mm256_set1_epi8(15);
+    __m256i low[2], high[2];
+    for (int v = 0; v < vectors_n; v++) {
+        __m256i block = _mm256_load_si256((const __m256i *)(weights + VECTOR * v));
+        low[v] = _mm256_and_si256(block, low_half);
+        high[v] = _mm256_and_si256(_mm256_srli_epi16(block, 4), low_half);
+    }
+    for (int p = 0; p < pixels_n; p++) {
+#if WORD == 16
+        __m256i first = NAME(row_of)(inputs[p][at]), second = NAME(row_of)(inputs[p][at + 1]);
+#else
+        __m256i first = NAME(row_of)(inputs[p][at] << 4 & 0xF0), second = NAME(row_of)(inputs[p][at] & 0xF0);
+#endif
+        for (int v = 0; v < vectors_n; v++) {
+            __m256i both = _mm256_add_epi8(_mm256_shuffle_epi8(first, low[v]), _mm256_shuffle_epi8(second, high[v]));
+            sums[p][v] = _mm256_add_epi8(sums[p][v], both);
+        }
+    }
+}
+#else
+#if defined(IS_NEON)
 typedef uint8x16_t NAME(bytes);
-INLINE NAME(bytes) NAME(zero)(void) { return vdupq_n_u8(0); }
+#define DIFFERENT(input, weights) vcntq_u8(veorq_u8(vld1q_dup_u8(input), vld1q_u8(weights)))
+#define ADD vaddq_u8
 #else
 typedef v128_t NAME(bytes);
-INLINE NAME(bytes) NAME(zero)(void) { return wasm_i8x16_splat(0); }
+#define DIFFERENT(input, weights) wasm_i8x16_popcnt(wasm_v128_xor(wasm_v128_load8_splat(input), wasm_v128_load(weights)))
+#define ADD wasm_i8x16_add
+#endif
+INLINE void NAME(add_unit)(const uint8_t *const *inputs, size_t at, const uint8_t *weights, NAME(bytes) (*sums)[2],
+                           const int pixels_n, const int vectors_n) {
+    for (int p = 0; p < pixels_n; p++)
+        for (int v = 0; v < vectors_n; v++)
+            sums[p][v] = ADD(sums[p][v], DIFFERENT(inputs[p] + at, weights + VECTOR * v));
+}
 #endif
 
 INLINE void NAME(tile)(const uint8_t *const *pixels, const uint8_t *weights, int rows, size_t row_bytes, int columns,
                        int32_t *counts, size_t counts_stride, const int pixels_n, const int vectors_n) {
-    for (int p = 0; p < pixels_n; p++) memset(counts + p * counts_stride, 0, vectors_n * VECTOR * 4);
+    NAME(halves) even[PIXELS][2] = {0}, odd[PIXELS][2] = {0};
     for (int part = 0; part < rows * columns;) {
         NAME(bytes) sums[PIXELS][2];
         const uint8_t *inputs[PIXELS];
         int left = columns - part % columns, units = left < 31 ? left : 31;
         for (int p = 0; p < pixels_n; p++) {
             inputs[p] = pixels[p] + part / columns * row_bytes + part % columns * (WORD / 8);
-            for (int v = 0; v < vectors_n; v++) sums[p][v] = NAME(zero)();
+            for (int v = 0; v < vectors_n; v++) sums[p][v] = (NAME(bytes)){0};
         }
         part += units;
-        for (size_t at = 0; at < (size_t)units * (WORD / 8); at += WORD / 8, weights += VECTOR * vectors_n) {
-#if defined(IS_AVX2)
-            const __m256i low_half = _mm256_set1_epi8(15);
-            __m256i low[2], high[2];
-            for (int v = 0; v < vectors_n; v++) {
-                __m256i block = _mm256_load_si256((const __m256i *)(weights + VECTOR * v));
-                low[v] = _mm256_and_si256(block, low_half);
-                high[v] = _mm256_and_si256(_mm256_srli_epi16(block, 4), low_half);
-            }
-            for (int p = 0; p < pixels_n; p++) {
-#if WORD == 16
-                __m256i first = NAME(row_of)(inputs[p][at]), second = NAME(row_of)(inputs[p][at + 1]);
-#else
-                __m256i first = NAME(row_of)(inputs[p][at] << 4 & 0xF0), second = NAME(row_of)(inputs[p][at] & 0xF0);
-#endif
-                for (int v = 0; v < vectors_n; v++) {
-                    __m256i both =
-                        _mm256_add_epi8(_mm256_shuffle_epi8(first, low[v]), _mm256_shuffle_epi8(second, high[v]));
-                    sums[p][v] = _mm256_add_epi8(sums[p][v], both);
-                }
-            }
-#elif defined(IS_NEON)
-            for (int p = 0; p < pixels_n; p++) {
-                uint8x16_t value = vld1q_dup_u8(inputs[p] + at);
-                for (int v = 0; v < vectors_n; v++)
-                    sums[p][v] = vaddq_u8(sums[p][v], vcntq_u8(veorq_u8(value, vld1q_u8(weights + VECTOR * v))));
-            }
-#else
-            for (int p = 0; p < pixels_n; p++) {
-                v128_t value = wasm_v128_load8_splat(inputs[p] + at);
-                for (int v = 0; v < vectors_n; v++) {
-                    v128_t differ = wasm_v128_xor(value, wasm_v128_load(weights + VECTOR * v));
-                    sums[p][v] = wasm_i8x16_add(sums[p][v], wasm_i8x16_popcnt(differ));
-                }
-            }
-#endif
-        }
+        for (size_t at = 0; at < (size_t)units * (WORD / 8); at += WORD / 8, weights += VECTOR * vectors_n)
+            NAME(add_unit)(inputs, at, weights, sums, pixels_n, vectors_n);
         for (int p = 0; p < pixels_n; p++)
             for (int v = 0; v < vectors_n; v++) {
-                uint8_t bytes[VECTOR];
-                memcpy(bytes, &sums[p][v], VECTOR);
-                for (int i = 0; i < VECTOR; i++) counts[p * counts_stride + v * VECTOR + i] += bytes[i];
+                even[p][v] += (NAME(halves))sums[p][v] & 0xFF;
+                odd[p][v] += (NAME(halves))sums[p][v] >> 8;
             }
     }
+    for (int p = 0; p < pixels_n; p++)
+        for (int v = 0; v < vectors_n; v++) {
+            int32_t *to = counts + p * counts_stride + v * VECTOR;
+            for (int i = 0; i < VECTOR / 2; i++) to[2 * i] = even[p][v][i], to[2 * i + 1] = odd[p][v][i];
+        }
 }
 #endif
 
@@ -368,6 +369,8 @@ static const kernels NAME(kernels) = {
 #undef FLOATS
 #undef INLINE
 #undef MOST_VECTORS
+#undef DIFFERENT
+#undef ADD
 #undef SET
 #undef TARGET
 #undef WORD

@@ -15,7 +15,7 @@ from ..kernels.native import load, why_not_loaded
 from .small_maps import convolution_backward, out_side
 
 _DTYPES = (torch.bfloat16, torch.float32)
-_GROUP = 16  # channels
+_GROUP, _MOST = 16, 65535  # channels; bits of an output, as train.c sums them
 
 
 def why_not(device: torch.device) -> str | None:
@@ -33,7 +33,7 @@ def takes(weight: torch.Tensor) -> bool:
     outputs, inputs, height, width = weight.shape
     return (
         weight.device.type == "cpu" and weight.dtype == torch.float32 and height == width
-        and outputs % _GROUP == 0 and inputs % _GROUP == 0
+        and outputs % _GROUP == 0 and inputs % _GROUP == 0 and height * width * -(-inputs // 64) * 64 <= _MOST
     )
 
 

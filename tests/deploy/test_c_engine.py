@@ -21,11 +21,21 @@ from burn_timm.errors import BurnError
 from burn_timm.kernels import native
 from burn_timm.kernels.burn import Network
 from burn_timm.nn.sign_conv import why_not
-from deploy.networks import INPUTS, NETWORKS, check_outputs, convolutions, errors, images_of, lively, sizes_with
+from deploy.networks import (
+    INPUTS,
+    NETWORKS,
+    Convolution,
+    check_outputs,
+    convolutions,
+    errors,
+    images_of,
+    lively,
+    sizes_with,
+)
 
 KERNELS = Path(native.__file__).parent
 HERE = Path(__file__).parent
-PLAIN = (0.0,) * 300, (1.0,) * 300
+PLAIN = (0.0,) * 600, (1.0,) * 600
 SETS = [name for name in ("avx512", "avx2", "neon", "plain") if native.load().burn_use(name.encode()) == 0]
 native.load().burn_use(None)
 
@@ -67,6 +77,18 @@ def test_a_binary_convolution_is_exact(inputs, kernel, instructions):
     for number, case in enumerate(convolutions(cases, kernel, seed=10 * inputs + kernel)):
         got = counts(case, threads=1 + number % 2).astype(np.float64)
         np.testing.assert_array_equal(got, case.expected, strict=True)
+
+
+def test_the_largest_sum_is_exact_and_a_larger_one_is_refused(instructions):
+    """Every bit differs, 61,952 of them in the middle; kernels sum in 16 bits."""
+    def summed(inputs):
+        negative, x = np.zeros((16, inputs, 11, 11), bool), np.ones((1, inputs, 11, 11), np.float32)
+        return counts(Convolution(x, np.zeros(inputs, np.float32), negative, 1, None))[0]
+
+    rows = np.array([6, 7, 8, 9, 10, 11, 10, 9, 8, 7, 6])
+    np.testing.assert_array_equal(summed(512), np.broadcast_to(-512 * np.outer(rows, rows), (16, 11, 11)))
+    with pytest.raises(BurnError, match="a binary 11x11 convolution of 513 channels"):
+        summed(513)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
