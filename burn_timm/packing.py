@@ -265,7 +265,7 @@ def save_packed(path: str | os.PathLike, state_dict: Mapping[str, torch.Tensor])
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; a PackedError names the file and, where it was cut, the tensor."""
+    """Tensors and metadata of a safetensors file; raises PackedError."""
     path = Path(path)
     if not path.is_file():
         raise PackedError(f"{path}: no such file")
@@ -273,11 +273,8 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except Exception as error:  # a damaged header surfaces as any of a dozen types, from Rust, torch or Python
-        cut = _first_cut_tensor(path)
-        where = f" within tensor {cut}" if cut else ""
-        raise PackedError(
-            f"{path}: truncated or damaged{where} ({one_line(error)}); copy or download the file again"
-        ) from error
+        what = f"truncated or damaged ({one_line(error)})"
+        raise PackedError(f"{path}: {what}; copy or download the file again") from error
 
 
 def _places(device: torch.device) -> torch.Tensor:
@@ -287,18 +284,3 @@ def _places(device: torch.device) -> torch.Tensor:
 def _describe(tensor: torch.Tensor | torch.dtype, shape: Iterable[int] | None = None) -> str:
     dtype = tensor if isinstance(tensor, torch.dtype) else tensor.dtype
     return f"{str(dtype).removeprefix('torch.')} {list(tensor.shape if shape is None else shape)}"
-
-
-def _first_cut_tensor(path: Path) -> str:
-    """The first tensor that the file's end cuts off, or an empty string where the header itself cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            left = path.stat().st_size - 8 - size
-            if left < 0:
-                return ""
-            header = json.loads(file.read(size))
-        ends = sorted((entry["data_offsets"][1], name) for name, entry in header.items() if name != "__metadata__")
-        return next((name for end, name in ends if end > left), "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return ""

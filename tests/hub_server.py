@@ -25,15 +25,13 @@ from pathlib import Path
 from hub_rules import refusals
 
 TOKEN = "hf_OfThisTestAndNoOther0123456789"
-DROP = 0
 
 
 class HubServer:
     """Repositories of models, each a list of commits; `requests` holds "METHOD path" of all that came, and `objects`
     the large files that were put here by LFS, by SHA-256.
 
-    `faults` maps such a request (its path may be cut short) to what befalls it, one after the other: a status, or DROP,
-    which sends half of the answer and hangs up.
+    `faults` maps such a request (its path may be cut short) to the statuses that it gets, one after the other.
     """
 
     def __init__(self) -> None:
@@ -173,10 +171,6 @@ class _Handler(BaseHTTPRequestHandler):
             return self._missing("EntryNotFound", {"X-Repo-Commit": sha})
         data = files[file[3]]
         headers = {"X-Repo-Commit": sha, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
-        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if start and body:  # the rest of a download that broke off
-            headers["Content-Range"] = f"bytes {start[1]}-{len(data) - 1}/{len(data)}"
-            return self._answer(206, data[int(start[1]):], headers)
         self._answer(200, data, headers, body)
 
     def _is_known(self) -> bool:
@@ -187,12 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _fails(self) -> bool:
-        """Whether `faults` has this request fail, which answers it; a dropped one goes on and is cut by `_answer`."""
-        self._dropped = False
+        """Whether `faults` has this request fail, which answers it."""
         line = self.hub.requests[-1]
         faults = next((faults for start, faults in self.hub.faults.items() if faults and line.startswith(start)), None)
         status = faults.pop(0) if faults else None
-        self._dropped = status == DROP
         if status:
             self._json({"error": f"told to fail, {self.headers.get('Authorization')}"}, status)
         return bool(status)
@@ -213,10 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if body and self._dropped:
-            self.wfile.write(data[: len(data) // 2])
-            self.close_connection = True
-        elif body:
+        if body:
             self.wfile.write(data)
 
     def log_message(self, *message) -> None:  # the tests' output is no server log

@@ -20,9 +20,6 @@ _OF_A_NETWORK = {
     "weights", "engine", "features_of", "parameters", "transform", "feature_dim", "calibrated_batchnorm", "device",
     "seed", "starts",
 }
-# Results of earlier versions: what they did not say, because there was no choice, and what they worded otherwise.
-_ONCE_IMPLIED = {"linear": {"probe": "linear classifier", "views": "centre crop"}}
-_REWORDED = {"lr_schedule"}
 _TASKS = {
     "knn": "kNN", "linear": "linear probe", "transfer": "transfer, linear", "finetune": "fine-tuning", "svm": "SVM",
     "detection": "detection",
@@ -152,8 +149,7 @@ def _comparison(result: dict, architecture: str) -> str | None:
 
 def _protocol(result: dict) -> str:
     dataset = result["dataset"]
-    settings = {**_ONCE_IMPLIED.get(result["task"], {}), **result["protocol"]}
-    kept = {key: value for key, value in settings.items() if key not in _OF_A_NETWORK | _REWORDED}
+    kept = {key: value for key, value in result["protocol"].items() if key not in _OF_A_NETWORK}
     return json.dumps([result["task"], dataset["name"], dataset["train"], dataset["test"], kept], sort_keys=True)
 
 
