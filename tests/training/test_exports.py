@@ -144,11 +144,14 @@ def test_a_cached_teacher_is_the_teacher_asked_about_the_same_views_in_every_ste
     assert weights[0] == weights[1]
 
 
-def test_another_teacher_has_cached_files_of_its_own(tmp_path):
-    for name, pool in (("mean", "avg"), ("max", "max")):
-        here(ONE_STEP, f"--cache-teacher 1 --cache-dir {tmp_path / 'cache'} --teacher-kwargs global_pool={pool}",
-             "--output", tmp_path / name)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+def test_another_teacher_view_or_set_has_cached_files_of_its_own(tmp_path):
+    """Runs that differ in the student alone share them."""
+    different = ("", "--teacher-kwargs global_pool=max", "--seed 1", "--view burn", "--train-split test")
+    for count, options in enumerate(different, start=1):
+        for lr in ("1e-3", "2e-3"):
+            here(ONE_STEP, f"--cache-teacher 2 --cache-dir {tmp_path / 'cache'} --lr {lr} {options}",
+                 "--output", tmp_path / f"{count} {lr}")
+        assert len(list((tmp_path / "cache").iterdir())) == 2 * count
 
 
 @pytest.fixture(scope="module")
