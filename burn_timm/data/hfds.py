@@ -65,49 +65,33 @@ def open_hfds(
         raise _told(error, shown, name, split, datasets) from error
     if not len(data):
         raise BurnError(f"--dataset {shown}: split {split!r} is empty")
-    input_key = _image_column(datasets, data.features, input_key, shown)
-    target_key = _target_column(datasets, data.features, target_key, shown)
+    kinds = data.features.items()
+    images = [column for column, kind in kinds if isinstance(kind, datasets.Image)]
+    classes = [column for column, kind in kinds if isinstance(kind, datasets.ClassLabel)]
+    integers = [column for column, kind in kinds if getattr(kind, "dtype", "").startswith(("int", "uint"))]
+    columns = f"{shown}; columns: {', '.join(data.features)}"
+    input_key = input_key or _the_one("image", images, f"--dataset {columns}: name one by --input-key")
+    if input_key not in data.features:
+        raise BurnError(f"--input-key {input_key}: no such column in {columns}" if input_key else
+                        f"--dataset {columns}: no image column")
+    if target_key is None:
+        candidates = integers if "label" in integers else classes or integers
+        target_key = _the_one("label", candidates, f"--dataset {columns}: name one by --target-key, or '' for none")
+    elif target_key and target_key not in integers:
+        raise BurnError(f"--target-key {target_key}: no class or integer column in {columns}")
     targets = names = None
     if target_key:
         names = getattr(data.features[target_key], "names", None)
         targets = [-1 if label is None else label for label in data.select_columns(target_key)[:][target_key]]
-    column = data.select_columns(input_key).cast_column(input_key, datasets.Image(decode=False))
-    return ImageSource(_Rows(column), f"{shown} [{split}]", targets, names)
+    pixels = data.select_columns(input_key).cast_column(input_key, datasets.Image(decode=False))
+    return ImageSource(_Rows(pixels), f"{shown} [{split}]", targets, names)
 
 
-def _image_column(datasets, features, key: str | None, shown: str) -> str:
-    images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
-    if key is not None:
-        return _present(key, "--input-key", features, shown)
-    if "image" in images:
-        return "image"
-    if len(images) != 1:
-        found = f"{len(images)} image columns" if images else "no image column"
-        raise BurnError(f"--dataset {shown} has {found}; name one by --input-key; columns: {', '.join(features)}")
-    return images[0]
-
-
-def _target_column(datasets, features, key: str | None, shown: str) -> str | None:
-    """The column of the class, or None for unlabelled."""
-    classes = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    integers = [column for column, kind in features.items() if getattr(kind, "dtype", "").startswith(("int", "uint"))]
-    if key:
-        if _present(key, "--target-key", features, shown) not in integers:
-            raise BurnError(f"--target-key {key}: not a class or integer column of {shown}; those are: {integers}")
-        return key
-    candidates = ["label"] if "label" in integers else classes or integers
-    if len(candidates) > 1 and key is None:
-        raise BurnError(
-            f"--dataset {shown} has several columns that could be the class ({', '.join(candidates)}): "
-            "name one by --target-key, or '' for none"
-        )
-    return candidates[0] if candidates and key is None else None
-
-
-def _present(key: str, option: str, features, shown: str) -> str:
-    if key not in features:
-        raise BurnError(f"{option} {key}: no such column in {shown}; columns: {', '.join(features)}")
-    return key
+def _the_one(usual: str, candidates: list[str], told: str) -> str | None:
+    """The column of the usual name, else the only candidate, else None. Raises BurnError where there are several."""
+    if usual not in candidates and len(candidates) > 1:
+        raise BurnError(f"{told}; several columns could be it: {', '.join(candidates)}")
+    return usual if usual in candidates else (*candidates, None)[0]
 
 
 def _told(error: Exception, shown: str, name: str, split: str, datasets) -> BurnError:
