@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", nargs="?", help="as of burn-timm export; default: the released reactnet_a_burn")
     parser.add_argument("--img-size", help="side of the pictures in pixels; default: the network's own")
+    parser.add_argument("--output", type=Path, default=HERE, metavar="FOLDER", help="default: beside the page")
     args = parser.parse_args()
     source = [args.checkpoint] if args.checkpoint else ["reactnet_a_burn", "--pretrained"]
     size = ["--img-size", args.img_size] if args.img_size else []
@@ -30,13 +31,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         export = [sys.executable, "-m", "burn_timm.cli", "export", *source, f"{folder}/network", "--format", "c"]
         subprocess.run([*export, "--headless", *size], check=True)
-        shutil.copy(f"{folder}/network/network.bin", HERE / "network.bin")
+        shutil.copy(f"{folder}/network/network.bin", args.output / "network.bin")
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", "wasm32-wasi", "-mexec-model=reactor", "-msimd128", "-O3"]
     exports = [f"-Wl,--export=web_{name}" for name in EXPORTS]
-    sources = [str(kernels / "burn.c"), str(HERE / "web.c")]
-    subprocess.run([*zig, "-s", "-w", *exports, f"-I{kernels}", *sources, "-o", str(HERE / "burn.wasm")], check=True)
-    for name in ("network.bin", "burn.wasm"):
-        print(f"{HERE / name}: {(HERE / name).stat().st_size:,} bytes")
+    sources, program = [kernels / "burn.c", HERE / "web.c"], args.output / "burn.wasm"
+    subprocess.run([*zig, "-s", "-w", *exports, f"-I{kernels}", *sources, "-o", program], check=True)
+    for path in (args.output / "network.bin", program):
+        print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

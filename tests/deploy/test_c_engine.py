@@ -47,13 +47,17 @@ def instructions(request):
     native.load().burn_use(None)
 
 
+def content(network, shape):
+    return network_bytes(network, shape[1:], PLAIN[0][: shape[1]], PLAIN[1][: shape[1]])
+
+
 def opened(network, shape, threads=1):
-    data = network_bytes(network, shape[1:], PLAIN[0][: shape[1]], PLAIN[1][: shape[1]])
-    return Network(data, threads, library=native.load())
+    return Network(content(network, shape), threads, library=native.load())
 
 
-def counts(case, threads=1):
-    """The sums alone: a stem that copies every second pixel, and a step that adds nothing to them."""
+def counting(case):
+    """A network that gives the sums alone, and its images: a stem that copies every second pixel, and a step that adds
+    nothing to them."""
     batch, inputs, height, width = case.x.shape
     outputs, _, kernel, _ = case.positive.shape
     ones, zeros = np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
@@ -64,6 +68,11 @@ def counts(case, threads=1):
     network = FoldedNetwork(stem, np.zeros(inputs, np.float32), False, [step], zeros, "", None)
     images = np.zeros((batch, inputs, 2 * height, 2 * width), np.float32)
     images[:, :, ::2, ::2] = case.x.clip(-1e37, 1e37)  # four huge ones must not be infinite
+    return network, images
+
+
+def counts(case, threads=1):
+    network, images = counting(case)
     return opened(network, images.shape, threads)(images, "feature_map")
 
 
@@ -252,21 +261,46 @@ process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImpo
 """
 
 
-@pytest.mark.parametrize(("runner", "target", "kernels", "threads"), [
-    (["qemu-aarch64"], ["aarch64-linux-musl", "-static"], ("neon", "plain"), 2),
-    (["node", "--no-warnings", "wasi.mjs"], ["wasm32-wasi", "-msimd128"], ("wasm", "plain"), 1),
+@pytest.fixture(params=[
+    (["qemu-aarch64"], ["aarch64-linux-musl", "-static"], "neon"),
+    (["node", "--no-warnings", "wasi.mjs"], ["wasm32-wasi", "-msimd128"], "wasm"),
 ], ids=["arm", "wasm"])
-def test_other_cpus_give_the_features_of_torch(runner, target, kernels, threads, folder, tmp_path, monkeypatch):
+def other_cpu(request, tmp_path, monkeypatch):
+    """Its kernels, and a function that compiles sources for it and gives the command that runs them."""
+    runner, target, kernels = request.param
     pytest.importorskip("ziglang")
     if not shutil.which(runner[0]):
         pytest.skip(f"no {runner[0]}")
-    folder, expected = folder
-    program = compiled(folder, [*ZIG, "-target", *target], "-O3", "-w", name=target[0])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wasi.mjs").write_text(WASI)
-    for name in kernels:
-        got = features_of([*runner, program, folder / "network.bin", folder / "image.ppm", threads, name])
+    for file in (*(KERNELS / source for source in C_SOURCES), HERE / "maps.c"):
+        shutil.copy(file, tmp_path)
+    command = [*ZIG, "-target", *target]
+    return kernels, lambda *sources: [*runner, compiled(tmp_path, command, "-O3", "-w", sources=sources)]
+
+
+def test_other_cpus_give_the_features_of_torch(other_cpu, folder):
+    (kernels, build), (folder, expected) = other_cpu, folder
+    command = build("burn.c", "main.c")
+    for name in (kernels, "plain"):
+        got = features_of([*command, folder / "network.bin", folder / "image.ppm", 1 + (kernels == "neon"), name])
         assert errors(torch.from_numpy(got)[None], torch.from_numpy(expected)[None]) < 1e-5
+
+
+def test_binary_convolutions_are_exact_on_other_cpus(other_cpu, tmp_path):
+    kernels, build = other_cpu
+    cases = [case for kernel in (1, 3) for case in convolutions(
+        [sizes_with(inputs, stride)[n % 6] for n, inputs in enumerate(INPUTS) for stride in (1, 2)], kernel, kernel)]
+    for number, case in enumerate(cases):
+        network, images = counting(case)
+        (tmp_path / f"{number}.net").write_bytes(content(network, images.shape))
+        (tmp_path / f"{number}.in").write_bytes(images.tobytes())
+    command = build("burn.c", "maps.c")
+    for name in (kernels, "plain"):
+        subprocess.run([*command, name, tmp_path, str(len(cases))], check=True, timeout=300)
+        for number, case in enumerate(cases):
+            got = np.fromfile(tmp_path / f"{number}.out", np.float32).reshape(case.expected.shape)
+            np.testing.assert_array_equal(got, case.expected)
 
 
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
