@@ -17,8 +17,33 @@ from ..nn import Backbone, MomentumCopy
 from .base import Method
 
 
+class Queue(nn.Module):
+    """The newest vectors of all processes, `[size, ..., dim]`, the same in every process; it starts with `start`."""
+
+    def __init__(self, start: torch.Tensor):
+        super().__init__()
+        self.newest: torch.Tensor
+        self.register_buffer("newest", start)
+        self.seen = 0  # vectors that were ever put in; no buffer: reading one would wait for the GPU
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.tensor(self.seen)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.seen = int(state)
+
+    @torch.no_grad()
+    def put(self, new: torch.Tensor) -> None:
+        """Put `[B, ..., dim]` of all processes in the place of the oldest ones."""
+        size = len(self.newest)
+        new = gather_over_processes(new)[-size:]
+        places = (self.seen + torch.arange(len(new), device=new.device)) % size
+        self.newest[places] = new.to(self.newest.dtype)
+        self.seen += len(new)
+
+
 class MomentumKeys(nn.Module):
-    """The momentum encoder of keys and the queue of the newest `size` ones, the same in every process.
+    """The momentum encoder of keys and the queue of the newest `size` ones.
 
     Args:
         backbone, head: The trained networks that are followed; head gives `[B, dim]`.
@@ -31,18 +56,11 @@ class MomentumKeys(nn.Module):
         self.backbone = MomentumCopy(backbone)
         self.head = MomentumCopy(head)
         self.momentum = momentum
-        self.register_buffer("queue", unit_vectors(torch.randn(size, dim)))
-        self.seen = 0  # keys that were ever put in; no buffer: reading one would wait for the GPU
-
-    def get_extra_state(self) -> torch.Tensor:
-        return torch.tensor(self.seen)
-
-    def set_extra_state(self, state: torch.Tensor) -> None:
-        self.seen = int(state)
+        self.queue = Queue(unit_vectors(torch.randn(size, dim)))
 
     def generator(self) -> torch.Generator:
         """Of this step, the same in every process and in a resumed run."""
-        return torch.Generator().manual_seed(self.seen)
+        return torch.Generator().manual_seed(self.queue.seen)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images `[B, 3, H, W]` to L2-normalised keys `[B, dim]`, without gradient."""
@@ -59,18 +77,10 @@ class MomentumKeys(nn.Module):
 
     def losses(self, images: torch.Tensor, temperature: float, *queries: torch.Tensor) -> list[torch.Tensor]:
         """InfoNCE of the keys of `images` with each of `queries` `[B, dim]`; in training the keys join the queue."""
-        keys, negatives = self(images), self.queue.clone()  # backward needs it after `enqueue` has changed it
+        keys, negatives = self(images), self.queue.newest.clone()  # backward needs it after `put`
         if self.training:
-            self.enqueue(keys)
+            self.queue.put(keys)
         return [info_nce(each, keys, negatives, temperature) for each in queries]
-
-    @torch.no_grad()
-    def enqueue(self, keys: torch.Tensor) -> None:
-        """Put the keys `[B, dim]` of all processes in the place of the oldest ones."""
-        keys = gather_over_processes(keys)[-len(self.queue):]
-        places = (self.seen + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[places] = keys.to(self.queue.dtype)
-        self.seen += len(keys)
 
     def update(self, backbone: nn.Module, head: nn.Module) -> None:
         self.backbone.update(backbone, self.momentum)

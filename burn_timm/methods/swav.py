@@ -13,11 +13,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ..distributed import gather_over_processes, rank, world_size
+from ..distributed import rank, world_size
 from ..heads import projection_head
 from ..losses import sinkhorn, unit_vectors
 from ..nn import Backbone
 from .base import Method
+from .moco import Queue
 
 
 class SwAV(Method):
@@ -62,18 +63,11 @@ class SwAV(Method):
         self.sinkhorn = {"epsilon": sinkhorn_epsilon, "iterations": sinkhorn_iterations}
         self.queue_start = queue_start_epoch / epochs
         self.freeze_until = freeze_prototypes_epochs / epochs
-        self.register_buffer("queue", torch.zeros(2, queue_size, head_dim))
-        self.seen = 0  # projections of each large view that were ever put in
+        self.queue = Queue(torch.zeros(queue_size, 2, head_dim))  # projections of both large views
         self._normalise_prototypes()
         self._frozen = False
         # A gradient of zero, not none: DistributedDataParallel waits for every parameter's.
         self.prototypes.weight.register_hook(lambda grad: torch.zeros_like(grad) if self._frozen else grad)
-
-    def get_extra_state(self) -> torch.Tensor:
-        return torch.tensor(self.seen)
-
-    def set_extra_state(self, state: torch.Tensor) -> None:
-        self.seen = int(state)
 
     def gradient_groups(self) -> dict[str, nn.Module]:
         return {**super().gradient_groups(), "prototypes": self.prototypes}
@@ -94,14 +88,14 @@ class SwAV(Method):
             others = torch.cat([log_p[:i], log_p[i + 1:]])
             loss = loss - (codes * others).sum(-1).mean() / 2
         if self.training and progress >= self.queue_start:
-            self._enqueue(z[:2].detach())
+            self.queue.put(z[:2].transpose(0, 1))
         return {"loss": loss}
 
     def hand_over(self, state_dict: Mapping, reset_target_head: bool = False) -> None:
         """All but the queue, which nothing would renew until `queue_start_epoch` of the new stage."""
         super().hand_over(state_dict, reset_target_head)
-        self.queue.zero_()
-        self.seen = 0
+        self.queue.newest.zero_()
+        self.queue.seen = 0
 
     def after_step(self, progress: float) -> None:
         self._normalise_prototypes()
@@ -113,20 +107,11 @@ class SwAV(Method):
     @torch.no_grad()
     def _codes(self, view: int, scores: torch.Tensor) -> torch.Tensor:
         """Assignment `[B, K]` of large view `view`; the shares are over all processes and the queue, once."""
-        if self.seen < self.queue.shape[1]:
+        if self.queue.seen < len(self.queue.newest):
             return sinkhorn(scores, **self.sinkhorn)
         with torch.autocast(scores.device.type, enabled=False):
-            earlier = self.queue[view, rank()::world_size()] @ self.prototypes.weight.T
+            earlier = self.queue.newest[rank()::world_size(), view] @ self.prototypes.weight.T
         return sinkhorn(torch.cat([earlier, scores]), **self.sinkhorn)[len(earlier):]
-
-    @torch.no_grad()
-    def _enqueue(self, z: torch.Tensor) -> None:
-        """Put the projections `[2, B, head_dim]` of all processes in the place of the oldest ones."""
-        size = self.queue.shape[1]
-        new = torch.stack([gather_over_processes(part)[-size:] for part in z])
-        places = (self.seen + torch.arange(new.shape[1], device=z.device)) % size
-        self.queue[:, places] = new.to(self.queue.dtype)
-        self.seen += new.shape[1]
 
     @torch.no_grad()
     def _normalise_prototypes(self) -> None:

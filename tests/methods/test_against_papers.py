@@ -38,7 +38,7 @@ def queries_and_keys(method, batch):
     perturb(method.keys)
     images, other = batch["views"].unbind(1)
     keys = method.keys.head.module(features(method.keys.backbone.module, other))
-    return unit(method.student_head(features(method.backbone, images))), unit(keys), method.keys.queue
+    return unit(method.student_head(features(method.backbone, images))), unit(keys), method.keys.queue.newest
 
 
 def test_moco_is_info_nce_of_query_key_and_queue(digits):
@@ -95,8 +95,7 @@ def test_swav_predicts_the_codes_of_the_other_views(digits, with_queue):
     """BatchNorm sees all views of one size at once in the network, and all views in the head."""
     method = make("swav").train()
     if with_queue:
-        method.queue.copy_(torch.nn.functional.normalize(torch.randn(2, 12, 6), dim=-1))
-        method.seen = 12
+        method.queue.put(torch.nn.functional.normalize(torch.randn(12, 2, 6), dim=-1))
     batch = batch_of(method, digits)
     sizes = [torch.cat(batch[name].unbind(1)) for name in ("views", "small_views")]
     z = unit(method.student_head(torch.cat([features(method.backbone, images) for images in sizes])))
@@ -104,7 +103,7 @@ def test_swav_predicts_the_codes_of_the_other_views(digits, with_queue):
     scores = (z @ prototypes.T).reshape(4, 8, 10)
     expected = 0.0
     for i in range(2):
-        earlier = array(method.queue[i]) @ prototypes.T if with_queue else np.empty((0, 10))
+        earlier = array(method.queue.newest[:, i]) @ prototypes.T if with_queue else np.empty((0, 10))
         codes = sinkhorn(np.concatenate([earlier, scores[i]]), 0.05, 3)[len(earlier) :]
         expected += sum(cross_entropy(codes, scores[v], 0.1) for v in range(4) if v != i) / 3 / 2
     assert loss_of(method, batch) == near(expected, 1e-3)
@@ -128,12 +127,12 @@ def test_swavs_queue_starts_at_its_epoch_serves_when_full_and_is_empty_in_the_ne
     method = make("swav", queue_start_epoch=1, small_views=0).train()
     for progress, seen in ((0.4, 0), (0.5, 8), (0.6, 16)):
         method(batch_of(method, digits), progress)
-        assert method.seen == seen
-    assert torch.allclose(method.queue.norm(dim=-1), torch.ones(2, 12))
+        assert method.queue.seen == seen
+    assert torch.allclose(method.queue.newest.norm(dim=-1), torch.ones(12, 2))
     second = make("swav", queue_start_epoch=1, small_views=0)
     second.hand_over(method.state_dict())
     assert torch.equal(second.prototypes.weight, method.prototypes.weight)
-    assert second.seen == 0 and not second.queue.any()
+    assert second.queue.seen == 0 and not second.queue.newest.any()
 
 
 @pytest.mark.parametrize(("case", "options", "layers"), [

@@ -118,19 +118,20 @@ def test_half_precision_gives_nearly_the_same_loss(case, digits):
 @pytest.mark.parametrize("case", ["mocov2", "s2bnn_contrastive", "infomin"])
 def test_the_queue_holds_the_newest_keys(case, digits):
     method = make(case).train()
-    start = method.keys.queue.clone()
+    queue = method.keys.queue
+    start = queue.newest.clone()
     assert torch.allclose(start.norm(dim=-1), torch.ones(20))
     batch = batch_of(method, digits)
     expected = copy.deepcopy(method.keys)(batch["views"][:, 1])
     method(batch, 0.0)
-    assert torch.equal(method.keys.queue[:8], expected) and torch.equal(method.keys.queue[8:], start[8:])
+    assert torch.equal(queue.newest[:8], expected) and torch.equal(queue.newest[8:], start[8:])
     for step in range(1, 3):  # 24 keys in all: the first four places are taken a second time
         method(batch_of(method, digits, start=100 * step), 0.0)
-    assert method.keys.seen == 24 and not torch.equal(method.keys.queue[:4], expected[:4])
-    assert torch.equal(method.keys.queue[4:8], expected[4:8])
-    before = method.keys.queue.clone()
+    assert queue.seen == 24 and not torch.equal(queue.newest[:4], expected[:4])
+    assert torch.equal(queue.newest[4:8], expected[4:8])
+    before = queue.newest.clone()
     method.eval()(batch, 0.0)
-    assert torch.equal(method.keys.queue, before)  # evaluation leaves no trace
+    assert torch.equal(queue.newest, before)  # evaluation leaves no trace
 
 
 @pytest.mark.parametrize("case", ["mocov2", "s2bnn_contrastive", "infomin", "swav"])
@@ -150,7 +151,7 @@ def test_a_step_asks_the_device_for_no_number_that_it_keeps(case, digits, monkey
 
     method = three_steps(make(case).train())
     holder = method if case == "swav" else method.keys
-    assert holder.seen == 24 >= holder.queue.shape[-2]
+    assert holder.queue.seen == 24 >= len(holder.queue.newest)
     for take_over in ("load_state_dict", "hand_over"):
         other = make(case).train()
         getattr(other, take_over)(method.state_dict())

@@ -75,7 +75,7 @@ def shuffled_keys(batch_size: int, process: int) -> list[dict]:
     for images in everything:
         mine = images[process * batch_size : (process + 1) * batch_size]
         found = keys(mine)
-        keys.enqueue(found)
+        keys.queue.put(found)
         steps.append({
             "images": images, "seen": gather_over_processes(seen.pop()).view(-1, batch_size, 3, 8, 8),
             "keys": gather_over_processes(found),
@@ -107,7 +107,7 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
             for key, value in values.items()
         }
         gradients = {key: p.grad.clone() for key, p in plain.named_parameters() if p.grad is not None}
-        kept = ("queue", "extra_state")
+        kept = ("newest", "extra_state")
         queues = {key: value.clone() for key, value in plain.state_dict().items() if key.endswith(kept)}
         steps.append({
             "scalars": scalars, "gradients": gradients, "queues": queues, "processes": accelerator.num_processes,
