@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from reference_style import ReferenceReActNet
+from reference_style import in_reference_style
 from timm.data import resolve_model_data_config
 
 from burn_timm import memory
@@ -86,7 +86,7 @@ class Step:
             config = resolve_model_data_config(model)
             trained = backbone = Backbone(model, config["mean"], config["std"], (args.img_size, args.img_size))
         if row.reference:
-            backbone.model = ReferenceReActNet(backbone.model)
+            in_reference_style(backbone.model)
             self.optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=args.lr)
         else:
             args = replace(args, compile=row.compiled, channels_last=row.channels_last)

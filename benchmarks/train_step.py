@@ -10,14 +10,12 @@ row in a process of its own.
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from steps import ROWS, Setting, Step, measure
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from burn_timm import arguments
 from burn_timm.errors import BurnError, one_line
@@ -70,12 +68,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> list[dict]:
     flops = flops_per_image(setting)
     size = args.ceiling_size or (8192 if args.device == "cuda" else 2048)
     ceiling = matmul_ceiling(args.device, size)
-    with tqdm(total=len(args.rows) * (args.rounds + (1 if args.no_memory else 2)), unit="step", leave=False) as bar:
-        def progress(what: str) -> None:
-            bar.set_description(what, refresh=False)
-            bar.update()
-
-        rows = measure_rows(args, setting, progress)
+    rows = measure_rows(args, setting)
     finish(rows, args.batch_size, flops, ceiling)
     print(f"{hardware()['gpu'] if args.device == 'cuda' else hardware()['cpu']}, threads {args.threads}; {args.model}, "
           f"{args.img_size} px, batch {args.batch_size}, {'whole BURN step' if args.whole else 'student alone'}; "
@@ -89,13 +82,12 @@ def run(args: argparse.Namespace, argv: list[str]) -> list[dict]:
     return rows
 
 
-def measure_rows(args: argparse.Namespace, setting: Setting, progress: Callable[[str], object]) -> list[dict]:
+def measure_rows(args: argparse.Namespace, setting: Setting) -> list[dict]:
     """Rows with memory, and with the times of `timing.alternating`, or the reason why there are none."""
     rows, steps = {name: {"row": name, "title": ROWS[name].title, "error": None} for name in args.rows}, {}
     if not args.no_memory:
         for name, row in rows.items():
             row["memory"] = measure(name, setting, args.threads)
-            progress(f"{name} memory")
     for name, row in rows.items():
         try:
             step = Step(ROWS[name], setting)
@@ -105,8 +97,7 @@ def measure_rows(args: argparse.Namespace, setting: Setting, progress: Callable[
             if not ROWS[name].compiled or isinstance(error, BurnError):
                 raise
             row["error"] = one_line(error, 120)
-        progress(name)
-    for name, figures in alternating(steps, args.rounds, args.runs, progress=progress).items():
+    for name, figures in alternating(steps, args.rounds, args.runs).items():
         rows[name].update(figures)
     return list(rows.values())
 
@@ -120,7 +111,6 @@ def finish(rows: list[dict], batch_size: int, flops: float, ceiling: float) -> N
         row["images_per_second"] = 1000 * batch_size / row["ms"] if "ms" in row else None
         row["utilisation"] = row["images_per_second"] * flops / ceiling if "ms" in row else None
         row["ratio"] = base["ms"] / row["ms"] if timed else None
-        row["cpu_ratio"] = base["cpu_ms"] / row["cpu_ms"] if timed else None
         row["peak_ratio"] = peak / base_peak if peak and base_peak else None
 
 
@@ -151,13 +141,13 @@ def matmul_ceiling(device: str, size: int) -> float:
 
 def table(rows: list[dict], threads: int) -> str:
     """Markdown; MB are 10^6 bytes. What was not measured is n/a, and why stands below."""
-    header = ("row", "ms", "images/s", "ratio", "CPU ms", "ratio", "% of ceiling", "peak MB", "ratio", "saved MB")
+    header = ("row", "ms", "images/s", "ratio", "CPU ms", "% of ceiling", "peak MB", "ratio", "saved MB")
     lines, notes = [], []
     for row in rows:
         memory = row.get("memory", {})
         lines.append([
-            row["title"], number(row.get("ms"), 0), number(row["images_per_second"], 1), number(row["ratio"], 2),
-            number(row.get("cpu_ms"), 0), number(row["cpu_ratio"], 2), number(row["utilisation"], 1, 100),
+            row["title"], number(row.get("ms"), 1), number(row["images_per_second"], 1), number(row["ratio"], 2),
+            number(row.get("cpu_ms"), 0), number(row["utilisation"], 1, 100),
             number(memory.get("peak_bytes"), 0, 1e-6), number(row["peak_ratio"], 2),
             number(memory.get("saved_bytes"), 0, 1e-6),
         ])
