@@ -14,6 +14,7 @@ import timm
 import torch
 
 from .errors import BurnError
+from .version import __version__
 
 # An absolute path that starts a word, follows a quote or bracket or `=`, `,`, `:`, or follows a relative part
 # (`hfds//data/x`). The second slash of a URL is none of these.
@@ -80,8 +81,6 @@ def git_commit() -> str:
 
     Where it does not run from a checkout: the package version.
     """
-    from . import __version__
-
     root = Path(__file__).resolve().parents[1]
     # A hook sets GIT_DIR and the like, which would point git at another repository.
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
@@ -137,8 +136,6 @@ def _cpu_name() -> str:
 
 def versions() -> dict:
     """Versions of python, torch, timm and burn_timm."""
-    from . import __version__
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,6 +1,7 @@
 """Imports go one way, as the README's tree is read: from scripts down to pure functions."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -21,33 +22,42 @@ LEVELS = [
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names}
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Names directly under burn_timm that a file imports."""
-    inside = path.relative_to(PACKAGE).parts
-    rooms = set()
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+KNOWN = {*MODULES, "train_burn", "eval_downstream"}
+
+
+def imported(module: str) -> set[str]:
+    """The package's modules, and scripts, that a module imports anywhere in its file."""
+    path, names = MODULES[module], []
+    inside = module.split(".")[: None if path.name == "__init__.py" else -1]
     for node in ast.walk(ast.parse(path.read_text())):
-        names = []
         if isinstance(node, ast.ImportFrom):
-            base = ["burn_timm", *inside[:-1]][: len(inside) + 1 - node.level] if node.level else []
+            base = inside[: len(inside) + 1 - node.level] if node.level else []
             base += node.module.split(".") if node.module else []
-            names = [[*base, alias.name] for alias in node.names]
+            names += [[*base, alias.name] for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        rooms |= {name[1] for name in names if name[0] == "burn_timm" and len(name) > 1 and name[1] != "__version__"}
-        rooms |= {name[0] for name in names if name[0] in ("train_burn", "eval_downstream")}
-    return rooms
+            names += [alias.name.split(".") for alias in node.names]
+    beginnings = ((".".join(name), ".".join(name[:-1])) for name in names)  # the last word may be a function's name
+    return {next(name for name in pair if name in KNOWN) for pair in beginnings if KNOWN & set(pair)}
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+def room(module: str) -> str:
+    return module.split(".")[1] if module.startswith("burn_timm.") else module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_file_imports_upwards(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for other in imported_rooms(path) - {room}:
-        assert other in RANK, f"{path.name} imports {other}, which has no level"
-        assert RANK[other] <= RANK[room], f"{room} imports {other}"
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "burn_timm"])
+def test_no_file_imports_upwards(module):
+    for other in {room(name) for name in imported(module)} - {room(module)}:
+        assert other in RANK, f"{module} imports {other}, which has no level"
+        assert RANK[other] <= RANK[room(module)], f"{room(module)} imports {other}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graphlib.TopologicalSorter({module: imported(module) for module in MODULES}).prepare()
 
 
 def test_importing_the_package_imports_no_training():
-    assert imported_rooms(PACKAGE / "__init__.py") <= {"models", "version", "__version__"}
+    assert {room(name) for name in imported("burn_timm")} <= {"models", "version"}
