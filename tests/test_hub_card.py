@@ -247,9 +247,11 @@ def test_a_chosen_licence_and_data_set(folder, tmp_path, refused):
     for network in (free, folder):  # whoever names terms of their own answers for them, on non-commercial images too
         front, _ = card(network, "--license", "other", *own)
         assert [front[name] for name in ("license", "license_name", "license_link")] == ["other", own[1], own[3]]
-    front, _ = card(free, "--license", "mit", "--dataset-id", "me/photos", "me/more")
+    front, body = card(free, "--license", "mit", "--dataset-id", "me/photos", "me/more")
+    two = "[me/photos](https://huggingface.co/datasets/me/photos) and [me/more](https://huggingface.co/datasets/me/more)"
+    assert body.count(two) == 2  # in the introduction and in the facts of the training
     assert front["license"] == "mit" and "license_name" not in front and front["datasets"] == ["me/photos", "me/more"]
-    front, _ = card(make_folder(tmp_path / "known", dataset="folder mine"), "--dataset-id", "ILSVRC/imagenet-1k")
+    front, _ = card(make_folder(tmp_path / "known", dataset="folder mine"), "--dataset-id", "timm/mini-imagenet")
     assert front["license_name"] == "imagenet-terms-of-access"
 
 

@@ -76,7 +76,7 @@ def render_card(
         packed=(config.get("model_args") or {}).get("weight_bits") == 1, compared=any(row.untrained for row in rows),
         teacher_knn=tables.number(details["knn_teacher"], 2, 100) if "knn_teacher" in details else None,
         figures=figures_table(rows), protocols=protocols(rows), sizes=_sizes(config, bytes_, size[-1]),
-        training=_training(details, data, size[-1]), command=public(details.get("command") or ""),
+        training=_training(details, data, chosen, size[-1]), command=public(details.get("command") or ""),
         terms=_terms(details, data, license[0]),
     )
     return f"{str(card).rstrip()}\n"
@@ -177,28 +177,32 @@ def _introduction(
             "with": ", with their labels", "without": ", without labels",
             "teacher": "; no label of these images was read: labels enter through the teacher alone",
         }.get(_labels(details, chosen), "")
-        text += f", trained by burn-timm with `--method {details['method']}` on {_images(details, data)}{labels}"
+        images = _images(details, data, chosen)
+        text += f", trained by burn-timm with `--method {details['method']}` on {images}{labels}"
     return f"{text}."
 
 
-def _images(details: dict, data: Terms | None) -> str:
-    """The training images: the name of a known data set, and how many there were."""
+def _images(details: dict, data: Terms | None, chosen: Chosen) -> str:
+    """The training images: the names of known data sets, and how many there were."""
     described = str(details.get("dataset"))
+    counts = described[described.find(",") :] if "," in described else ""
+    if chosen.dataset_id:
+        return " and ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in chosen.dataset_id) + counts
     if data is None or terms_of(described) is not data:
         return public(described)
     part, name = ("a subset of ", data.name[12:]) if data.name.startswith("a subset of ") else ("", data.name)
     name = f"[{name}](https://huggingface.co/datasets/{data.hub_id})" if data.hub_id else name
-    return f"{part}{name}{described[described.find(','):] if ',' in described else ''}"
+    return f"{part}{name}{counts}"
 
 
-def _training(details: dict, data: Terms | None, used: int) -> dict[str, Any]:
+def _training(details: dict, data: Terms | None, chosen: Chosen, used: int) -> dict[str, Any]:
     """Facts of the run, in words, by their names."""
     most = f", at most {details['max_steps']} steps" if details.get("max_steps") else ""
     hardware, teacher = details.get("hardware") or {}, details.get("teacher") or ""
     facts = {
         "method": details.get("method"),
         "teacher": teacher + (" (from the root of the burn-timm repository)" if teacher.startswith("local") else ""),
-        "data": _images(details, data) if details.get("dataset") else None,
+        "data": _images(details, data, chosen) if details.get("dataset") else None,
         "stages": " -> ".join(details.get("stages") or []),
         "a stage": f"{details['epochs']} epochs{most}" if details.get("epochs") else None,
         "images": f"{details['img_size']} px" if details.get("img_size") else None,

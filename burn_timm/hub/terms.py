@@ -38,6 +38,7 @@ _CIFAR = ("its authors state no licence, and ask for a citation of Krizhevsky, L
 KNOWN = (
     Terms("tiny-?imagenet(-?200)?", "Tiny ImageNet", "zh-plus/tiny-imagenet", **_IMAGENET),
     Terms("tiny-?imagenet-?[0-9]+", "a subset of Tiny ImageNet", "zh-plus/tiny-imagenet", **_IMAGENET),
+    Terms("mini-?imagenet", "mini-ImageNet", "timm/mini-imagenet", **_IMAGENET),
     Terms("imagenette.*", "Imagenette", "frgfm/imagenette", **_IMAGENET),
     Terms("imagewoof.*", "Imagewoof", "frgfm/imagewoof", **_IMAGENET),
     Terms("imagenet(-?1k|-?2012)?|ilsvrc-?2012|in1k", "ImageNet-1k", "ILSVRC/imagenet-1k", **_IMAGENET),
