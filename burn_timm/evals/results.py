@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import sys
 from collections.abc import Sequence
 
 from ..files import write_json
@@ -18,8 +17,8 @@ def write_result(
     dataset: dict,
     model: str,
     checkpoint: str | os.PathLike | None,
+    command: Sequence[str],
     extra: dict | None = None,
-    command: Sequence[str] | None = None,
     training: dict | None = None,
 ) -> dict:
     """Write one result as JSON, whole or not at all, and return what was written.
@@ -31,15 +30,13 @@ def write_result(
         value: the headline figure, a fraction in [0, 1].
         dataset: names and counts.
         checkpoint: the file the weights came from, or None.
-        command: the argument vector; sys.argv by default.
+        command: the argument vector.
         training: how the checkpoint was trained (`network.training_of`).
 
     Raises:
         BurnError: the checkpoint cannot be read, or `path` cannot be written.
         ValueError: a value is not finite.
     """
-    if command is None:
-        command = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
     if checkpoint is not None:
         checkpoint = {"path": os.path.abspath(checkpoint), "sha256": file_sha256(checkpoint)}
     result = redact_tree({"task": task, "value": value, "protocol": protocol, "dataset": dataset, "model": model})

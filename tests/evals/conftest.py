@@ -57,8 +57,10 @@ def voc(tmp_path_factory):
                 f"<annotation><filename>{name}.jpg</filename>{size}{BOX.format(CLASSES[kind], difficult)}</annotation>")
             marks.append((name, kind, difficult))
             number += 1
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name, *_ in marks))
-        for index, kind in enumerate(CLASSES):
-            lines = (f"{name} {(0 if hard else 1) if own == index else -1}\n" for name, own, hard in marks)
-            (root / "ImageSets" / "Main" / f"{kind}_{split}.txt").write_text("".join(lines))
+        parts = {"train": marks[:36], "val": marks[36:], split: marks} if split == "trainval" else {split: marks}
+        for part, members in parts.items():
+            (root / "ImageSets" / "Main" / f"{part}.txt").write_text("".join(f"{name}\n" for name, *_ in members))
+            for index, kind in enumerate(CLASSES):
+                lines = (f"{name} {(0 if hard else 1) if own == index else -1}\n" for name, own, hard in members)
+                (root / "ImageSets" / "Main" / f"{kind}_{part}.txt").write_text("".join(lines))
     return root.parent.parent

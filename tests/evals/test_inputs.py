@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from burn_timm.data.published import VOC_CLASSES as CLASSES
 from burn_timm.errors import BurnError
 from burn_timm.evals.inputs import open_splits
 
@@ -34,25 +33,17 @@ def photo(path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
 
 
-@pytest.fixture
-def voc(tmp_path):
-    """The trainval archive alone, as most people have it."""
-    for split, names in {"train": ["1", "2"], "val": ["3"], "trainval": ["1", "2", "3"]}.items():
-        for kind in CLASSES:
-            file = tmp_path / "ImageSets" / "Main" / f"{kind}_{split}.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(f"{name} {1 if kind == 'cat' else -1}\n" for name in names))
-    for name in "123":
-        photo(tmp_path / "JPEGImages" / f"{name}.jpg")
-    return tmp_path
-
-
-def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc):
-    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", "voc07", voc, "trainval", multi_label=True)
-    refused("--val-split val: 1 of its 1 images are among those of --train-split trainval", "voc07", voc, "trainval",
+def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc, tmp_path):
+    assert splits("voc07", voc, "trainval", multi_label=True) == (48, 12, "test")
+    shutil.copytree(voc, tmp_path / "alone")  # the trainval archive alone, as most people have it
+    for path in (tmp_path / "alone").rglob("*_test.txt"):
+        path.unlink()
+    arguments = "voc07", tmp_path / "alone"
+    refused(r"no file ImageSets/Main/aeroplane_test.txt .*VOCtest_06-Nov", *arguments, "trainval", multi_label=True)
+    refused("--val-split val: 12 of its 12 images are among those of --train-split trainval", *arguments, "trainval",
             "val", multi_label=True)
-    refused("--val-split trainval: 1 of its 3 images are among", "voc07", voc, "val", "trainval", multi_label=True)
-    assert splits("voc07", voc, "train", "val", multi_label=True) == (2, 1, "val")
+    refused("--val-split trainval: 12 of its 48 images are among", *arguments, "val", "trainval", multi_label=True)
+    assert splits(*arguments, "train", "val", multi_label=True) == (36, 12, "val")
 
 
 def test_the_usual_names_are_tried_in_turn_but_never_the_training_split(tmp_path):

@@ -58,7 +58,8 @@ def test_the_command_can_be_pasted(places):
 
 
 def write(path, **changes):
-    settings = {"task": "knn", "value": 0.5, "protocol": {}, "dataset": {}, "model": "test_resnet", "checkpoint": None}
+    settings = {"task": "knn", "value": 0.5, "protocol": {}, "dataset": {}, "model": "test_resnet", "checkpoint": None,
+                "command": []}
     return write_result(path, **{**settings, **changes})
 
 

@@ -1,4 +1,4 @@
-"""Average precision of Pascal VOC 2007: eleven recall levels, "difficult" objects counted neither way. Pure numpy.
+"""Average precision of Pascal VOC 2007: eleven recall levels, "difficult" objects counted neither way.
 
 Source: Everingham et al., The Pascal Visual Object Classes (VOC) Challenge, IJCV 2010, Sec. 4.2, and the rules of the
 development kit: detections in order of confidence; each is assigned to the object of its class and image that it
@@ -11,19 +11,12 @@ xmax, ymax), which gives the same overlaps.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 
 Arrays = dict[str, np.ndarray]
-
-
-def overlaps(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union, float64 [N], of one box [4] with boxes [N, 4], (x1, y1, x2, y2) in pixels."""
-    box, boxes = box.astype(np.float64), boxes.astype(np.float64)
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    common = np.prod(np.clip(high - low, 0, None), axis=1)
-    union = np.prod(box[2:] - box[:2]) + np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - common
-    return common / np.maximum(union, np.finfo(np.float64).tiny)
 
 
 def eleven_point(true: np.ndarray, false: np.ndarray, positives: int) -> float:
@@ -73,28 +66,24 @@ def voc_ap(detections: Sequence[Arrays], truths: Sequence[Arrays], thresholds: S
 def _assign(detections, truths, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For all detections of a class by falling confidence: the object each overlaps most, how much, if it is difficult.
 
-    Equal confidences keep the order of the images, equal overlaps take the first object; -1 is no object.
+    Equal confidences keep the order of the images, equal overlaps take the first object.
     """
-    scores, objects, overlap, difficult = [], [], [], []
-    seen = 0
+    rows, seen = [np.empty((4, 0))], 0
     for detection, truth in zip(detections, truths, strict=True):
-        own = truth["labels"] == label
-        boxes, hard = truth["boxes"][own], truth["difficult"][own]
-        mine = detection["labels"] == label
-        for box, score in zip(detection["boxes"][mine], detection["scores"][mine], strict=True):
-            ious = overlaps(box, boxes)
-            best = int(ious.argmax()) if len(ious) else -1
-            scores.append(score)
-            objects.append(seen + best if best >= 0 else -1)
-            overlap.append(ious[best] if best >= 0 else 0.0)
-            difficult.append(hard[best] if best >= 0 else False)
-        seen += len(boxes)
-    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    return np.asarray(objects, int)[order], np.asarray(overlap, float)[order], np.asarray(difficult, bool)[order]
+        found, own = detection["labels"] == label, truth["labels"] == label
+        boxes = (torch.as_tensor(part["boxes"][chosen]).double() for part, chosen in ((detection, found), (truth, own)))
+        overlap = np.pad(box_iou(*boxes).numpy(), ((0, 0), (0, 1)))  # the last column: no object
+        best = overlap.argmax(1)
+        difficult = np.append(truth["difficult"][own], False)[best]
+        rows.append(np.stack((detection["scores"][found], seen + best, overlap.max(1), difficult)))
+        seen += int(own.sum())
+    scores, objects, overlap, difficult = np.concatenate(rows, axis=1)
+    order = np.argsort(-scores, kind="stable")
+    return objects[order], overlap[order], difficult[order].astype(bool)
 
 
 def _class_ap(objects, overlap, difficult, positives: int, threshold: float) -> float:
-    matched = (objects >= 0) & (overlap >= threshold)
+    matched = overlap >= threshold
     ignored = matched & difficult
     candidates = np.flatnonzero(matched & ~difficult)
     _, first = np.unique(objects[candidates], return_index=True)
