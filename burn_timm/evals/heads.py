@@ -3,8 +3,7 @@
 Training them side by side costs one pass over the images, or over augmented views, instead of one a learning rate.
 """
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn as nn
@@ -87,25 +86,18 @@ Heads = LinearHeads | MLPHeads
 
 
 def fit(heads: Heads, epochs: Iterable[Batches], lrs: Sequence[Sequence[float]]) -> None:
-    """Train on the batches of each epoch at that epoch's learning rates, one for each head."""
+    """Train on the batches of each epoch at that epoch's learning rates, one for each head.
+
+    Denormal numbers are taken as 0: where a head is sure of its classes, its gradients underflow, and x86 processors
+    compute with such numbers so slowly that a whole sweep took 2.5 times as long.
+    """
     for batches, lrs_of_epoch in zip(epochs, lrs, strict=True):
         for x, y in batches:
-            with _no_denormals():
+            torch.set_flush_denormal(True)
+            try:
                 heads.step(x, y, lrs_of_epoch)
-
-
-@contextlib.contextmanager
-def _no_denormals() -> Iterator[None]:
-    """This thread takes denormal numbers as 0.
-
-    Where a head is sure of its classes, its gradients underflow; x86 processors compute with such numbers so slowly
-    that a whole sweep took 2.5 times as long.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
+            finally:
+                torch.set_flush_denormal(False)
 
 
 def step_lrs(lrs: Sequence[float], epochs: int, milestones: Sequence[float], factor: float = 0.1) -> list[list[float]]:

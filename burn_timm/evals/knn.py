@@ -52,7 +52,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
-    _check_k(args.k, len(train))
+    if args.output is not None:  # a picture alone needs no vote
+        _check_k(args.k, len(train))
     return Settings(args.k, args.temperature)
 
 

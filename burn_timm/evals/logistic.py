@@ -76,7 +76,8 @@ def logistic_regression(
         scaler = new_scaler().fit(x)
         model = LogisticRegression(max_iter=ITERATIONS, C=1 / best).fit(scaler.transform(x), y)
     scores = np.full((len(t), int(max(y.max(), t.max())) + 1), -np.inf)
-    scores[:, model.classes_] = model.predict_log_proba(scaler.transform(z))
+    with np.errstate(divide="ignore"):  # of a class that is impossible
+        scores[:, model.classes_] = model.predict_log_proba(scaler.transform(z))
     scores, labels = torch.from_numpy(scores), torch.from_numpy(t)
     return {
         **test_figures(scores, labels),

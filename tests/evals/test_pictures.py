@@ -78,6 +78,13 @@ def test_any_folder_without_labels_or_test_split(tmp_path, drawn):
         assert to_hex(figure.axes[9 * row + 1].spines["left"].get_edgecolor()) == to_hex(pictures.UNKNOWN)
 
 
+def test_a_handful_of_photos_is_enough_for_a_picture(tmp_path, drawn):
+    folder(tmp_path / "photos", ["a.png", "b.png", "c.png"])
+    eval_downstream.main(["knn", "--pixels", "--dataset", "folder", "--data-dir", str(tmp_path / "photos"),
+                          "--workers", "0", "--neighbours", str(tmp_path / "n.png")])
+    assert len(drawn[0].axes) == 1 * 3  # one test photo and the two others
+
+
 def test_confusion_of_a_probe_has_the_names_of_the_classes(tmp_path, drawn):
     folder(tmp_path, [f"{split}/{name}/{number}.png" for split in ("train", "val") for name in ("cat", "dog", "emu")
                       for number in range(8)])
