@@ -158,7 +158,7 @@ def _show(axis, image, title: str, colour: str) -> None:
     image.thumbnail((_SIDE, _SIDE))
     axis.imshow(np.asarray(image))
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=8, color=colour, pad=2)
+    axis.set_title(title, fontsize=8, color=colour, pad=4)
     for spine in axis.spines.values():
         spine.set(color=colour, linewidth=1 if colour == "black" else 2.5)
 
