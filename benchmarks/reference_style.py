@@ -63,7 +63,9 @@ def block_forward(self: PairBlock, x: torch.Tensor) -> torch.Tensor:
     norms = (bn.running_mean, bn.running_var, bn.weight, bn.bias)
     parts = zip(self.conv2.weight.chunk(branches), *(tensor.chunk(branches) for tensor in norms), strict=True)
     outs = [
-        F.batch_norm(F.conv2d(signs, binary(weight)), *norm, self.training, bn.momentum, bn.eps) + x
+        x + F.batch_norm(
+            F.conv2d(signs, binary(weight)), *norm, training=self.training, momentum=bn.momentum, eps=bn.eps,
+        )
         for weight, *norm in parts
     ]
     return self.act2(torch.cat(outs, dim=1) if self.widens else outs[0])
