@@ -8,11 +8,11 @@ import torch
 from exported import write_export
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An export of a test_reactnet whose statistics are not the initial ones."""
+@pytest.fixture(scope="module", params=["test_reactnet", "test_reactnet_mlp"])  # the second has a hidden layer
+def folder(request, tmp_path_factory):
+    """An export whose statistics are not the initial ones."""
     torch.manual_seed(3)
-    model = timm.create_model("test_reactnet", num_classes=0)
+    model = timm.create_model(request.param, num_classes=0)
     for _ in range(3):
         model(torch.randn(8, 3, 48, 48))
     return write_export(tmp_path_factory.mktemp("packed"), model, weight_bits=1, act_bits=1), model.eval()
@@ -26,14 +26,15 @@ def test_local_dir_and_checkpoint_path_give_the_same_bits(folder):
     expected = model(IMAGES)
     assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(IMAGES), expected)
     path = str(folder / "model.safetensors")
-    headless = timm.create_model("test_reactnet", num_classes=0, checkpoint_path=path).eval()
+    headless = timm.create_model(model.pretrained_cfg["architecture"], num_classes=0, checkpoint_path=path).eval()
     assert torch.equal(headless(IMAGES), expected)
 
 
 def test_a_headless_file_leaves_a_new_head_and_says_so(folder, caplog):
     folder, model = folder
     with caplog.at_level(logging.WARNING):
-        loaded = timm.create_model("test_reactnet", checkpoint_path=str(folder / "model.safetensors")).eval()
+        path = str(folder / "model.safetensors")
+        loaded = timm.create_model(model.pretrained_cfg["architecture"], checkpoint_path=path).eval()
     assert "no classifier" in caplog.text
     assert loaded(IMAGES).shape == (2, 1000)
     assert torch.equal(loaded.forward_head(loaded.forward_features(IMAGES), pre_logits=True), model(IMAGES))
@@ -51,7 +52,7 @@ def test_features_only(folder, kwargs, door):
     folder, model = folder
     words = {"model_name": f"local-dir:{folder}", "pretrained": True}
     if door == "checkpoint_path":
-        words = {"model_name": "test_reactnet", door: str(folder / "model.safetensors")}
+        words = {"model_name": model.pretrained_cfg["architecture"], door: str(folder / "model.safetensors")}
     loaded = timm.create_model(**words, features_only=True, **kwargs).eval()
     features = loaded(IMAGES)
     features = list(features.values()) if isinstance(features, dict) else features

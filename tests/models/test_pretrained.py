@@ -10,12 +10,10 @@ import timm
 import torch
 
 import burn_timm
-from burn_timm.checkpoints import read_state_dict
 from burn_timm.models import BINARY_MODULES
 from burn_timm.models.reactnet import HUB_ORGANISATION
 
 from .golden import features
-from .oracle import reactnet_a
 
 WEIGHTS = Path(burn_timm.__file__).parent / "weights"
 TAGS = timm.list_models("*", module=BINARY_MODULES, pretrained=True, include_tags=True)
@@ -53,22 +51,6 @@ def test_the_tag_names_data_size_and_a_repository(tag):
 @EACH
 def test_golden_outputs(tag):
     assert features(tag, golden(tag)["images"]) == pytest.approx(golden(tag)["features"], rel=1e-9, abs=1e-9)
-
-
-@EACH
-def test_the_network_is_the_papers_on_the_files_own_bits(tag):
-    stored, _ = read_state_dict(WEIGHTS / f"{tag}.safetensors")
-    weights = {name: tensor.double() for name, tensor in stored.items() if not name.endswith(("_bits", "_scale"))}
-    model = timm.create_model(tag, device="meta")
-    for name, shape in ((name, tensor.shape) for name, tensor in model.state_dict().items()):
-        if f"{name}_bits" in stored:  # little-endian bits of each row: 1 is +, 0 is -
-            bits = np.unpackbits(stored[f"{name}_bits"].numpy(), axis=1, bitorder="little")[:, : shape[1:].numel()]
-            signs = torch.tensor(bits).double() * 2 - 1
-            weights[name] = (signs * stored[f"{name}_scale"].double()[:, None]).reshape(shape)
-    width = model.num_features
-    weights.update({"head.fc.weight": torch.eye(width).double(), "head.fc.bias": torch.zeros(width).double()})
-    out = reactnet_a(prepared(tag), weights, 1, 1)
-    assert out.numpy() == pytest.approx(golden(tag)["features"], rel=1e-6, abs=1e-6)
 
 
 @EACH

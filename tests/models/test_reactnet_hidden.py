@@ -4,9 +4,6 @@
 import pytest
 import timm
 import torch
-from exported import write_export
-
-from burn_timm.checkpoints import load_model
 
 from .oracle import randomise
 
@@ -55,19 +52,3 @@ def test_pruning_removes_it():
     model = make()
     assert model.prune_intermediate_layers([1]) == [1]
     assert model(IMAGES).shape[1] == 32 and not any("pre_logits" in name for name in model.state_dict())
-
-
-@torch.no_grad()
-def test_packed_weights_through_every_door(tmp_path):
-    model = make()
-    folder = write_export(tmp_path, model, head_hidden_size=24)
-    expected = model(IMAGES)
-    assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(IMAGES), expected)
-    assert torch.equal(load_model(f"local-dir:{folder}", num_classes=None)(IMAGES), expected)
-    torch.testing.assert_close(load_model(f"local-dir:{folder}")(IMAGES), hidden(model))
-    other = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3).eval()
-    torch.testing.assert_close(other.forward_head(other.forward_features(IMAGES), pre_logits=True), hidden(model))
-    path = str(folder / "model.safetensors")
-    for source, kwargs in ((f"local-dir:{folder}", {"pretrained": True}), ("test_reactnet", {"checkpoint_path": path})):
-        features = timm.create_model(source, features_only=True, **kwargs).eval()
-        assert torch.equal(features(IMAGES)[-1], model.forward_features(IMAGES))
