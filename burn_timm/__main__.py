@@ -17,7 +17,7 @@ def main(words: list[str]) -> int:
         print(f"{words[0]}: no such file; {USAGE}" if words else USAGE, file=sys.stderr)
         return 2
     sys.argv[:] = words
-    sys.path[0] = os.path.dirname(os.path.abspath(words[0]))
+    sys.path.insert(0, os.path.dirname(os.path.abspath(words[0])))  # before our own: workers must find this package
     runpy.run_path(words[0], run_name="__main__")
     return 0
 

@@ -4,7 +4,6 @@ From huggingface/hub-docs at 242f4a1 (modelcard.md, docs/hub/model-cards.md, doc
 the messages of the Hub that issues quote (embeddings-benchmark/mteb #1111: the pattern of a data set's type).
 """
 
-import math
 import re
 
 import yaml
@@ -12,6 +11,11 @@ import yaml
 # Of the Hub's list, those that a card of ours may name.
 LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "unknown", "other"}
 ID = r"(?:[\w-]+\/)?[\w\-.]+"
+
+
+TEXT, NUMBER = str, (int, float, str)
+RESULT = {"task": {"type": TEXT}, "dataset": {"type": TEXT, "name": TEXT}, "metrics": [{"type": TEXT, "value": NUMBER}]}
+CARD = {"model-index": [{"name": TEXT, "results": [RESULT]}]}
 
 
 def refusals(content: str) -> list[str]:
@@ -25,65 +29,41 @@ def refusals(content: str) -> list[str]:
         return ["bad YAML"]
     if not isinstance(data, dict):
         return ['"metadata" must be an object']
-    said = []
-    for name in ("library_name", "pipeline_tag"):
-        if name in data and not isinstance(data[name], str):
-            said.append(f'"{name}" must be a string')
-    for licence in _several(data, "license", said):
-        if licence not in LICENCES:
-            said.append('"license" must be one of the identifiers of the docs')
+    several = {name: [data[name]] if isinstance(data[name], str) else data[name]
+               for name in ("license", "datasets", "base_model", "tags", "metrics") if name in data}
+    said = [f'"{name}" must be an array of strings' for name, entries in several.items()
+            if not isinstance(entries, list) or not all(isinstance(entry, str) and entry for entry in entries)]
+    said += [f'"{name}" must be a string' for name in ("library_name", "pipeline_tag")
+             if not isinstance(data.get(name, ""), str)]
+    if said:
+        return said
+    if set(several.get("license", [])) - LICENCES:
+        said.append('"license" must be one of the identifiers of the docs')
     if data.get("license") == "other":
         said += [f'"{name}" is required' for name in ("license_name", "license_link") if not data.get(name)]
         if not re.fullmatch(r"[a-z0-9.-]+", str(data.get("license_name", "x"))):
             said.append('"license_name" fails to match the required pattern')
-    for name in ("datasets", "base_model"):
-        said += [f'"{name}" with value "{one}" is not valid' for one in _several(data, name, said) if not is_id(one)]
-    for name in ("tags", "metrics"):
-        _several(data, name, said)
-    index = data.get("model-index", [])
-    if not isinstance(index, list):
-        return [*said, '"model-index" must be an array']
-    for number, model in enumerate(index):
-        _require(model, f"model-index[{number}]", {"name": str, "results": list}, said)
-        for place, result in enumerate(model.get("results", []) if isinstance(model, dict) else []):
-            _result(result, f"model-index[{number}].results[{place}]", said)
+    said += [f'"{name}" with value "{one}" is not valid' for name in ("datasets", "base_model")
+             for one in several.get(name, []) if not is_id(one)]
+    said += list(_unlike(data, {name: CARD[name] for name in CARD if name in data}, "metadata"))
+    if not said:
+        kinds = [result["dataset"]["type"] for model in data.get("model-index", []) for result in model["results"]]
+        said += [f'"dataset.type" with value "{kind}" fails to match the pattern' for kind in kinds if not is_id(kind)]
     return said
 
 
-def _result(result, where: str, said: list[str]) -> None:
-    if not _require(result, where, {"task": dict, "dataset": dict, "metrics": list}, said):
-        return
-    _require(result["task"], f"{where}.task", {"type": str}, said)
-    dataset = result["dataset"]
-    if _require(dataset, f"{where}.dataset", {"type": str, "name": str}, said) and not is_id(dataset["type"]):
-        said.append(f'"{where}.dataset.type" with value "{dataset["type"]}" fails to match the pattern')
-    for number, metric in enumerate(result["metrics"]):
-        _require(metric, f"{where}.metrics[{number}]", {"type": str, "value": (int, float, str)}, said)
-    if "source" in result:
-        _require(result["source"], f"{where}.source", {"url": str}, said)
-
-
-def _require(value, where: str, kinds: dict, said: list[str]) -> bool:
-    if not isinstance(value, dict):
-        said.append(f'"{where}" must be of type object')
-        return False
-    before = len(said)
-    for name, kind in kinds.items():
-        entry = value.get(name)
-        if entry is None or entry == "" or isinstance(entry, float) and math.isnan(entry):
-            said.append(f'"{where}.{name}" is required')
-        elif not isinstance(entry, kind) or isinstance(entry, bool):
-            said.append(f'"{where}.{name}" has the wrong type')
-    return len(said) == before
-
-
-def _several(data: dict, name: str, said: list[str]) -> list[str]:
-    entries = data.get(name, [])
-    entries = [entries] if isinstance(entries, str) else entries
-    if not isinstance(entries, list) or not all(isinstance(entry, str) and entry for entry in entries):
-        said.append(f'"{name}" must be an array of strings')
-        return []
-    return entries
+def _unlike(value, form, where: str):
+    """What in `value` has not the form of `form`: dicts with these entries, lists of such, or types."""
+    if isinstance(form, dict) and isinstance(value, dict):
+        for name, inside in form.items():
+            yield from _unlike(value.get(name), inside, f"{where}.{name}")
+    elif isinstance(form, list) and isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _unlike(entry, form[0], f"{where}[{number}]")
+    elif isinstance(form, (dict, list)):
+        yield f'"{where}" must be of type {type(form).__name__}'
+    elif not isinstance(value, form) or isinstance(value, bool) or value == "" or value != value:  # NaN
+        yield f'"{where}" is required, or of the wrong type'
 
 
 def is_id(text: str) -> bool:
