@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+
+from burn_timm.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -22,21 +25,24 @@ if __name__ == "__main__":
 """
 
 
+def test_a_script_sees_models_neighbours_and_its_own_words_and_ends_as_it_would(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["python -m burn_timm"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "neighbour.py").write_text("NAME = 'here'")
+    words = [str(tmp_path / "script.py"), "reactnet_a", "--help"]
+    for wrong in ([], words):
+        assert main(wrong) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and "python -m burn_timm SCRIPT.py" in line and line.startswith("".join(wrong[:1]))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with pytest.raises(SystemExit, match=re.escape(f"here {words}")):
+        main(words)
+
+
 def run(*words, cwd):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [sys.executable, "-m", "burn_timm", *map(str, words)], capture_output=True, text=True, env=env, cwd=cwd)
-
-
-def test_a_script_sees_models_neighbours_and_its_own_words_and_ends_as_it_would(tmp_path):
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "neighbour.py").write_text("NAME = 'here'")
-    (tmp_path / "scripts" / "script.py").write_text(SCRIPT)
-    done = run("scripts/script.py", "reactnet_a", "--help", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "here ['scripts/script.py', 'reactnet_a', '--help']\n")
-    for words in ([], ["nothing.py"]):
-        done = run(*words, cwd=tmp_path)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "python -m burn_timm SCRIPT.py" in done.stderr
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from timm.layers import create_classifier
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..compat import require_stages
-from .packed_loading import checkpoint_filter_fn
+from .packed_loading import checkpoint_filter_fn, mark_loaded
 
 __all__ = ["CifarResNet"]
 
@@ -65,6 +65,7 @@ class CifarResNet(nn.Module):
             self.feature_info.append({"num_chs": width, "reduction": 2**index, "module": f"layer{index + 1}"})
         self.num_features = self.head_hidden_size = width
         self.global_pool, self.linear = create_classifier(width, num_classes, pool_type=global_pool, **dd)
+        self.register_load_state_dict_post_hook(mark_loaded)
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

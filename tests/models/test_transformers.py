@@ -83,6 +83,13 @@ def test_batchnorm_that_timm_loaded_is_not_reset(network):
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("name", ["test_reactnet", "resnet20_cifar"])
+def test_every_network_of_ours_marks_what_was_loaded(name):
+    model = timm.create_model(name)
+    model.load_state_dict(model.state_dict())
+    assert all(getattr(buffer, "_is_hf_initialized", False) for buffer in model.buffers())
+
+
 @torch.no_grad()
 def test_transformers_itself(network):
     transformers = pytest.importorskip("transformers", minversion="5.0")
