@@ -18,6 +18,7 @@ from burn_timm import arguments
 from burn_timm.data.loader import CorruptLog, seed_for
 from burn_timm.errors import BurnError
 from burn_timm.files import locked, recover, write_json, writing
+from burn_timm.hub.card import describe
 from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods.base import Method
 from burn_timm.nn import weights_held
@@ -27,7 +28,7 @@ from burn_timm.training.build import build_teacher, options_in_force
 from burn_timm.training.clock import Clock
 from burn_timm.training.data import count_steps, open_data
 from burn_timm.training.demo import run_demo
-from burn_timm.training.export import describe, export
+from burn_timm.training.export import export
 from burn_timm.training.kept_teacher import keep_teacher
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import accuracy_during_training, knn_figures

@@ -18,6 +18,7 @@ from timm.models import PretrainedCfg, clean_state_dict
 from .compat import create_with_weights, load_pickle, save_model_config
 from .configs import read_config
 from .errors import BurnError, one_line
+from .files import read_json, write_json
 from .models import BINARY_MODULES
 from .nn import binary_weight_names
 from .packing import (
@@ -149,16 +150,22 @@ def save_latent(
 
 def save_folder(
     folder: Path, model: torch.nn.Module, weight_bits: int, model_args: Mapping[str, Any],
-    data_config: Mapping[str, Any],
+    data_config: Mapping[str, Any], of_registration: bool = True,
 ) -> None:
     """Write into `folder` what timm builds `model` from, config.json and model.safetensors; 1-bit weights are packed.
 
     Args:
         weight_bits: With how many bits, 1 or 32, its binary weights were trained; 32 for other networks.
         model_args: Arguments of the model other than its classes.
-        data_config: `input_size` and `crop_pct` of its images.
+        data_config: `input_size`, `crop_pct` and the like of its images.
+        of_registration: Whether tag, licence and origin of the model's configuration are those of these weights.
     """
     save_model_config(model, folder / "config.json", dict(model_args), dict(data_config))
+    if not of_registration:
+        config = read_json(folder / "config.json")
+        for name in ("tag", "license", "origin_url"):
+            config["pretrained_cfg"].pop(name, None)
+        write_json(folder / "config.json", config)
     state_dict = model.state_dict()
     if weight_bits == 1:
         save_packed(folder / "model.safetensors", pack_state_dict(state_dict, binary_weight_names(model)))
@@ -269,7 +276,7 @@ def load_model(
     source, location = model_source(model_name)
     model_name = f"{source}:{location}" if source else model_name  # timm does not take every spelling
     if checkpoint is None and source and pretrained is not False:
-        checkpoint = location if source == "local-dir" else _download(model_name, *WEIGHTS_FILES)
+        checkpoint = location if source == "local-dir" else download(model_name, *WEIGHTS_FILES)
     if checkpoint is not None:
         path = weights_file(checkpoint)
         try:
@@ -300,7 +307,7 @@ def architecture_of(model_name: str) -> str:
     if not source:
         return model_name.partition(".")[0]
     try:
-        config = Path(location) / "config.json" if source == "local-dir" else _download(model_name, "config.json")
+        config = Path(location) / "config.json" if source == "local-dir" else download(model_name, "config.json")
         return read_config(config)["architecture"]
     except BurnError as error:
         raise BurnError(f"model {model_name}: its config.json cannot be used: {error}") from error
@@ -315,7 +322,7 @@ def model_source(model_name: str) -> tuple[str, str]:
     return (source, location) if colon else ("", "")
 
 
-def _download(model_name: str, *names: str) -> Path:
+def download(model_name: str, *names: str) -> Path:
     """The first of the files `names` that the repository behind `hf-hub:OWNER/NAME[@REVISION]` has."""
     repo, _, revision = model_source(model_name)[1].partition("@")
     for name in names:

@@ -84,9 +84,9 @@ def fails(capsys):
     from burn_timm.cli import main
 
     def fails(*words):
-        out, line = _fails(capsys, f"burn-timm {words[0]}: ", main, words)
+        out, line = _fails(capsys, f"burn-timm {words[0]}: error: ", main, words)
         assert out == ""
-        return line.removeprefix(f"burn-timm {words[0]}: ")
+        return line.removeprefix(f"burn-timm {words[0]}: error: ")
 
     return fails
 

@@ -17,7 +17,7 @@ LEVELS = [
     {"data", "convert"},
     {"evals"},
     {"hub", "deploy"},
-    {"training", "cli"},
+    {"training", "commands", "cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names}
 

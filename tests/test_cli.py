@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -12,16 +13,31 @@ import torch
 from exported import packed as pack
 
 import burn_timm  # noqa: F401
-from burn_timm import cli, packing
+from burn_timm import cli, commands, packing
 from burn_timm.checkpoints import read_state_dict, save_latent
 from burn_timm.counting import count_stages
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+DEEP = {"depths": (2, 2, 2, 1), "head_hidden_size": 24, "drop_rate": 0.1}  # no registered name has this shape
+DEEP_OPTIONS = ["--model", "test_reactnet", "--model-kwargs", "depths=(2,2,2,1)", "head_hidden_size=24"]
+BESIDE = ("README.md", "LICENSE", "training.json", "curves.png")
 
 
 def make(seed=0, name="test_reactnet", **kwargs):
     torch.manual_seed(seed)
     return timm.create_model(name, **{"num_classes": 10, **kwargs}).eval()
+
+
+def write_folder(path, **kwargs):
+    """Float weights beside a config and a card."""
+    path.mkdir()
+    save_latent(path / "model.safetensors", make(**kwargs).state_dict(), "test_reactnet", 1)
+    config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}
+    config |= {"model_args": {"weight_bits": 1, "act_bits": 1, **kwargs}} if kwargs else {}
+    (path / "config.json").write_text(json.dumps(config))
+    for name in BESIDE:
+        (path / name).write_text('{"method": "byol", "dataset": "cifar10"}' if name == "training.json" else name)
+    return path
 
 
 @pytest.fixture
@@ -31,33 +47,49 @@ def latent(tmp_path):
     return model, tmp_path / "latent.safetensors"
 
 
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "floats")
+
+
 def run(*arguments):
     return cli.main([str(argument) for argument in arguments])
 
 
+def outputs(model, images=IMAGES):
+    with torch.no_grad():
+        return model.eval()(images)
+
+
 def gives(model, *files, **kwargs):
     """Whether timm gives the outputs of `model` with each of the files."""
-    with torch.no_grad():
-        loaded = [timm.create_model("test_reactnet", num_classes=10, checkpoint_path=file, **kwargs) for file in files]
-        return all(torch.equal(other.eval()(IMAGES), model(IMAGES)) for other in loaded)
+    return all(torch.equal(outputs(model), outputs(timm.create_model(
+        "test_reactnet", num_classes=10, checkpoint_path=file, **kwargs))) for file in files)
 
 
-def test_every_command_has_help_and_an_interrupt_is_one_line(capsys, monkeypatch):
+def test_help_lists_every_command_and_explains_every_option_and_its_examples_are_real(capsys):
     assert run() == 0
-    out = capsys.readouterr().out
-    (commands,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    assert {"info", "pack", "unpack", "convert", "card", "push", "export", "bench"} == commands.choices.keys()
-    for command in commands.choices:
-        assert command in out
-        with pytest.raises(SystemExit, match="0"):
-            run(command, "--help")
-    capsys.readouterr()
+    shown = capsys.readouterr().out
+    parser = cli._parser()
+    (subparsers,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    assert {"info", "pack", "unpack", "convert", "card", "push", "export", "bench"} == subparsers.choices.keys()
+    for name, command in subparsers.choices.items():
+        assert f"  {name} " in shown and "burn-timm COMMAND" not in command.format_usage()
+        assert all(action.help for action in command._actions)
+        examples = [line for line in command.format_help().splitlines() if line.startswith(f"  burn-timm {name} ")]
+        assert examples
+        for example in examples:
+            parser.parse_args(shlex.split(example)[1:])
 
+
+def test_an_interrupt_is_one_line(capsys, monkeypatch):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_known", interrupted)
-    assert run("info", "test_reactnet") == 130 and capsys.readouterr().err == "\nburn-timm info: interrupted\n"
+    monkeypatch.setattr(commands, "known", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        run("info", "test_reactnet")
+    assert capsys.readouterr().err == "\nburn-timm info: interrupted\n"
 
 
 def test_as_a_process(tmp_path):
@@ -68,17 +100,47 @@ def test_as_a_process(tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "burn-timm pack: nothing.safetensors: no such file\n"
+    assert done.stderr == "burn-timm pack: error: nothing.safetensors: no such file\n"
 
 
-def test_info(capsys, fails):
+# info
+
+
+def test_info_of_a_name(capsys, fails):
     assert run("info", "test_reactnet.untrained", "--img-size", 96, "--num-classes", 5, "--json") == 0
     assert json.loads(capsys.readouterr().out) == count_stages("test_reactnet", 96, 5)
     assert run("info", "test_reactnet") == 0
     out, counts = capsys.readouterr().out, count_stages("test_reactnet")
     assert all(f"{counts[key]:,.0f}" in out for key in ("params", "bops", "flops", "ops", "bytes_packed"))
-    for name in ("resnet50", "test_reactnet.nonsense"):
-        assert fails("info", name).startswith(f"model {name}: ")
+    assert fails("info", "test_reactnet.nonsense").startswith("model test_reactnet.nonsense: ")
+    assert fails("info", "resnet50") == "resnet50: no such file"
+
+
+def test_info_of_weights(latent, folder, tmp_path, capsys, fails):
+    def facts(source):
+        assert run("info", source, "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    torch.save(make(num_classes=0, weight_bits=32).state_dict(), tmp_path / "plain.pth")
+    packed = tmp_path / "packed"
+    assert run("pack", folder, packed) == 0 and capsys.readouterr()
+    for source, expected in (
+        (latent[1], ("w1a1", "no, floats", 10, "nothing in the file tells")),
+        (tmp_path / "plain.pth", ("nothing in the file tells", "no, floats", 0, "nothing in the file tells")),
+        (packed, ("w1a1", "yes, one bit a weight", 10, "burn-timm, method byol, on cifar10")),
+        (f"local-dir:{packed}", ("w1a1", "yes, one bit a weight", 10, "burn-timm, method byol, on cifar10")),
+    ):
+        found = facts(source)
+        assert tuple(found[name] for name in ("stage", "packed", "classes", "trained_by")) == expected
+        assert found["model"] == "test_reactnet" and os.path.getsize(found["file"]) == found["bytes"]
+    assert found["operations"]["bytes_packed"] == found["bytes"]  # of the packed folder, the last one
+    (packed / "LICENSE").write_text("Weights converted from BURN.\n")
+    assert facts(packed)["trained_by"] == "others; weights converted from BURN."
+    data = bytearray((packed / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (packed / "model.safetensors").write_bytes(data)
+    assert "checksum" in fails("info", packed)
+    assert "has its own number" not in fails("info", folder, "--num-classes", 3)
 
 
 # pack, unpack
@@ -109,27 +171,6 @@ def test_weights_that_were_not_trained_with_1_bit_need_binarize(tmp_path, fails,
     assert packing.is_packed(read_state_dict(packed)[0])
 
 
-DEEP = {"depths": (2, 2, 2, 1), "head_hidden_size": 24, "drop_rate": 0.1}  # no registered name has this shape
-BESIDE = ("README.md", "LICENSE", "training.json", "curves.png")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_folder(tmp_path / "floats")
-
-
-def write_folder(path, **kwargs):
-    """Float weights beside a config and a card."""
-    path.mkdir()
-    save_latent(path / "model.safetensors", make(**kwargs).state_dict(), "test_reactnet", 1)
-    config = {"architecture": "test_reactnet", "num_classes": 10, "pretrained_cfg": {"num_classes": 10}}
-    config |= {"model_args": {"weight_bits": 1, "act_bits": 1, **kwargs}} if kwargs else {}
-    (path / "config.json").write_text(json.dumps(config))
-    for name in BESIDE:
-        (path / name).write_bytes(name.encode())
-    return path
-
-
 @pytest.mark.parametrize("shape", [{}, DEEP])
 def test_folders_keep_what_tells_of_them_and_load_in_timm(shape, tmp_path):
     folder, first, floats, again = (tmp_path / name for name in ("floats", "first", "floats2", "again"))
@@ -140,9 +181,8 @@ def test_folders_keep_what_tells_of_them_and_load_in_timm(shape, tmp_path):
         assert {file.name for file in path.iterdir()} == {file.name for file in folder.iterdir()}
         assert all((path / name).read_bytes() == (folder / name).read_bytes() for name in BESIDE)
         assert json.loads((path / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
-        loaded = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
-        with torch.no_grad():
-            assert torch.equal(loaded(IMAGES), make(**shape)(IMAGES))
+        loaded = timm.create_model(f"local-dir:{path}", pretrained=True)
+        assert torch.equal(outputs(loaded), outputs(make(**shape)))
 
 
 def test_binarizing_a_folder_changes_the_stage_in_its_config(folder, tmp_path, fails):
@@ -171,11 +211,12 @@ def test_source_and_destination_are_checked(latent, folder, tmp_path, fails):
     for arguments, message in (
         (("unpack", path, new), "not packed"), (("pack", packed, new), "packed already"),
         (("pack", path, path), "are the same"), (("unpack", packed, tmp_path / "x.pth"), "ends in .safetensors"),
-        (("pack", path, folder), "ends in .safetensors"), (("pack", folder, packed), "a folder"),
+        (("unpack", packed, folder), "ends in .safetensors"), (("pack", folder, packed), "a folder"),
         (("pack", folder, tmp_path / "other"), "also holds thesis.tex"),
+        (("pack", path, tmp_path / "other"), "also holds thesis.tex"),
         (("pack", nan, new), f"{nan}: stages.0.0.conv1.weight: NaN"),
         (("pack", path, new, "--model", "reactnet_a"), f"{path}: reactnet_a does not fit the weights: st"),
-        (("pack", path, new, "--model", "resnet50"), "not one of"),
+        (("pack", path, new, "--model", "resnet50"), "not one of"), (("pack", path, new, "--part", "x"), "holds one"),
         (("pack", tmp_path / "other.pth", new), "other.pth: no burn_timm model fits"),
     ):
         assert message in fails(*arguments)
@@ -196,9 +237,6 @@ def test_a_config_that_contradicts_its_weights_is_one_line(folder, tmp_path, cha
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     line = fails(command, folder, tmp_path / "new")
     assert line.startswith(f"{folder / 'config.json'}: ") and message in line and not (tmp_path / "new").exists()
-
-
-DEEP_OPTIONS = ["--model", "test_reactnet", "--model-kwargs", "depths=(2,2,2,1)", "head_hidden_size=24"]
 
 
 def test_a_shape_given_by_model_kwargs(tmp_path, fails):

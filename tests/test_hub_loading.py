@@ -12,6 +12,7 @@ from exported import write_export
 from hub_server import TOKEN
 
 from burn_timm.cli import main
+from burn_timm.provenance import file_sha256
 
 WEIGHTS = "GET /me/model/resolve/main/model.safetensors"
 LOAD = """
@@ -83,6 +84,10 @@ def test_what_was_pushed_comes_back(hub, hub_client, load, tmp_path):
         loaded, err = load(name)
         assert loaded is not None, err
         assert torch.equal(loaded[0], output_of(model)) and len(loaded[1]) > 1
+    for revision, folder in (("", "second"), (f"@{first}", "first")):
+        code, out, err = hub_client.command("burn-timm", "info", f"hf-hub:me/model{revision}", "--json")
+        assert code == 0, err
+        assert json.loads(out)["sha256"] == file_sha256(tmp_path / folder / "model.safetensors")
     kept = {path.read_bytes() for path in (tmp_path / "cache").rglob("model.safetensors")}
     assert kept == {(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")}
 

@@ -33,7 +33,7 @@ def push(hub_client):
 def one_line(done, start):
     code, out, err = done
     assert (code, out, err.count("\n")) == (2, "", 1), done
-    assert err.startswith(f"burn-timm push: {start}") and TOKEN not in err, err
+    assert err.startswith(f"burn-timm push: error: {start}") and TOKEN not in err, err
     return err
 
 
@@ -76,6 +76,12 @@ def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
     for _ in range(2):  # the second push finds nothing to do
         assert push(folder, "me/taken", "--yes")[:2] == (0, f"{hub.endpoint}/me/taken\n")
         assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 2
+
+
+def test_the_licence_of_converted_weights_goes_with_them(hub, push, folder):
+    hub.commit("me/taken", {"LICENSE": b"Weights converted from BURN, and more.\n", "a.txt": b"mine"})
+    assert push(folder, "me/taken", "--yes")[0] == 0
+    assert hub.files("me/taken") == {**content(folder), "a.txt": b"mine"}
 
 
 def test_private(hub, push, folder):

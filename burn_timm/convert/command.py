@@ -16,20 +16,31 @@ _SHAPE = ("stem_chs", "channels", "depths", "head_hidden_size")  # arguments tha
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand to `commands` of the command line."""
-    convert = commands.add_parser("convert", help="published checkpoints to a folder that timm loads")
+    convert = commands.add_parser(
+        "convert", help="published checkpoints to a folder that timm loads",
+        description="Reads ReActNet, S2-BNN and BURN checkpoints, and teachers of the code bases that --from names. "
+        "The report accounts for every tensor of the file.",
+        epilog="examples:\n"
+        "  burn-timm convert moco_v2_800ep_pretrain.pth.tar TEACHER\n"
+        "  burn-timm convert efficientnet-lite0-57934424.pth TEACHER\n"
+        "  burn-timm convert reactnet.pth.tar FOLDER --stage w1a1",
+    )
     convert.add_argument("src", metavar="SRC", type=Path, help="a checkpoint, torch or safetensors")
     convert.add_argument("dst", metavar="DST", type=Path, help="the folder to write")
     convert.add_argument(
         "--from", dest="layout", default="auto", choices=("auto", *NAMES), metavar="LAYOUT",
-        help="auto (by the keys), " + ", ".join(NAMES),
+        help="who wrote the file, where its names do not tell (default: auto, by its names): " + ", ".join(NAMES),
     )
     convert.add_argument(
         "--stage", choices=("w1a1", "w32a1"),
-        help="of a binary network, where the file does not tell: w1a1 (step 2: 1-bit weights) or w32a1 (step 1)",
+        help="w1a1 (step 2: 1-bit weights) or w32a1 (step 1: only activations); for binary networks (default: as the "
+        "file tells)",
     )
-    convert.add_argument("--part", metavar="NAME", help="which network of the file, for example encoder_k or teacher")
-    convert.add_argument("--keep-hidden", action="store_true", help="keep BURN's 1024-1024 layer, in the head")
-    convert.add_argument("--license", metavar="ID", help="the Hub's identifier, instead of that of the origin")
+    convert.add_argument("--part", metavar="NAME", help=(
+        "which network of the file, for example encoder_k or teacher (default: the one that is used for features)"))
+    convert.add_argument("--keep-hidden", action="store_true", help=(
+        "keep BURN's 1024-1024 layer, in the head (default: leave it out)"))
+    convert.add_argument("--license", metavar="ID", help="the Hub's identifier (default: that of the origin)")
     convert.set_defaults(run=_convert)
 
 

@@ -32,7 +32,13 @@ from .interchange import NOT_ONE_BIT, ONNX_OPSET
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of `burn-timm`."""
-    parser = commands.add_parser("export", help="a network for another engine: C, OpenVINO, ONNX, torch.export")
+    parser = commands.add_parser(
+        "export", help="a network for another engine: C, OpenVINO, ONNX, torch.export",
+        epilog="examples:\n"
+        "  burn-timm export output/mine/export ONE_BIT --format c\n"
+        "  burn-timm export hf-hub:OWNER/NAME ONE_BIT --img-size 128\n"
+        "  burn-timm export reactnet_a_burn FEATURES --pretrained --headless --format onnx",
+    )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=(
         "a weights file, packed or not; a folder with config.json and model.safetensors (local-dir:FOLDER); "
         "hf-hub:OWNER/REPO; or, with --pretrained, a timm name"
@@ -52,7 +58,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--headless", action="store_true", help="leave the classifier out: pooled features")
     parser.set_defaults(run=_export)
 
-    parser = commands.add_parser("bench", help="time networks on every engine that is installed")
+    parser = commands.add_parser(
+        "bench", help="time networks on every engine that is installed",
+        epilog="examples:\n"
+        "  burn-timm bench reactnet_a resnet18 --output bench.json\n"
+        "  burn-timm bench local-dir:output/mine/export --img-size 96 --threads 2",
+    )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=(
         "timm names (random weights: times do not depend on them), local-dir:FOLDER or hf-hub:OWNER/REPO"
     ))

@@ -1,6 +1,7 @@
 """The model card of an export folder: what fills the template card.md, and the terms of the weights."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..checkpoints import burn_models, load_model, model_source
 from ..configs import read_config
 from ..counting import count
 from ..errors import BurnError
+from ..files import atomic_write, write_json, write_text
 from ..methods import METHODS
 from .figures import Row, figures_table, in_words, protocols, rows_of_run
 from .terms import Terms, public, terms_of
@@ -80,6 +82,17 @@ def render_card(
         terms=_terms(details, data, license[0]),
     )
     return f"{str(card).rstrip()}\n"
+
+
+def describe(folder: Path, details: dict, curves: Path | None = None, repo: str | None = None) -> None:
+    """Write into an export folder what tells of its weights: training.json (`details`), curves.png and README.md."""
+    if details:
+        write_json(folder / "training.json", details)
+    picture = "curves.png" if curves is not None and curves.is_file() else None
+    if picture:
+        with atomic_write(folder / picture) as beside:
+            shutil.copyfile(curves, beside)
+    write_text(folder / "README.md", render_card(folder, details, repo=repo, picture=picture))
 
 
 def require_id(option: str, name: str, owner: bool) -> None:
@@ -200,6 +213,7 @@ def _training(details: dict, data: Terms | None, chosen: Chosen, used: int) -> d
     most = f", at most {details['max_steps']} steps" if details.get("max_steps") else ""
     hardware, teacher = details.get("hardware") or {}, details.get("teacher") or ""
     facts = {
+        "trained by": details.get("trained_by"), "metric at the end": details.get("metric"),
         "method": details.get("method"),
         "teacher": teacher + (" (from the root of the burn-timm repository)" if teacher.startswith("local") else ""),
         "data": _images(details, data, chosen) if details.get("dataset") else None,

@@ -21,32 +21,37 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "push", help="an export folder to a repository of the Hugging Face Hub",
         description="Uploads what an export writes in one commit; other files in the folder stay at home. A card that "
         "names no repository yet gets the name and the load line of this one.",
+        epilog="examples:\n  burn-timm push output/mine/export OWNER/NAME --private",
     )
     push.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors and README.md")
     push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or NAME for your own; made if need be")
-    push.add_argument("--private", action="store_true", help="make it private, if it is made")
+    push.add_argument("--private", action="store_true", help="make it private, if it is made (default: public)")
     push.add_argument("--yes", action="store_true", help="replace the files of a repository that is not empty; what an "
-                      "earlier export left there and this folder lacks is removed, all else stays")
+                      "earlier export left there and this folder lacks is removed, all else stays (default: refuse)")
     push.set_defaults(run=_push)
 
     card = commands.add_parser(
         "card", help="write the model card of an export folder",
         description="Writes README.md. Results, licence and data sets that are given are kept in card.json beside it "
         "and hold for later cards of the folder too, until they are given anew or card.json is deleted.",
+        epilog="examples:\n  burn-timm card output/mine/export --repo OWNER/NAME --results knn.json linear.json",
     )
     card.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors, training.json")
     where = card.add_mutually_exclusive_group()
     where.add_argument("--repo", metavar="OWNER/NAME", help="usage from this Hub repository (default: from a folder)")
-    where.add_argument("--tag", metavar="NAME", help="usage by this name of timm's")
+    where.add_argument("--tag", metavar="NAME", help="usage by this name of timm's (default: from a folder)")
     card.add_argument("--results", metavar="JSON", nargs="+", type=Path, default=[],
-                      help="of eval_downstream.py: of these weights, of the pixels and of the untrained network")
+                      help="of eval_downstream.py: of these weights, of the pixels and of the untrained network "
+                      "(default: those of the last card)")
     card.add_argument("--dataset-id", metavar="OWNER/NAME", nargs="+",
                       help="of the training images on the Hub (default: where their name is a known one)")
     card.add_argument("--teacher-labels", action=argparse.BooleanOptionalAction, default=None,
                       help="the teacher was trained with labels (default: timm's weights with a classifier were)")
     card.add_argument("--license", metavar="ID", help="of the weights (default: as the data's terms ask)")
-    card.add_argument("--license-name", metavar="NAME", help="with --license other: lower-case, such as my-terms-1.0")
-    card.add_argument("--license-link", metavar="URL", help="with --license other: where it can be read")
+    card.add_argument("--license-name", metavar="NAME", help="with --license other: lower-case, such as my-terms-1.0 "
+                      "(default: of the data)")
+    card.add_argument("--license-link", metavar="URL", help="with --license other: where it can be read "
+                      "(default: of the data)")
     card.add_argument("--output", metavar="FILE", type=Path, help="default: README.md in DIR")
     card.set_defaults(run=_card)
 

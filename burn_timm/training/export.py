@@ -1,14 +1,12 @@
 """The end of a run: a folder that timm loads, and the real-valued weights beside it."""
 
 import copy
-import shutil
 from pathlib import Path
 
 import torch
 
 from ..checkpoints import model_source, save_folder, save_latent
-from ..files import atomic_folder, atomic_write, read_json, write_json, write_text
-from ..hub.card import render_card
+from ..files import atomic_folder
 from ..packing import STAGES
 from .options import Options
 
@@ -38,9 +36,9 @@ def export(
     if hasattr(model, "set_input_size"):  # ViT: without it timm would build the network for its usual size
         model_args["img_size"] = options.img_size
     with atomic_folder(output / "export") as folder:
-        save_folder(folder, model, bits[0] if bits else 32, model_args, export_input(options.export_img_size))
-        if not (options.initial_checkpoint or model_source(options.model)[0]):
-            _drop_origin(folder / "config.json")
+        loaded = bool(options.initial_checkpoint or model_source(options.model)[0])  # weights from elsewhere
+        images = export_input(options.export_img_size)
+        save_folder(folder, model, bits[0] if bits else 32, model_args, images, of_registration=loaded)
         size = (folder / "model.safetensors").stat().st_size
     if bits is not None:
         save_latent(
@@ -50,24 +48,6 @@ def export(
         "bytes_exported": size,
         "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),
     }
-
-
-def _drop_origin(path: Path) -> None:
-    """Take out what timm's registration says of weights that this network, trained from random ones, never had."""
-    config = read_json(path)
-    for name in ("tag", "license", "origin_url"):
-        config["pretrained_cfg"].pop(name, None)
-    write_json(path, config)
-
-
-def describe(folder: Path, details: dict, curves: Path, repo: str | None = None) -> None:
-    """Write into an export folder what tells of its weights: training.json (`details`), curves.png and README.md."""
-    write_json(folder / "training.json", details)
-    if curves.is_file():
-        with atomic_write(folder / "curves.png") as beside:
-            shutil.copyfile(curves, beside)
-    picture = "curves.png" if curves.is_file() else None
-    write_text(folder / "README.md", render_card(folder, details, repo=repo, picture=picture))
 
 
 def export_input(img_size: int) -> dict:

@@ -1,0 +1,215 @@
+"""A network of this package in a file, a folder or a repository of the Hub: which model it is, and what its file tells.
+
+A file is this package's own, or a checkpoint of timm's training script, of Lightning, or a plain state dict.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub.errors import EntryNotFoundError
+
+from ..checkpoints import (
+    WEIGHTS_FILES,
+    binary_shapes,
+    burn_models,
+    differences,
+    download,
+    infer_model,
+    model_source,
+    read_content,
+    read_state_dict,
+    weights_file,
+)
+from ..configs import read_config
+from ..errors import BurnError, one_line
+from ..files import read_json
+from ..packing import is_packed, trained_bits
+from ..provenance import redact
+from .networks import find_networks
+from .source import source_of
+
+DETAILS = "training.json"
+_AVERAGED = ("state_dict_ema", "model_ema")  # names of averaged weights in timm's checkpoints, which timm prefers
+_IMAGES = ("img_size", "input_size", "crop_pct", "crop_mode", "mean", "std", "interpolation")  # timm's options
+
+
+@dataclass
+class Own:
+    """Weights and all that stands beside them.
+
+    Attributes:
+        path: The file of weights.
+        state_dict: Packed or float, in the names of the model.
+        told: What the file tells: `model`, `model_args`, `weight_bits`, each where it does.
+        config: Of config.json; empty where there is none.
+        details: How they were trained, as far as it is told.
+        images: Options of timm's script that say how images were prepared.
+        notes: What was chosen and left out in the file, for people.
+    """
+
+    path: Path
+    state_dict: dict[str, torch.Tensor]
+    told: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def model(self, name: str | None = None, model_args: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Name and arguments of the model: as given, as told beside the weights, or by their shapes.
+
+        Raises:
+            BurnError: There is no such model, or the weights do not fit it.
+        """
+        if model_args and not name:
+            raise BurnError("--model-kwargs: give --model too")
+        if self.config:
+            where, told_name, told = self.path.parent / "config.json", self.config["architecture"], self.config
+        else:
+            where, told_name, told = self.path, self.told.get("model"), self.told
+        told_args = told.get("model_args") or {}
+        if name or told_name:
+            found = known(name or told_name, None if name else where)
+            model_args = {**(told_args if found == told_name else {}), **(model_args or {})}
+            where = self.path if name else where
+        else:
+            try:
+                return infer_model(self.state_dict), {}
+            except BurnError as error:
+                raise BurnError(f"{self.path}: {error}, and --model-kwargs if its shape is its own") from error
+        _require_fit(self.state_dict, found, model_args, where)
+        return found, model_args
+
+    def bits(self, name: str, model_args: Mapping[str, Any]) -> int | None:
+        """With how many bits, 1 or 32, the binary weights were trained; None where nothing tells."""
+        told = {"weight_bits": str((self.config.get("model_args") or {}).get("weight_bits")), **self.told}
+        return trained_bits(self.state_dict, binary_shapes(name, model_args), told)
+
+
+def known(model_name: str, where: Path | None = None) -> str:
+    """The architecture's name, without the tag that timm's names may have; BurnError where it is none of ours."""
+    at, architecture = f"{where}: " if where else "", model_name.partition(".")[0]
+    if architecture not in burn_models():
+        raise BurnError(f"{at}model {model_name}: not one of {', '.join(burn_models())}")
+    try:
+        timm.create_model(model_name, device="meta")
+    except RuntimeError as error:
+        raise BurnError(f"{at}model {model_name}: {str(error).rstrip('.')}; leave out the tag") from error
+    return architecture
+
+
+def read_own(source: str, part: str | None = None) -> Own:
+    """Read `source`: a file, a folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`.
+
+    Args:
+        part: Which network of a training checkpoint; None: the averaged one (EMA), or the only one.
+
+    Raises:
+        BurnError: It cannot be read, holds several networks, or contradicts the config.json beside it.
+    """
+    path = _local(source)
+    file = weights_file(path)
+    content, metadata = read_content(file)
+    if metadata is None:
+        own = _from_checkpoint(file, content, part)
+    elif part:
+        raise BurnError(f"{file}: --part is for training checkpoints; a safetensors file holds one network")
+    else:
+        own = Own(file, read_state_dict(file)[0], {**metadata, "model_args": _told_args(file, metadata)})
+    if path.is_dir():
+        own.config = read_config(path)
+        own.details = read_json(path / DETAILS) if (path / DETAILS).is_file() else own.details
+        bits = (own.config.get("model_args") or {}).get("weight_bits")
+        other = 1 if is_packed(own.state_dict) else own.told.get("weight_bits")
+        if bits is not None and other is not None and str(bits) != str(other):
+            raise BurnError(f"{path / 'config.json'}: weight_bits {bits}, but the weights beside it say {other}; "
+                            "correct config.json")
+    return own
+
+
+def _local(source: str) -> Path:
+    if not source.startswith(("hf-hub:", "hf_hub:", "local-dir:", "local_dir:")):
+        return Path(source)
+    kind, location = model_source(source)
+    if kind == "local-dir":
+        return Path(location)
+    folder = download(source, "config.json").parent
+    download(source, *WEIGHTS_FILES)
+    for name in (DETAILS, "LICENSE"):
+        try:
+            download(source, name)
+        except BurnError as error:
+            if not isinstance(error.__cause__, EntryNotFoundError):  # which a repository may well lack
+                raise
+    return folder
+
+
+def _from_checkpoint(file: Path, content: Any, part: str | None) -> Own:
+    """The network in a torch file, behind whatever prefix it lies, with what a training script wrote beside it."""
+    found = {}
+    if isinstance(content, Mapping):
+        source = source_of(file, content)
+        found = {name: network for name, network in find_networks(source).items() if network.kind == "own"}
+    if not found:
+        return Own(file, read_state_dict(file)[0])  # which says what is wrong with it
+    chosen = part or next((name for name in _AVERAGED if name in found), next(iter(found)))
+    if chosen not in found or (part is None and len(found) > 1 and chosen not in _AVERAGED):
+        what = f"--part {part}: the file" if part else "--part is needed: the file"
+        raise BurnError(f"{file}: {what} holds the networks {', '.join(found)}")
+    root, others = found[chosen].root, [network.root for name, network in found.items() if name != chosen]
+    names = [name for name in source.tensors if name.startswith(root)
+             and not any(other.startswith(root) and name.startswith(other) for other in others)]
+    own = Own(file, {name.removeprefix(root): source.tensors[name].detach() for name in names})
+    if len(found) > 1:
+        own.notes.append(f"weights of {chosen}; --part {' or '.join(set(found) - {chosen})} takes the others")
+    elif surplus := [name for name in source.tensors if not name.startswith(root)]:
+        own.notes.append(f"{len(surplus)} tensors beside the network left out: {', '.join(surplus[:3])}")
+    _tell(own, content)
+    return own
+
+
+def _tell(own: Own, content: Mapping) -> None:
+    """What timm's training script, or Lightning, wrote beside the weights."""
+    done = f"{content['epoch'] + 1} epochs done" if isinstance(content.get("epoch"), int) else ""
+    options = content.get("args")
+    if isinstance(options, argparse.Namespace) and isinstance(content.get("arch"), str):
+        options = vars(options)
+        kwargs = options.get("model_kwargs") or {}
+        if content["arch"].partition(".")[0] in burn_models():
+            own.told = {"model": content["arch"].partition(".")[0], "model_args": dict(kwargs),
+                        "weight_bits": str(kwargs.get("weight_bits", 1))}
+        own.images = {name: options[name] for name in _IMAGES if options.get(name)}
+        data = redact(str(options.get("dataset") or options.get("data_dir") or "")).removeprefix(".../")
+        own.details = {"trained_by": f"timm's training script, {done}".rstrip(", "), "dataset": data,
+                       "img_size": options.get("img_size"), "seed": options.get("seed")}
+        if isinstance(content.get("metric"), float):
+            own.details["metric"] = content["metric"]
+    elif version := content.get("pytorch-lightning_version"):
+        own.details = {"trained_by": f"PyTorch Lightning {version}, {done}".rstrip(", ")}
+
+
+def _require_fit(state_dict: dict, name: str, model_args: Mapping[str, Any], where: Path) -> None:
+    described = name + "".join(f", {key} {value}" for key, value in model_args.items())
+    try:
+        gaps = differences(state_dict, name, model_args)
+    except Exception as error:  # whatever the model's constructor says to arguments that it cannot take
+        raise BurnError(f"{where}: model {described}: {one_line(error)}") from error
+    if gaps:
+        more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+        raise BurnError(f"{where}: {described} does not fit the weights: {gaps[0]}{more}")
+
+
+def _told_args(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        model_args = json.loads(metadata.get("model_args", "{}"))
+    except (ValueError, RecursionError):
+        model_args = None
+    if not isinstance(model_args, dict):
+        raise BurnError(f"{path}: its metadata model_args are no JSON object; give --model and --model-kwargs")
+    return model_args

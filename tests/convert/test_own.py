@@ -1,0 +1,86 @@
+"""burn-timm pack from the checkpoints of training scripts to a folder to share."""
+
+import argparse
+import json
+
+import pytest
+import timm
+import torch
+from timm.utils import CheckpointSaver, ModelEmaV3
+
+from burn_timm.cli import main
+
+IMAGES = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def make(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return timm.create_model("test_reactnet", num_classes=5, in_chans=4, **kwargs).eval()
+
+
+def outputs(model):
+    with torch.no_grad():
+        return model.eval()(IMAGES)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """What timm's training script leaves: a file, its network, and the averaged network."""
+    def save(**model_kwargs):
+        model = make(**model_kwargs)
+        average = ModelEmaV3(make(seed=1, **model_kwargs))
+        options = argparse.Namespace(
+            model="test_reactnet", model_kwargs=model_kwargs, dataset="", data_dir="/photos/imagenette", img_size=96,
+            crop_pct=1.0, mean=(0.5,), std=None, interpolation="", seed=3)
+        optimizer = torch.optim.AdamW(model.parameters())
+        CheckpointSaver(
+            model, optimizer, options, average, checkpoint_dir=tmp_path, recovery_dir=tmp_path,
+        ).save_checkpoint(6, 71.5)
+        return tmp_path / "last.pth.tar", model, average.module
+
+    return save
+
+
+def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
+    """The averaged weights, as timm's own reader takes them, unless --part asks for the others."""
+    path, model, average = saved()
+    for options, network in ((["--model", "test_reactnet"], average), (["--part", "network"], model)):
+        assert main(["pack", str(path), str(tmp_path / "out"), *options]) == 0
+        loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+        assert torch.equal(outputs(loaded), outputs(network))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    images = config["pretrained_cfg"]
+    assert (images["input_size"], images["crop_pct"], images["mean"]) == ([4, 96, 96], 1.0, [0.5] * 4)
+    assert "license" not in images  # that of timm's registration
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "timm's training script, 7 epochs done" in card and "Imagenette" in card and "71.5" in card
+    assert "/photos" not in card + (tmp_path / "out" / "training.json").read_text()
+    capsys.readouterr()
+    assert main(["info", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "w1a1" in out and "timm's training script, 7 epochs done, on imagenette" in out and "--part network" in out
+
+
+def test_the_first_stage_is_told_by_timms_options(saved, tmp_path, fails):
+    path, *_ = saved(weight_bits=32)
+    assert "trained with 32 bits" in fails("pack", path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_lightning_and_state_dicts(tmp_path, fails, capsys):
+    model, folder = make(head_hidden_size=12), tmp_path / "out"
+    weights = model.state_dict()
+    lightning = {"pytorch-lightning_version": "2.5", "epoch": 1, "optimizer_states": [{"state": {0: torch.ones(2)}}],
+                 "state_dict": {f"net.{name}": tensor for name, tensor in weights.items()} | {"loss.w": torch.ones(2)}}
+    for content, who in ((lightning, "PyTorch Lightning 2.5, 2 epochs done"), (weights, "Nothing in the folder tells")):
+        torch.save(content, tmp_path / "x.ckpt")
+        assert "pass --binarize" in fails("pack", tmp_path / "x.ckpt", folder)
+        assert main(["pack", str(tmp_path / "x.ckpt"), str(folder), "--binarize"]) == 0
+        assert ("loss.w" in capsys.readouterr().out) == (content is lightning)
+        loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        assert torch.equal(outputs(loaded), outputs(model)) and who in (folder / "README.md").read_text()
+    both = {f"{name}.{key}": tensor for name in ("student", "teacher") for key, tensor in weights.items()}
+    torch.save({"state_dict": both}, tmp_path / "x.ckpt")
+    assert "--part is needed: the file holds the networks stu" in fails("pack", tmp_path / "x.ckpt", folder)
+    assert "--part x: the file holds" in fails("pack", tmp_path / "x.ckpt", folder, "--part", "x")
+    assert main(["pack", str(tmp_path / "x.ckpt"), str(folder), "--binarize", "--part", "student"]) == 0
