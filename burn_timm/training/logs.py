@@ -36,6 +36,9 @@ PANELS = [
     }),
     ("schedules", {"lr": "learning rate", "lambda": "weight of the teacher's features (lambda)"}),
 ]
+# What says nothing where the features alone are learnt: BURN's heads are then not trained.
+OF_HEADS = {"loss_kl", "loss_fs", "grad_norm_student_head", "grad_norm_target_head", "entropy_of_mean", "mean_entropy",
+            "target_information", "lambda"}
 STAGE_WORDS = {"w32a32": "all real-valued", "w32a1": "1-bit activations", "w1a1": "1-bit weights and activations"}
 
 
@@ -109,4 +112,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     title = f"Stages, parted by a grey line: {', then '.join(stages)}" if len(stages) > 1 else ""
     if lines and collapsed(lines[-1]):
         title += ". The target has COLLAPSED"
-    runs.draw_curves(log, picture, PANELS, title=title)
+    untrained = all(line.get("lambda") == 1 and line.get("grad_norm_target_head") == 0 for line in lines)
+    panels = [(head, {name: words for name, words in names.items() if not (untrained and name in OF_HEADS)})
+              for head, names in PANELS]
+    runs.draw_curves(log, picture, panels, title=title)

@@ -1,12 +1,15 @@
 """What stops a run or warns of it (loss and gradient that are not finite, a collapsed target), and its clock."""
 
+import json
 import logging
 import time
 
 import pytest
 
+from burn_timm import runs
 from burn_timm.errors import BurnError
 from burn_timm.training.clock import Clock
+from burn_timm.training.logs import draw_curves
 from burn_timm.training.monitor import CollapseMonitor, check_finite
 
 
@@ -36,6 +39,17 @@ def test_a_collapsed_target_is_warned_of_once(series, lam, message, caplog):
             monitor.update(line, step / len(series))
     assert len(caplog.messages) == (message is not None)
     assert message is None or caplog.messages[0].startswith(message)
+
+
+@pytest.mark.parametrize(("lam", "norm", "shown"), [(1.0, 0.0, False), (0.9, 0.0, True), (1.0, 0.3, True)])
+def test_curves_leave_out_what_heads_say_that_nothing_trains(lam, norm, shown, tmp_path, monkeypatch):
+    line = {"step": 1, "stage": "w1a1", "loss": 2.0, "lambda": lam, "grad_norm_target_head": norm}
+    (tmp_path / "log.jsonl").write_text(f"{json.dumps(line)}\n")
+    drawn = []
+    monkeypatch.setattr(runs, "draw_curves", lambda log, picture, panels, title: drawn.extend(panels))
+    draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+    names = {name for _, words in drawn for name in words}
+    assert ("target_information" in names) == ("loss_kl" in names) == shown and {"loss", "lr", "knn"} <= names
 
 
 def test_pauses_and_what_came_before_the_run_do_not_count_and_a_resumed_run_adds_up(monkeypatch):
