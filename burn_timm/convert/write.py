@@ -35,6 +35,7 @@ output = model(images)  # [B, 3, H, W] -> {gives}
 Origin: {origin}. Layout `{layout}`, part `{part}`{kind}.
 {told}
 Images {images}: `timm.data.create_transform(**timm.data.resolve_model_data_config(model))`.
+timm's own scripts run by `python -m burn_timm train.py ...`.
 
 Licence: {licence} The file LICENSE says it too.
 
