@@ -108,10 +108,8 @@ def require_id(option: str, name: str, owner: bool) -> None:
 
 def _published_teacher(details: dict) -> Any | None:
     """timm's configuration of the teacher where its weights are timm's own, or are taken from a repository."""
-    name, command = details.get("teacher") or "", str(details.get("command"))
-    own_file = details.get("teacher_checkpoint") or "--teacher-checkpoint" in command
-    random = details.get("teacher_pretrained") is False or "--no-teacher-pretrained" in command
-    if not name or own_file or random:
+    name = details.get("teacher")
+    if not name or details.get("teacher_checkpoint") or details.get("teacher_pretrained") is False:
         return None
     scheme, repo = model_source(name)
     if scheme:

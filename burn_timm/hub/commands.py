@@ -76,7 +76,8 @@ def _card(args: argparse.Namespace) -> None:
         if args.results:
             raise
         raise BurnError(f"{folder / CARD}, from an earlier card: {error}; delete it to begin anew") from error
-    details = _details(folder) or next((result["training"] for result in results if result.get("training")), {})
+    details = read_json(folder / TRAINING) if (folder / TRAINING).is_file() else {}
+    details = details or next((result["training"] for result in results if result.get("training")), {})
     chosen = Chosen(**{name: value for name, value in kept.items() if name != "results"})
     text = render_card(folder, details, rows, args.repo, args.tag, chosen, _picture(folder, output, args))
     if kept and output.absolute() == (folder / "README.md").absolute():
@@ -107,11 +108,3 @@ def _kept(folder: Path, args: argparse.Namespace) -> dict:
     if args.results:
         kept["results"] = kept_results(args.results)
     return kept
-
-
-def _details(folder: Path) -> dict:
-    """How the weights were trained: training.json, or the summary.json of the run whose export this is."""
-    paths = [folder / TRAINING]
-    if folder.absolute().name == "export":
-        paths.append(folder.absolute().parent / "summary.json")
-    return next((read_json(path) for path in paths if path.is_file()), {})
