@@ -32,16 +32,17 @@ def lr_at(
         warmup_prefix: The decay begins behind the warm-up; else at step 0, and the warm-up scales it.
         every: Number of steps after each of which the decay moves; those of an epoch, where it goes by epochs.
     """
-    scale = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     start = warmup_steps if warmup_prefix else 0
     progress = max(0, step - start) // every * every / max(1, total_steps - start)
     if schedule == "cosine":
-        return scale * (min_lr + (base_lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2)
-    if schedule == "linear":
-        return scale * (min_lr + (base_lr - min_lr) * (1 - progress))
-    if schedule == "constant":
-        return scale * base_lr
-    raise ValueError(f"schedule must be one of {', '.join(LR_SCHEDULES)}, not {schedule!r}")
+        lr = min_lr + (base_lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    elif schedule == "linear":
+        lr = min_lr + (base_lr - min_lr) * (1 - progress)
+    elif schedule == "constant":
+        lr = base_lr
+    else:
+        raise ValueError(f"schedule must be one of {', '.join(LR_SCHEDULES)}, not {schedule!r}")
+    return lr * (step + 1) / warmup_steps if step < warmup_steps else lr
 
 
 def step_lr(iteration: int, base_lr: float, warmup: int, milestones: Iterable[int]) -> float:

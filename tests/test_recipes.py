@@ -74,6 +74,12 @@ def test_every_figure_of_the_papers_ablations_has_its_recipe():
             assert len(found) == 1, (name, found)
 
 
+def test_a_frozen_head_of_before_has_another_name():
+    settings = {"target_head": "frozen", "lambda_0": 0.9, "lambda_T": 0.7}
+    names = [row_name({"method": "burn", "settings": {**settings, **more}}) for more in ({}, {"teacher_norm": "batch"})]
+    assert names == ["BURN, unnormalised frozen target head", "BURN, frozen target head"]
+
+
 def test_each_method_has_a_published_and_a_small_recipe():
     methods = {suffix: {yaml.safe_load(path.read_text())["method"] for path in RECIPES if path.stem.endswith(suffix)}
                for suffix in ("_imagenet", "_small")}

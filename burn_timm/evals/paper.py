@@ -43,6 +43,8 @@ def row_name(training: dict) -> str:
             settings["fs_loss"] += f" {settings['fs_temperature']:g}"
         if settings.get("target_temperature") == settings.get("temperature"):
             settings.pop("target_temperature", None)
+        if settings.get("target_head") == "frozen" and "teacher_norm" not in settings:  # before it was the released one
+            settings["target_head"] = "unnormalised frozen"
         for name, (papers, words) in _DEPARTURES.items():
             if settings.get(name) not in (None, papers):
                 parts.append(words.format(settings[name]))
