@@ -140,24 +140,21 @@ def check_features(
     """
     _check_set("training", train_features, train_labels, multi_label)
     _check_set("test", test_features, test_labels, multi_label)
-    if multi_label and train_labels.shape[1] != test_labels.shape[1]:
-        classes = f"{train_labels.shape[1]} (training), {test_labels.shape[1]} (test)"
-        raise BurnError(f"labels differ in classes: {classes}")
-    sizes = train_features.shape[1], test_features.shape[1]
-    if sizes[0] != sizes[1]:
-        raise BurnError(f"features differ in size: {sizes[0]} (training), {sizes[1]} (test); use one model for both")
+    widths = {"features differ in size": (train_features.shape[1], test_features.shape[1])}
+    if multi_label:
+        widths["labels differ in classes"] = train_labels.shape[1], test_labels.shape[1]
+    for what, (train, test) in widths.items():
+        if train != test:
+            raise BurnError(f"{what}: {train} (training), {test} (test); use one model and the same classes for both")
 
 
 def _check_set(name: str, x: Tensor, y: Tensor, multi_label: bool) -> None:
     if x.ndim != 2 or y.ndim != 1 + multi_label or len(x) != len(y) or len(x) == 0:
         expected = f"features [N, D] and labels {'[N, C]' if multi_label else '[N]'}"
         raise BurnError(f"{name} set: expected {expected}, got {tuple(x.shape)} and {tuple(y.shape)}")
-    if multi_label:
-        if not torch.isin(y, torch.tensor([1, 0, -1], dtype=y.dtype, device=y.device)).all():
-            raise BurnError(f"{name} set: a matrix of labels holds 1, 0 and -1 only; this one holds other values")
-    elif y.min() < 0:
-        unlabelled = int((y < 0).sum())
+    if multi_label and not ((y == 1) | (y == 0) | (y == -1)).all():
+        raise BurnError(f"{name} set: a matrix of labels holds 1, 0 and -1 only; this one holds other values")
+    if not multi_label and (unlabelled := int((y < 0).sum())):
         raise BurnError(f"{name} set: {unlabelled} of {len(y)} images have no label; choose a labelled split")
-    if not torch.isfinite(x).all():
-        bad = int((~torch.isfinite(x)).any(1).sum())
+    if bad := int((~torch.isfinite(x)).any(1).sum()):
         raise BurnError(f"{name} set: the features of {bad} of {len(x)} images are not finite; check the weights")

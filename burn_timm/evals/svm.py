@@ -213,21 +213,16 @@ def run(
         low_shot = {str(k): _low_shot(x, y, z, t, classes, k, settings) for k in sorted(settings.shots)}
         lacks = _lacking(y, classes) if settings.full else None
         full = "n/a" if lacks else _full(x, y, z, t, classes, settings) if settings.full else None
-    outcome = {"full": full, "low_shot": low_shot}
-    if lacks:
-        outcome["full_lacks"] = lacks
-    if settings.multi_label:
-        outcome["classes"] = classes
-    return {"value": _headline(full, low_shot, lacks), **outcome}
+    outcome = {"value": _headline(full, low_shot, lacks), "full": full, "low_shot": low_shot}
+    outcome |= {"full_lacks": lacks} if lacks else {}
+    return outcome | ({"classes": classes} if settings.multi_label else {})
 
 
 def _headline(full: float | str | None, low_shot: dict, lacks: str | None) -> float:
     """The full figure, else that of the largest k. Raises BurnError where the set can supply neither."""
-    if isinstance(full, float):
-        return full
-    means = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
-    if means:
-        return means[-1]
+    found = [entry["mean"] for entry in low_shot.values() if entry != "n/a"]
+    if isinstance(full, float) or found:
+        return full if isinstance(full, float) else found[-1]
     few = [f"all images: {lacks}"] if lacks else []
     few += [f"--shots {k}: not every class has {k} positive and {NEGATIVES * int(k)} negative ones"
             for k in list(low_shot)[:1]]

@@ -104,7 +104,7 @@ def test_a_failed_write_leaves_the_old_file(places):
 
 def test_git_commit(tmp_path, monkeypatch):
     root = tmp_path / "checkout"
-    module = root / "burn_timm" / "provenance.py"
+    module, new = root / "burn_timm" / "provenance.py", root / "burn_timm" / "new.py"
     module.parent.mkdir(parents=True)
     module.write_text("code\n")
     monkeypatch.setattr(provenance, "__file__", str(module))
@@ -122,13 +122,11 @@ def test_git_commit(tmp_path, monkeypatch):
     git("commit", "-q", "-m", "one")
     commit = git("rev-parse", "HEAD")
     assert len(commit) == 40 and git_commit() == commit
-    (root / "results").mkdir()
-    (root / "results" / "r.json").write_text("{}")
-    assert git_commit() == commit  # a figure is not code
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))  # as inside a hook of another repository
-    assert git_commit() == commit
-    monkeypatch.delenv("GIT_DIR")
-    for code in (root / "burn_timm" / "new.py", module):
+    (root / "results.json").write_text("{}")
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_DIR", str(tmp_path / "nowhere"))  # as inside a hook of another repository
+        assert git_commit() == commit  # a figure is not code
+    for code in (new, module):
         code.write_text("other code\n")
         assert git_commit() == commit + "-dirty"
         code.unlink()
