@@ -200,15 +200,15 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
 def _frozen_network(args: argparse.Namespace, device: torch.device, train: Split, settings: Any) -> tuple:
     """The network as it was loaded, what gives features of images, the images' transform, and all of that in words."""
     net = network.raw_pixels(args, train.used) if args.pixels else network.load(args, device)
-    model, transform, transform_in_words = net.model, eval_transform(net.config), net.transform_in_words()
+    model, transform, words = net.model, eval_transform(net.config), net.config
     if getattr(settings, "squash", False):
-        transform, transform_in_words = svm.voc07_transform(net.config)
+        transform, words = svm.voc07_transform(net.config)
     four_places = getattr(settings, "pool", "1x1") == "2x2"
     protocol = {
         **settings.protocol(),
         "features_of": "raw pixels, normalised and flattened" if args.pixels else
         f"{'2 x 2 places of the last maps' if four_places else 'pooled output'} of the frozen backbone, eval mode",
-        **net.protocol, "transform": transform_in_words, "device": str(device), "seed": args.seed,
+        **net.protocol, "transform": words, "device": str(device), "seed": args.seed,
     }
     if args.calibrate_bn is not None:
         protocol["calibrated_batchnorm"] = _calibrate(args, model, train.source, transform)
@@ -277,7 +277,7 @@ def evaluate_finetuning(args: argparse.Namespace, device: torch.device) -> Measu
         **finetune.protocol(args, chosen, len(labelled), len(train.source)),
         **net.protocol,
         "starts": list(finetune.starts(args, net.checkpoint)),
-        "transform": net.transform_in_words(),
+        "transform": net.config,
         "device": str(device),
         "seed": args.seed,
     }

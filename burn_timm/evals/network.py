@@ -43,10 +43,6 @@ class Network:
     checkpoint: Path | None
     protocol: dict
 
-    def transform_in_words(self) -> dict:
-        """The config, for the result file."""
-        return {**self.config, "input_size": list(self.config["input_size"])}
-
 
 def add_options(parser: argparse.ArgumentParser, pixels: bool) -> None:
     """Which network runs where; with `pixels` there may be none."""

@@ -17,16 +17,13 @@ _FREE = {
 def network(result: dict) -> str:
     """The network of a result, how it was trained, and a head or start that is not the usual one; without the seed."""
     protocol = result["protocol"]
-    parts = [_network(result)]
-    if "L-BFGS" in str(protocol.get("method")):
-        parts.append("L-BFGS")
-    if str(protocol.get("probe")).startswith("hidden layer"):
-        parts.append("MLP probe")
-    if protocol.get("neck") == "fpn":
-        parts.append("FPN")
-    if "start" in result:
-        parts.append(f"from {result['start']} weights")
-    return ", ".join(parts)
+    unusual = {
+        "L-BFGS": "L-BFGS" in str(protocol.get("method")),
+        "MLP probe": str(protocol.get("probe")).startswith("hidden layer"),
+        "FPN": protocol.get("neck") == "fpn",
+        f"from {result.get('start')} weights": "start" in result,
+    }
+    return ", ".join([_network(result), *(words for words, holds in unusual.items() if holds)])
 
 
 def _network(result: dict) -> str:
