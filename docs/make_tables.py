@@ -65,7 +65,9 @@ TRIALS_64 = {  # the same images, 64 px
     "paper's BURN, T 1": "paper_64px_T1",
 }
 WHOLE = {
-    "1-bit ReActNet-A: assignment by an MLP, 8 + 8 epochs at 48 px (released)": "reactnet_a_burn",
+    "1-bit ReActNet-A: relations by an MLP, ImageNet teacher, 149,899 photos, 2 + 2 epochs (default)":
+        "reactnet_a_burn_lite0",
+    "1-bit ReActNet-A: assignment by an MLP, 8 + 8 epochs at 48 px (label-free tag)": "reactnet_a_burn",
     "1-bit ReActNet-A: cosine and relations, 4 + 4 epochs at 48 px": "reactnet_a_burn_relations",
     "1-bit ReActNet-A: BURN with information term, 4 + 4 epochs, weaker teacher": "reactnet_a_burn_information",
     "the same network untrained, BatchNorm calibrated": "reactnet_a_burn_{}_untrained",

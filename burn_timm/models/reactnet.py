@@ -304,6 +304,7 @@ def _released(name: str, **kwargs: Any) -> dict[str, Any]:
     file = importlib.resources.files("burn_timm") / "weights" / f"{name}.safetensors"
     source = {"file": str(file)} if file.is_file() else {}  # timm takes `file` before `hf_hub_id`, and must find it
     return _cfg(
+        license="other",  # the photos' terms: non-commercial research and education
         hf_hub_id=f"{HUB_ORGANISATION}/{name}", num_classes=0, paper_ids="arXiv:2110.08851",
         paper_name="Unsupervised Representation Learning for Binary Networks by Joint Classifier Learning",
         **source, **kwargs,
@@ -312,10 +313,10 @@ def _released(name: str, **kwargs: Any) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs({
     "reactnet_a.untrained": _cfg(),
-    "reactnet_a_burn.distill_tiny_imagenet_80_64": _released(
-        "reactnet_a_burn.distill_tiny_imagenet_80_64", input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0,
-        license="other",  # the data's terms: non-commercial research and education
-    ),
+    **{name: _released(name, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0) for name in (
+        "reactnet_a_burn.distill_lite0_tiny_mini_imagenet_64",  # the first is the default
+        "reactnet_a_burn.distill_tiny_imagenet_80_64",
+    )},
     "reactnet_a_050.untrained": _cfg(),
     "reactnet_a_025.untrained": _cfg(),
     "reactnet_18.untrained": _cfg(),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 
 import burn_timm
 from burn_timm.models import BINARY_MODULES
@@ -33,19 +34,22 @@ def prepared(tag):
 
 def test_the_files_of_the_package_are_the_tags_of_the_package_and_small():
     assert TAGS and {f"{tag}.safetensors" for tag in TAGS} == {path.name for path in WEIGHTS.glob("*.safetensors")}
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 6e6
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 8 * 2**20
     assert timm.is_model_pretrained("reactnet_a_burn") and not timm.is_model_pretrained("reactnet_a")
     assert set(TAGS) <= set(timm.list_pretrained("reactnet*"))
+    assert timm.get_pretrained_cfg("reactnet_a_burn").tag == "distill_lite0_tiny_mini_imagenet_64"  # the better one
 
 
 @EACH
-def test_the_tag_names_data_size_and_a_repository(tag):
+def test_the_tag_names_teacher_data_size_and_a_repository(tag):
     config = timm.get_pretrained_cfg(tag)
     assert config.hf_hub_id == f"{HUB_ORGANISATION}/{tag}" and Path(config.file).parent == WEIGHTS
     training = json.loads((WEIGHTS / f"{tag}.json").read_text())
-    data, _, px = tag.partition(".")[2].removeprefix("distill_").rpartition("_")  # RECIPE_DATA_PIXELS, of use
+    recipe, *words, px = tag.partition(".")[2].split("_")  # RECIPE_TEACHER_DATA_PIXELS, of use
+    assert recipe == "distill" and training["model"] == tag.partition(".")[0]
     assert config.input_size == (3, int(px), int(px)) and training["img_size"] <= int(px)
-    assert data.replace("_", "-") in training["dataset"] and training["model"] == tag.partition(".")[0]
+    front = yaml.safe_load((Path(__file__).parents[2] / "model_cards" / f"{tag}.md").read_text().split("---")[1])
+    assert {word for name in front["datasets"] for word in name.partition("/")[2].split("-")} <= set(words)
 
 
 @EACH
@@ -60,8 +64,8 @@ def test_all_that_timm_users_do(tag):
         model = timm.create_model(tag, pretrained=True).eval()
         expected = model(images)
         assert model.num_classes == 0 and expected.shape == (2, model.num_features)
-        named = timm.create_model(tag.partition(".")[0], pretrained=True).eval()  # the default tag, today's only one
-        assert named.pretrained_cfg["tag"] in tag and torch.equal(named(images), expected)
+        if timm.get_pretrained_cfg(tag.partition(".")[0]).tag in tag:  # the default of its name
+            assert torch.equal(timm.create_model(tag.partition(".")[0], pretrained=True).eval()(images), expected)
 
         head = timm.create_model(tag, pretrained=True, num_classes=7).eval()
         assert head(images).shape == (2, 7)

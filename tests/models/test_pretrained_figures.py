@@ -20,7 +20,8 @@ runpy.run_module("eval_downstream", run_name="__main__")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tag", ["reactnet_a_burn.distill_tiny_imagenet_80_64"])
+@pytest.mark.parametrize("tag", [f"reactnet_a_burn.distill_{name}_64" for name in (
+    "tiny_imagenet_80", "lite0_tiny_mini_imagenet")])
 def test_knn_on_cifar10_is_the_cards(tag, burn_data, tmp_path):
     card = yaml.safe_load((ROOT / "model_cards" / f"{tag}.md").read_text().split("---")[1])
     (figure,) = (metric["value"] for result in card["model-index"][0]["results"] for metric in result["metrics"]
