@@ -10,6 +10,7 @@ from PIL import Image
 
 import eval_downstream
 from burn_timm.errors import BurnError
+from burn_timm.evals import knn
 from burn_timm.evals.inputs import subset
 from burn_timm.evals.logistic import PENALTIES
 
@@ -138,8 +139,10 @@ def test_bad_input_is_one_line_and_exit_code_2(argv, message, eval_fails, tmp_pa
     assert message in eval_fails(*argv, *output) and not any(tmp_path.iterdir())
 
 
-def test_a_stream_has_no_random_subset():
+def test_a_stream_has_no_random_subset_and_no_picture():
     stream = SimpleNamespace(streaming=True)
+    with pytest.raises(BurnError, match="--neighbours needs images by number"):
+        knn.settings(SimpleNamespace(neighbours="n.png", output=None), stream)
     assert subset(stream, None, 0, "--limit-test") is stream
     with pytest.raises(BurnError, match="--limit-test: a stream"):
         subset(stream, 5, 0, "--limit-test")

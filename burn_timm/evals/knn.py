@@ -52,6 +52,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
+    if args.neighbours and train.streaming:
+        raise BurnError("--neighbours needs images by number, which a stream (wds/...) has not: use folder or hfds")
     if args.output is not None:  # a picture alone needs no vote
         _check_k(args.k, len(train))
     return Settings(args.k, args.temperature)

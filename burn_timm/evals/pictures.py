@@ -36,16 +36,14 @@ def draw_neighbours(
         For each set the numbers of the drawn training images, int64 [images, neighbours].
 
     Raises:
-        BurnError: a stream has no images by number, or features and images differ in number.
+        BurnError: features and images differ in number.
     """
     for source, which in ((train, 0), (test, 1)):
-        if source.streaming:
-            raise BurnError(f"{source.description}: a picture needs images by number, which a stream has not")
         for name, both in features.items():
             if len(both[which]) != len(source):
                 raise BurnError(f"{source.description}: {len(both[which])} images have features ({name})")
     labelled = train.labelled and test.labelled
-    chosen = _choose(test, images if len(test) > images else len(test), seed)
+    chosen = _choose(test, min(images, len(test)), seed)
     count = min(neighbours, len(train))
     found = {name: nearest(of_train, of_test[chosen].to(of_train.device), count).cpu()
              for name, (of_train, of_test) in features.items()}
