@@ -15,9 +15,8 @@ from . import linear
 from .features import check_features
 from .inputs import hold_out
 
-# Random resized crop and mirror image, as for ImageNet. DEVIATION: resized bicubically; BURN's and MoCo's linear
-# evaluation resize bilinearly.
-VIEW = "supervised"
+# Random resized crop and mirror image, as BURN's and MoCo's linear evaluation have them.
+VIEW, INTERPOLATION = "supervised", "bilinear"
 
 
 def epochs_of_views(
@@ -72,7 +71,7 @@ def augmented_probe(
     # With one learning rate there is nothing to choose: no image is held out, and `test` is not looked at.
     held_out_features = features_of(held_out, "held-out") if len(settings.lrs) > 1 else test
     check_features(*held_out_features, *test)
-    view = make_view(VIEW, img_size, hflip)
+    view = make_view(VIEW, img_size, hflip, INTERPOLATION)
     config = resolve_model_data_config(model)
     frozen = Backbone(model, config["mean"], config["std"]).to(device).eval()
 

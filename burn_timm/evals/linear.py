@@ -75,7 +75,7 @@ class Settings:
                 else "cached frozen features, no augmentation"
             ),
             "probe": heads[self.probe],
-            "views": "random resized crop (0.08 to 1, bicubic), mirror image" if self.augment else "centre crop",
+            "views": "random resized crop (0.08 to 1, bilinear), mirror image" if self.augment else "centre crop",
             "optimizer": "SGD",
             "momentum": MOMENTUM,
             "weight_decay": self.weight_decay,

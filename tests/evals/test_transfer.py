@@ -87,7 +87,7 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone():
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-    view, seed = make_view("supervised", 32, 0.0), seed_for(3, len(source))
+    view, seed = make_view("supervised", 32, 0.0, "bilinear"), seed_for(3, len(source))
     for epoch in range(2):
         optimizer.param_groups[0]["lr"] = 0.05 * (1.0, 0.1)[epoch >= 1.2]
         order = epoch_order(seed, epoch, len(source)).tolist()
