@@ -4,7 +4,6 @@
 """
 
 import argparse
-import inspect
 import os
 import pickle
 import re
@@ -18,7 +17,6 @@ import numpy as np
 import timm
 import torch
 from timm.models._features import feature_take_indices as feature_take_indices
-from timm.models._pretrained import filter_pretrained_cfg
 from torch import nn
 
 from .files import read_json, write_json
@@ -59,13 +57,7 @@ def save_model_config(
     """Write the config.json by which timm builds `model` again; timm's public `save_for_hf` writes weights, too."""
     from timm.models import _hub
 
-    if "data_config" in inspect.signature(_hub.save_config_for_hf).parameters:
-        _hub.save_config_for_hf(model, path, model_args=model_args, data_config=data_config)
-    else:  # timm before 1.0.31: all of `pretrained_cfg` instead
-        replaced = ("architecture", "custom_load", "label_offset", "test_crop_pct", "test_input_size", "test_pool_size")
-        kept = filter_pretrained_cfg(model.pretrained_cfg, remove_source=True, remove_null=True)
-        config = {name: value for name, value in kept.items() if name not in replaced} | data_config
-        _hub.save_config_for_hf(model, Path(path), model_config={"pretrained_cfg": config}, model_args=model_args)
+    _hub.save_config_for_hf(model, path, model_args=model_args, data_config=data_config)
     write_config(path, read_json(path))
 
 

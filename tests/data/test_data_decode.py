@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import PIL
 import pytest
 from PIL import ExifTags, Image
 from sklearn.datasets import load_sample_image
@@ -82,6 +83,8 @@ def test_damaged_exif_is_no_reason_to_lose_a_picture():
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "RGB"])
 def test_other_modes_are_converted_as_pillow_does(mode):
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("earlier versions of Pillow cannot read the YCbCr file that they write")
     photo = Image.fromarray(load_sample_image("china.jpg")).resize((40, 30)).convert(mode)
     kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
     np.testing.assert_array_equal(written(photo, kind), np.asarray(photo.convert("RGB")))
