@@ -59,10 +59,8 @@ def _reload_and_draw(options: Options, output: Path) -> float:
         name: [extract_features(network, eval_loader(split, transform)) for split in splits]
         for name, network in networks.items()
     }
-    draw_neighbours(
-        output / "neighbours.png", *splits, {name: (train[0], test[0]) for name, (train, test) in features.items()},
-        images=5,
-    )
+    rows = {name: (train[0], test[0]) for name, (train, test) in features.items()}
+    draw_neighbours(output / "neighbours.png", splits[0], splits[1], rows, images=5)
     return top1_by_knn([part for split in features["trained"] for part in split])
 
 
