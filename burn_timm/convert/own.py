@@ -115,6 +115,7 @@ def read_own(source: str, part: str | None = None) -> Own:
     """
     path = _local(source)
     file = weights_file(path)
+    config = read_config(path) if path.is_dir() else {}  # the first to be told where it is wrong
     content, metadata = read_content(file)
     if metadata is None:
         own = _from_checkpoint(file, content, part)
@@ -123,7 +124,7 @@ def read_own(source: str, part: str | None = None) -> Own:
     else:
         own = Own(file, read_state_dict(file)[0], {**metadata, "model_args": _told_args(file, metadata)})
     if path.is_dir():
-        own.config = read_config(path)
+        own.config = config
         own.details = read_json(path / DETAILS) if (path / DETAILS).is_file() else own.details
         bits = (own.config.get("model_args") or {}).get("weight_bits")
         other = 1 if is_packed(own.state_dict) else own.told.get("weight_bits")
