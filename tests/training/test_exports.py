@@ -148,9 +148,10 @@ def test_another_teacher_view_or_set_has_cached_files_of_its_own(tmp_path):
     """A run that differs in the student alone shares them."""
     for run, (options, sets) in enumerate((
         ("", 1), ("--lr 2e-3", 1), ("--teacher-kwargs global_pool=max", 2), ("--seed 1", 3), ("--view burn", 4),
-        ("--train-split test", 5),
+        ("--train-split train", 5),
     )):
-        here(ONE_STEP, f"--cache-teacher 2 --cache-dir {tmp_path / 'cache'} {options} --output", tmp_path / str(run))
+        here(ONE_STEP, f"--cache-teacher 2 --cache-dir {tmp_path / 'cache'} --train-split test {options} --output",
+             tmp_path / str(run))
         assert len(list((tmp_path / "cache").iterdir())) == 2 * sets
 
 
