@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from burn_timm.deploy.c_engine import network_bytes
+from burn_timm.deploy.fold import FoldedNetwork, Step
 from burn_timm.nn import Shift
 
 NETWORKS = [
@@ -115,3 +117,24 @@ def convolutions(cases, kernel, seed):
         signed = torch.where(torch.from_numpy(weight) >= 0, 1.0, -1.0).double()
         expected = F.conv2d(signs, signed, stride=stride, padding=kernel // 2).numpy()
         yield Convolution(x, -shift, weight >= 0, stride, expected)
+
+
+def content(network, shape):
+    """network.bin for images `[B, C, H, W]` that are normalised already."""
+    return network_bytes(network, shape[1:], (0.0,) * shape[1], (1.0,) * shape[1])
+
+
+def counting(case):
+    """A network that gives the sums alone, and its images: a stem that copies every second pixel, and a step that adds
+    nothing to them."""
+    batch, inputs, height, width = case.x.shape
+    outputs, _, kernel, _ = case.positive.shape
+    ones, zeros = np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
+    nothing = np.zeros((outputs, inputs), np.float32)
+    pool = case.stride == 2
+    step = Step(case.threshold, case.positive, case.stride, kernel // 2, ones, zeros, ones, pool, False, nothing)
+    stem = np.eye(inputs, dtype=np.float32)[:, :, None, None]
+    network = FoldedNetwork(stem, np.zeros(inputs, np.float32), False, [step], zeros, "", None)
+    images = np.zeros((batch, inputs, 2 * height, 2 * width), np.float32)
+    images[:, :, ::2, ::2] = case.x.clip(-1e37, 1e37)  # four huge ones must not be infinite
+    return network, images
