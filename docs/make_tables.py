@@ -74,6 +74,12 @@ WHOLE = {
     "raw pixels": "reactnet_a_burn_{}_pixels",
     "teacher: floating-point ResNet-10-T of half width": "teacher_64",
 }
+FIRST = {
+    "raw pixels": "reactnet_a_burn_{}_pixels",
+    "ReActNet-A, untrained, BatchNorm calibrated": "reactnet_a_burn_{}_untrained",
+    "**`reactnet_a_burn`**, teacher trained on ImageNet's labels": "reactnet_a_burn_lite0",
+    "its label-free tag, a teacher without labels": "reactnet_a_burn",
+}
 DETECTION = ["detection_coco128_test_reactnet", "detection_coco128_reactnet_a_025_1900_iterations",
              "detection_coco128_reactnet_a_025"]
 STEPS = {
@@ -144,7 +150,7 @@ def few_labels() -> str:
     return markdown(["row", "name in results", "CIFAR-10 kNN", "CIFAR-10 linear", "1 % labels", "10 % labels"], rows, 2)
 
 
-def whole_network() -> str:
+def whole_network(networks: dict[str, str] = WHOLE) -> str:
     def values(name: str, data: str, task: str) -> list[float]:
         if name == "reactnet_a_burn_{}_pixels" and data == "cifar10":
             return figures("cifar10_pixels", task)
@@ -152,7 +158,7 @@ def whole_network() -> str:
         return figures(name, task) if name != "teacher_64" or data == "tiny" else []
 
     rows = [[words, *(cell(values(name, data, task)) for data in ("tiny", "cifar10") for task in ("knn", "linear"))]
-            for words, name in WHOLE.items()]
+            for words, name in networks.items()]
     return markdown(["network", "kNN, 80 classes", "linear", "kNN, CIFAR-10", "linear"], rows)
 
 
@@ -259,7 +265,7 @@ def engines() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "results": cifar10, "released": whole_network, "engines": engines,
+    "results": cifar10, "first": lambda: whole_network(FIRST), "released": whole_network, "engines": engines,
     "bench": lambda: bench(FEW_ENGINES), "bench_all": lambda: bench(ENGINES),
     "step": lambda: step(["train_step_64", "train_step_64_whole"]), "step_all": lambda: step(list(STEPS)),
     "paper": lambda: trained(PAPER, best_first=False), "heads": lambda: trained(HEADS),
