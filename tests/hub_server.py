@@ -69,7 +69,8 @@ class HubServer:
         history = self.repos.setdefault(repo, [])
         content = {**(history[-1][1] if history else {}), **files}
         content = {name: data for name, data in content.items() if name not in deleted}
-        sha = hashlib.sha1(f"{repo} {len(history)} {sorted(content)}".encode()).hexdigest()
+        known = [(name, _oid(name, data)) for name, data in sorted(content.items())]  # the client caches by this hash
+        sha = hashlib.sha1(f"{repo} {len(history)} {known}".encode()).hexdigest()
         history.append((sha, content))
         return sha
 
