@@ -35,6 +35,7 @@ from burn_timm.training.clock import Clock
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import describe, export
 from burn_timm.training.guards import TargetMonitor, check_finite
+from burn_timm.training.kept_teacher import keep_teacher
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import accuracy_during_training, knn_figures, open_val
 from burn_timm.training.networks import build_method, build_teacher, view_size
@@ -132,6 +133,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
 
     speed.choose(args, device, accelerator.mixed_precision, total_steps, rank == 0)
 
+    kept = keep_teacher(args, images, teacher, teacher_identity, accelerator) if args.cache_teacher else None
+
     # Where to begin.
     identity = {
         "options": defining_options(args), "teacher": teacher_identity, "images": len(source), "processes": processes,
@@ -166,6 +169,8 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
         if resumed and stage_index < resumed.stage:
             continue
         method = build_method(args, stage, stage_index, teacher, source.num_classes, stage_epochs)
+        if kept is not None and (method.n_views > 1 or method.n_small_views):
+            raise BurnError(f"--cache-teacher: this setting of {args.method} takes several views of an image")
         step = 0
         if carried is not None:
             if resumed and resumed.step:  # in the middle of this stage
@@ -192,7 +197,7 @@ def train_stages(args: argparse.Namespace, at_end: contextlib.ExitStack) -> dict
             batch_size=per_process, seed=seed_for(args.seed, stage_index),
             rank=rank, world_size=processes, start_micro_step=step * accum,
             micro_steps_per_epoch=steps_per_epoch * accum, total_micro_steps=total_steps * accum,
-            workers=args.workers, pin_memory=device.type == "cuda", views_on=args.views_on,
+            workers=args.workers, pin_memory=device.type == "cuda", views_on=args.views_on, teacher_cache=kept,
         ))
         device_views = None
         if args.views_on == "device":

@@ -158,7 +158,8 @@ def open_cache(kind: str, source: "ImageSource", side: int | None, folder: str |
     needed = count * sum(bytes_seen) // len(bytes_seen)
     if kind == "memory":
         return _in_memory(count, room, needed)
-    path = _folder(folder) / f"{re.sub('[^A-Za-z0-9]+', '-', source.description)[:60]}-{known.hexdigest()[:16]}.pixels"
+    title = re.sub("[^A-Za-z0-9]+", "-", source.description)[:60]
+    path = cache_folder(folder) / f"{title}-{known.hexdigest()[:16]}.pixels"
     return _on_disk(path, count, room, needed)
 
 
@@ -199,7 +200,7 @@ def _on_disk(path: Path, count: int, room: tuple, needed: int) -> DiskCache:
         raise BurnError(f"--cache disk: {path}: {error.strerror or error}; choose another --cache-dir") from error
 
 
-def _folder(folder: str | None) -> Path:
+def cache_folder(folder: str | None) -> Path:
     if folder:
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burn_timm"

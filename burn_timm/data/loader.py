@@ -88,9 +88,12 @@ class ViewDataset(Dataset):
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        epoch, index = key
+        return self.item(key[1], seed_for(self.seed, *key))
+
+    def item(self, index: int, seed: int) -> dict:
+        """Image `index` with the views that `seed` draws."""
         image, target, corrupt = self._readable(index)
-        views = _seeded(self.make, self.groups, image, seed_for(self.seed, epoch, index))
+        views = _seeded(self.make, self.groups, image, seed)
         return {**views, "target": target, "corrupt": torch.tensor(corrupt, dtype=torch.int64)}
 
     def _readable(self, index: int) -> tuple[Image.Image, int, list[int]]:
@@ -125,6 +128,7 @@ def make_train_loader(
     workers: int,
     pin_memory: bool = False,
     views_on: str = "workers",
+    teacher_cache=None,
 ) -> "TrainLoader":
     """Micro-batches `start_micro_step` to `total_micro_steps` - 1 of a run, for process `rank` of `world_size`.
 
@@ -136,6 +140,9 @@ def make_train_loader(
 
     With `views_on="device"` a batch holds what `DeviceViews` makes the views from, drawn by the same seeds; see
     `_collate_drawn`.
+
+    With a `TeacherCache` the one view of each image is one of its fixed ones, and a batch has what the teacher said of
+    it, `teacher` float16 [B, 1, D].
 
     A `StreamSource` has no random access, so none of this holds for it: it goes round in timm's shuffled shard order,
     a share of the shards for each process and worker, and a resumed run sees other images than an unbroken one would.
@@ -167,7 +174,10 @@ def make_train_loader(
     steps = _Steps(
         len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, start_micro_step, total_micro_steps
     )
-    dataset = ViewDataset(source, view, n_views, seed, small_view, n_small_views, views_on)
+    if teacher_cache is not None:
+        dataset = teacher_cache.dataset(source, view, seed)
+    else:
+        dataset = ViewDataset(source, view, n_views, seed, small_view, n_small_views, views_on)
     return TrainLoader(DataLoader(dataset, batch_sampler=steps, num_workers=workers, **options), length)
 
 

@@ -52,6 +52,10 @@ class Method(nn.Module):
         """A classifier on the student's features that is exported with it, where the method trains one on labels."""
         return None
 
+    def taught(self, batch: Mapping[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        """The frozen teacher's outputs for `images`, or `batch["teacher"]`, `[B, 1, D]`, where they are cached."""
+        return batch["teacher"][:, 0].float() if "teacher" in batch else self.teacher(images)
+
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step with the progress of its forward pass; momentum targets move here."""
 

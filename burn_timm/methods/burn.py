@@ -123,7 +123,7 @@ class BURN(Method):
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor | float]:
         images = stack_views(batch["views"])
-        v1 = self.teacher(images)
+        v1 = self.taught(batch, images)
         v2 = self.backbone(images if self.crossed else images[: len(batch["views"])])
         if self.crossed:
             v1 = v1.roll(len(v1) // 2, dims=0)  # each image's teacher features are those of its other view

@@ -61,7 +61,7 @@ class S2BNN(Method):
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         images = batch["views"][:, 0]
-        target = unit_vectors(self.teacher(images))
+        target = unit_vectors(self.taught(batch, images))
         student = unit_vectors(self.student_head(self.backbone(images)))
         distillation = soft_cross_entropy(target, student, self.temperature)
         if self.keys is None:

@@ -73,7 +73,7 @@ class SupervisedKL(Method):
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         images = batch["views"][:, 0]
-        target = self.teacher(images)
+        target = self.taught(batch, images)
         logits = self.student_head(self.backbone(images))
         agreement = (logits.argmax(-1) == target.argmax(-1)).double().mean()
         return {"loss": soft_cross_entropy(target, logits, self.temperature), "agreement": agreement}

@@ -75,7 +75,10 @@ def _set_input_size(model: torch.nn.Module, side: int, option: str) -> None:
 
 
 def view_size(args: argparse.Namespace, teacher: Backbone | None) -> int:
-    """Side of the views: the larger of the student's and the teacher's, so that neither sees an enlarged image."""
+    """Side of the views: the larger of the student's and the teacher's, so that neither sees an enlarged image; the
+    student's where the teacher's outputs are cached."""
+    if args.cache_teacher:
+        return args.img_size
     return max(args.img_size, *(teacher.size if teacher is not None else ()), args.img_size)
 
 

@@ -36,12 +36,12 @@ FREE_ON_RESUME = {
 DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
 
 LEAST = {
-    "epochs": 1, "max_steps": 1, "batch_size": 2, "grad_accum_steps": 1, "img_size": 1, "log_interval": 1, "threads": 1,
-    "head_dim": 1, "teacher_img_size": 1, "workers": 0, "checkpoint_steps": 0, "lr": 0, "weight_decay": 0,
-    "warmup_epochs": 0, "clip_grad": 0, "hidden_dim": 1, "queue_size": 1, "prototypes": 2, "sinkhorn_iterations": 1,
-    "queue_start_epoch": 0, "freeze_prototypes_epochs": 0, "contrastive_weight": 0, "jigsaw_weight": 0,
-    "cache_size": 1, "knn_steps": 0, "linear_steps": 0, "small_views": 0, "small_img_size": 1, "information_weight": 0,
-    "momentum": 0, "drop": 0, "export_img_size": 1,
+    "epochs": 1, "max_steps": 1, "batch_size": 2, "grad_accum_steps": 1, "img_size": 1, "log_interval": 1,
+    "threads": 1, "head_dim": 1, "teacher_img_size": 1, "workers": 0, "checkpoint_steps": 0, "lr": 0,
+    "weight_decay": 0, "warmup_epochs": 0, "clip_grad": 0, "hidden_dim": 1, "queue_size": 1, "prototypes": 2,
+    "sinkhorn_iterations": 1, "queue_start_epoch": 0, "freeze_prototypes_epochs": 0, "contrastive_weight": 0,
+    "jigsaw_weight": 0, "cache_teacher": 0, "cache_size": 1, "knn_steps": 0, "linear_steps": 0, "small_views": 0,
+    "small_img_size": 1, "information_weight": 0, "momentum": 0, "drop": 0, "export_img_size": 1,
 }
 
 
@@ -106,7 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--cache-size", type=int, metavar="PIXELS", help="keep images reduced to a shorter side of so many pixels; "
         "views are then made from these smaller images. Default: as decoded, which takes images of one size",
     )
-    add("--cache-dir", help="folder of --cache disk; default: ~/.cache/burn_timm")
+    add("--cache-dir", help="folder of --cache disk and --cache-teacher; default: ~/.cache/burn_timm")
+    add(
+        "--cache-teacher", type=int, default=0, metavar="N", help="let the teacher see N fixed views of each image, "
+        "once, and keep its outputs in --cache-dir (float16); a step draws one of the N, and the student sees it at "
+        "its own size. 1: the whole photo, whatever --view says; 0: a new view and the teacher's answer in every step",
+    )
     add(
         "--views-on", default="workers", choices=VIEWS_ON, help="where views are made: one by one in the workers, or "
         "batched on the training device; workers then decode only (and crop, where images are large or differ in size)",
@@ -248,6 +253,8 @@ def _fill_in(args: argparse.Namespace) -> None:
         args.export_img_size = args.img_size
     method = METHODS[args.method]
     args.view = args.view or method.default_view
+    if args.cache_teacher == 1:
+        args.view = "none"
     args.teacher_output = args.teacher_output or method.teacher_output
     for name, parameter in inspect.signature(method).parameters.items():
         if parameter.default is not parameter.empty and getattr(args, name, parameter.default) is None:
@@ -330,6 +337,11 @@ def _check(args: argparse.Namespace) -> None:
         raise BurnError("--cache-size needs --cache memory or --cache disk")
     if args.cache_size and args.cache_size < args.img_size:
         raise BurnError(f"--cache-size {args.cache_size} is less than --img-size {args.img_size}")
+    if args.cache_teacher:
+        if not args.teacher:
+            raise BurnError(f"--cache-teacher: --method {args.method} has no teacher")
+        if args.views_on == "device":
+            raise BurnError("--cache-teacher needs --views-on workers")
     if args.method == "burn" and args.target_head == "information" and not args.information_weight:
         raise BurnError("--target-head information needs --information-weight above 0: nothing else trains g_theta")
     if args.adapter != "linear" and args.fs_on != "feature":

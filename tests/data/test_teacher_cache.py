@@ -1,0 +1,102 @@
+"""Cached outputs are those of the teacher on the very views; a killed filling goes on; steps are entered anywhere."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from burn_timm.data import open_dataset
+from burn_timm.data.loader import ViewDataset, make_train_loader
+from burn_timm.data.teacher_cache import TeacherCache, view_seed
+from burn_timm.data.views import make_view
+from burn_timm.errors import BurnError
+
+SIDE, DIM, COUNT = 24, 12, 3
+
+
+def outputs(images: torch.Tensor) -> torch.Tensor:
+    """A teacher that tells any two views apart."""
+    weights = torch.randn(3 * SIDE * SIDE, DIM, generator=torch.Generator().manual_seed(0))
+    return images.float().flatten(1) @ weights / 1000
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_dataset("digits")
+
+
+@pytest.fixture
+def filled(digits, tmp_path):
+    cache = TeacherCache(tmp_path, digits, COUNT, DIM, "teacher")
+    assert cache.fill(digits, make_view("light", SIDE), outputs, 100) == COUNT * len(digits)
+    return cache
+
+
+def loader(source, cache, start=0, total=4, workers=0):
+    return make_train_loader(
+        source, make_view("light", 16), n_views=1, batch_size=32, seed=7, rank=0, world_size=1, start_micro_step=start,
+        micro_steps_per_epoch=2, total_micro_steps=total, workers=workers, teacher_cache=cache,
+    )
+
+
+def test_a_batch_has_what_the_teacher_said_of_its_views(digits, filled):
+    teacher_views, student_views = (ViewDataset(digits, make_view("light", side), 1, 0) for side in (SIDE, 16))
+    drawn = set()
+    for batch in loader(digits, filled):
+        assert batch["teacher"].dtype == torch.float16 and batch["teacher"].shape == (32, 1, DIM)
+        for seen, taught in zip(batch["views"], batch["teacher"], strict=True):
+            which, index = where(filled, taught[0])
+            drawn.add(which)
+            seed = view_seed(which, index)
+            assert torch.equal(seen, student_views.item(index, seed)["views"])
+            expected = outputs(teacher_views.item(index, seed)["views"])  # one image at a time: other roundings
+            torch.testing.assert_close(taught.float(), expected, rtol=2e-3, atol=2e-3)
+    assert drawn == set(range(COUNT))
+
+
+def where(cache, row) -> tuple[int, int]:
+    for which, path in enumerate(cache.paths):
+        at = (np.fromfile(path, np.float16).reshape(-1, DIM) == row.numpy()).all(1).nonzero()[0]
+        if len(at):
+            return which, int(at[0])
+    raise AssertionError("no such row")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_step_is_entered_cold(digits, filled, workers):
+    whole, rest = list(loader(digits, filled)), list(loader(digits, filled, start=3, workers=workers))
+    assert len(rest) == 1
+    for name, tensor in whole[3].items():
+        assert torch.equal(tensor, rest[0][name]), name
+
+
+def test_a_killed_filling_goes_on(digits, filled):
+    before = [path.read_bytes() for path in filled.paths]
+    rows = 700
+    with open(filled.paths[1], "r+b") as file:
+        file.truncate(rows * DIM * 2 + 5)  # in the middle of a row
+    filled.paths[2].unlink()
+    view = make_view("light", SIDE)
+    assert filled.fill(digits, view, outputs, 100, workers=2) == 2 * len(digits) - rows
+    assert [path.read_bytes() for path in filled.paths] == before
+    assert filled.fill(digits, view, lambda images: pytest.fail("nothing is missing"), 100) == 0
+
+
+def test_files_are_those_of_teacher_and_images(digits, tmp_path):
+    half = open_dataset("digits", split="validation")
+    paths = [TeacherCache(tmp_path, *of).paths for of in (
+        (digits, 1, DIM, "a"), (digits, 2, DIM, "a"), (digits, 1, DIM, "b"), (half, 1, DIM, "a"),
+    )]
+    assert paths[0] == paths[1][:1]  # more views: the first ones are there
+    assert len({each[0] for each in paths}) == 3
+
+
+def test_a_copy_maps_the_files_for_itself(filled):
+    assert torch.equal(pickle.loads(pickle.dumps(filled)).read(1, 5), filled.read(1, 5))
+
+
+def test_outputs_that_float16_cannot_hold(digits, tmp_path):
+    cache = TeacherCache(tmp_path, digits, 1, DIM, "large")
+    with pytest.raises(BurnError, match="float16"):
+        cache.fill(digits, make_view("none", SIDE), lambda images: outputs(images) * 1e6, 100)
