@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> float:
 def fit(head: torch.nn.Linear, x: torch.Tensor, y: torch.Tensor, decay: float = 1e-3) -> None:
     """Logistic regression on standardised features [N, D]; their mean and deviation then move into the weights."""
     torch.nn.init.zeros_(head.weight)
-    deviation, mean = x.std(0).clamp(min=1e-6), x.mean(0)
+    deviation, mean = x.std(0).clamp(min=1e-3), x.mean(0)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200)
 
     def closure() -> torch.Tensor:
@@ -71,7 +71,7 @@ def fit(head: torch.nn.Linear, x: torch.Tensor, y: torch.Tensor, decay: float = 
 
     optimizer.step(closure)
     with torch.no_grad():
-        head.weight /= deviation
+        head.weight.copy_((head.weight / deviation).half())  # as the engines store it
         head.bias -= head.weight @ mean
 
 
