@@ -15,6 +15,7 @@ typedef struct {
     void (*scaled)(const int32_t *counts, const int32_t *most, const float *scale, int outputs, int bytes, void *out);
     void (*pass)(const void *grad, int bytes, const float *weight, size_t count, float *out);
 } training_kernels;
+typedef int16_t lanes_of_16 __attribute__((vector_size(32)));
 
 #if defined(__x86_64__)
 #define SET avx512

@@ -22,17 +22,21 @@ TARGET static void NAME(signs)(const void *values, int bytes, int channels, uint
     }
 }
 
+/* One of two numbers for each bit: the lanes of a vector are compared with a bit each, which is one instruction. */
 TARGET static void NAME(spread)(const uint8_t *bits, int channels, int bytes, const void *plus, const void *minus,
                                 void *out) {
+    static const lanes_of_16 each = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768};
     for (int c = 0; c < channels; c += 16) {
-        uint16_t group;
+        int16_t group;
         memcpy(&group, bits + c / 8, 2);
+        lanes_of_16 set = (each & group) == each;
         if (bytes == 2) {
-            int16_t p = *(const int16_t *)plus, m = *(const int16_t *)minus, *to = (int16_t *)out + c;
-            for (int i = 0; i < 16; i++) to[i] = m ^ ((p ^ m) & -(int16_t)(group >> i & 1));
+            int16_t p = *(const int16_t *)plus, m = *(const int16_t *)minus;
+            lanes_of_16 numbers = (set & (int16_t)(p ^ m)) ^ m;
+            memcpy((int16_t *)out + c, &numbers, sizeof numbers);
         } else {
             int32_t p = *(const int32_t *)plus, m = *(const int32_t *)minus, *to = (int32_t *)out + c;
-            for (int i = 0; i < 16; i++) to[i] = m ^ ((p ^ m) & -(int32_t)(group >> i & 1));
+            for (int i = 0; i < 16; i++) to[i] = m ^ ((p ^ m) & set[i]);
         }
     }
 }
