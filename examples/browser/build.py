@@ -23,11 +23,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", nargs="?", help="as of burn-timm export; default: the released reactnet_a_burn")
     parser.add_argument("--img-size", help="side of the pictures in pixels; default: the network's own")
-    parser.add_argument("--output", type=Path, default=HERE, metavar="FOLDER", help="default: beside the page")
+    parser.add_argument("--output", type=Path, default=HERE, metavar="FOLDER",
+                        help="gets the page too; default: where the page is")
     args = parser.parse_args()
     source = [args.checkpoint] if args.checkpoint else ["reactnet_a_burn", "--pretrained"]
     size = ["--img-size", args.img_size] if args.img_size else []
     kernels = Path(burn_timm.kernels.__file__).parent
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.output.resolve() != HERE.resolve():
+        for name in ("index.html", "burn.js"):
+            shutil.copy(HERE / name, args.output / name)
     with tempfile.TemporaryDirectory() as folder:
         export = [sys.executable, "-m", "burn_timm.cli", "export", *source, f"{folder}/network", "--format", "c"]
         subprocess.run([*export, "--headless", *size], check=True)

@@ -56,7 +56,6 @@ def test_features_in_a_browser_are_those_of_python(tmp_path, address):
     config = {"input_size": [3, 64, 64], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
     trained = write_export(tmp_path / "trained", model, config, weight_bits=1, act_bits=1)
     subprocess.run([sys.executable, PAGE / "build.py", trained, "--output", tmp_path / "page"], check=True)
-    shutil.copy(PAGE / "burn.js", tmp_path / "page")
     (tmp_path / "page" / "test.html").write_text(TEST)
     done = subprocess.run(
         [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
