@@ -38,7 +38,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def address(tmp_path):
     """A server of tmp_path / "page"."""
-    (tmp_path / "page").mkdir()
     handler = functools.partial(Quiet, directory=str(tmp_path / "page"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
