@@ -33,9 +33,8 @@ from burn_timm.evals.augmented import augmented_probe
 from burn_timm.evals.features import calibrate_batchnorm, eval_transform, extract_features
 from burn_timm.evals.figures import draw_all
 from burn_timm.evals.inputs import Source, Split, open_splits, subset
-from burn_timm.evals.paper import TABLES
-from burn_timm.evals.results import summary, write_result
-from burn_timm.evals.tables import all_tables, read_results
+from burn_timm.evals.results import read_results, write_result
+from burn_timm.evals.tables import TABLES, all_tables, summary
 from burn_timm.files import locked, write_text
 from burn_timm.provenance import redact, redact_tree
 
@@ -147,8 +146,7 @@ def _record(measured: Measured, args: argparse.Namespace, argv: list[str], secon
         finetune.grid_file(args.output).unlink(missing_ok=True)  # only now: a kill must not lose the grid
     trained = dataset.get("trained_on", dataset["train"])["images"]
     where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
-    for line in summary(result):
-        print(line)
+    print(summary(result))
     print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
 
 

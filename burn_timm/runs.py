@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from . import drawing
 from .errors import BurnError, one_line
 from .files import atomic_write, read_lines, writing
 
@@ -61,8 +62,6 @@ def draw_curves(
             mark where `stage` changes.
         title: Of the whole picture.
     """
-    from matplotlib.figure import Figure  # here, because it takes a second to import
-
     lines = read_lines(log)
     logged = {name for line in lines for name in line}
     words = [(head, dict(names) if isinstance(names, Mapping) else {name: name.replace("_", " ") for name in names})
@@ -71,25 +70,23 @@ def draw_curves(
     shown = [(head, names) for head, names in shown if names]
     if not shown:
         return
-    figure = Figure(figsize=(4.4 * len(shown), 4.0), layout="constrained")
-    figure.suptitle(title)
     boundaries = [b[key] for a, b in zip(lines, lines[1:], strict=False) if a.get("stage") != b.get("stage")]
-    for axis, (head, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        for name, label in names.items():
-            steps, values = zip(*((line[key], line[name]) for line in lines if name in line), strict=True)
-            if name == "lr" and len(names) > 1:  # beside lambda it would be flat
-                largest = max(values) or 1
-                values, label = [value / largest for value in values], f"{label} / {largest:.3g}"
-            axis.plot(steps, values, label=label)
-        for boundary in boundaries:
-            axis.axvline(boundary, color="0.7", linewidth=1)
-        if head.endswith("(log)"):
-            axis.set_yscale("log")
-        axis.set(xlabel=f"{key}s done")
-        axis.set_title(head, fontsize="medium")
-        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
-    with atomic_write(picture) as beside:
-        figure.savefig(beside, format="png", dpi=110)
+    with drawing.picture(picture, 4.4 * len(shown), 4.0) as figure:
+        figure.suptitle(title)
+        for axis, (head, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            for name, label in names.items():
+                steps, values = zip(*((line[key], line[name]) for line in lines if name in line), strict=True)
+                if name == "lr" and len(names) > 1:  # beside lambda it would be flat
+                    largest = max(values) or 1
+                    values, label = [value / largest for value in values], f"{label} / {largest:.3g}"
+                axis.plot(steps, values, label=label)
+            for boundary in boundaries:
+                axis.axvline(boundary, color="0.7", linewidth=1)
+            if head.endswith("(log)"):
+                axis.set_yscale("log")
+            axis.set(xlabel=f"{key}s done")
+            axis.set_title(head, fontsize="medium")
+            axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
 
 
 def save_checkpoint(path: Path, version: int, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
-"""One printer of tables: aligned Markdown, which also reads well in a terminal."""
+"""Tables in aligned Markdown, which also reads well in a terminal, and the figures in them."""
 
 from collections.abc import Sequence
+from statistics import mean, stdev
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
@@ -26,11 +27,6 @@ def number(value: float | None, digits: int, scale: float = 1) -> str:
     return "n/a" if value is None else f"{value * scale:,.{digits}f}"
 
 
-def inside(text: str, mark: str, table: str) -> str:
-    """`text` with `table` between the comments `<!-- mark:begin -->` and `<!-- mark:end -->`, which must be there."""
-    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ValueError(f"no {begin} ... {end}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation (n - 1) of some values; one value alone has no deviation."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")

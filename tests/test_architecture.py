@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "burn_timm"
 LEVELS = [
     {"errors", "version", "distributed", "schedules", "tables", "timing", "memory"},
-    {"files", "arguments", "compat", "provenance"},
+    {"files", "arguments", "compat", "provenance", "drawing"},
     {"losses", "heads", "packing", "configs", "kernels", "runs"},
     {"nn"},
     {"models", "methods"},

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from training.runs import TEACHER, on_the_cpu_without_pictures
 
 import train_burn
-from burn_timm.evals.paper import TABLES, row_name
+from burn_timm.evals.tables import TABLES, row_name
 from burn_timm.methods import METHODS
 from burn_timm.packing import is_packed
 
@@ -72,12 +72,6 @@ def test_every_figure_of_the_papers_ablations_has_its_recipe():
                 if path.stem.endswith("_imagenet") and f"Expected (paper): {figure:.2f} %" in text and row == name:
                     found.append(path.stem)
             assert len(found) == 1, (name, found)
-
-
-def test_a_frozen_head_of_before_has_another_name():
-    settings = {"target_head": "frozen", "lambda_0": 0.9, "lambda_T": 0.7}
-    names = [row_name({"method": "burn", "settings": {**settings, **more}}) for more in ({}, {"teacher_norm": "batch"})]
-    assert names == ["BURN, unnormalised frozen target head", "BURN, frozen target head"]
 
 
 def test_each_method_has_a_published_and_a_small_recipe():

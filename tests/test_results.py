@@ -11,7 +11,7 @@ import pytest
 import timm
 
 from burn_timm.errors import BurnError
-from burn_timm.evals.tables import read_results
+from burn_timm.evals.results import read_results
 
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted((ROOT / "results").glob("*.jsonl"))
@@ -49,8 +49,13 @@ def test_every_study_and_every_page_is_listed_and_a_name_stands_for_one_line():
     pages = ROOT / "docs" / "experiments"
     index = (pages / "README.md").read_text()
     assert all(f"({page.name})" in index for page in pages.glob("*.md") if page.name != "README.md")
-    with pytest.raises(ValueError, match="no table of the name"):
-        make_tables.filled("<!-- nonsense:begin -->\n<!-- nonsense:end -->")
+
+
+TABLE = """<!-- figures: knn {} seeds -->
+| row | name | kNN | linear | seeds |
+|---|---|---|---|---|
+| words of a hand | `{}` | 1.00 | | 7 |
+<!-- end -->"""
 
 
 def test_a_row_has_mean_deviation_and_number_of_its_seeds():
@@ -62,8 +67,12 @@ def test_a_row_has_mean_deviation_and_number_of_its_seeds():
             values = [100 * line["value"] for line in lines if re.fullmatch(rf"{name}_s\d_{task}", line["name"])]
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             expected.append(f"{statistics.mean(values):.2f}{spread}")
-        row = make_tables.trained([name]).splitlines()[-1]
-        assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [f"`{name}`", *expected, str(len(values))]
+        row = make_tables.filled(TABLE.format("linear", name)).splitlines()[-2]
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells == ["words of a hand", f"`{name}`", *expected, str(len(values))]
+    assert "–" in make_tables.filled(TABLE.format("no_such", "target_paper"))
+    with pytest.raises(ValueError, match="no result of the name nonsense"):
+        make_tables.filled(TABLE.format("linear", "nonsense"))
 
 
 def budget(run):
@@ -87,15 +96,19 @@ def test_no_network_that_is_faster_than_ours_is_left_out():
     rows = make_tables.LINES["bench_224_1_threads"]["rows"]
     assert all(row["cpu_per_wall"] > 0.9 for row in rows)  # the machine had nothing else to do
     faster = {row["model"] for row in rows if row["ratio"] < 1}
-    for engines in (make_tables.ENGINES, make_tables.FEW_ENGINES):
-        lines = make_tables.bench(engines).splitlines()[2:]
-        assert faster == {line.split("`")[1] for line in lines if float(line.split("|")[4]) < 1}
+    text = "".join(page.read_text() for page in make_tables.PAGES)
+    tables = re.findall(r"\n<!-- bench -->(.*?)<!-- end", text, re.S)
+    assert len(tables) == 3
+    for table in tables:
+        lines = [line.split("|") for line in table.strip().splitlines()[2:]]
+        assert faster == {cells[1].strip(" `") for cells in lines if float(cells[4]) < 1}
 
 
 def test_the_teacher_is_the_file_that_was_measured_and_timm_loads_it():
     folder = ROOT / "results" / "teacher_tiny_imagenet_80_48"
     kept = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    measured = [line for name, line in make_tables.LINES.items() if re.fullmatch(r"teacher_\d+_(knn|linear)", name)]
+    names = re.compile(r"teacher_\d+(_tiny)?_(knn|linear)")
+    measured = [line for name, line in make_tables.LINES.items() if names.fullmatch(name)]
     assert len(measured) == 4 and {line["checkpoint"]["sha256"] for line in measured} == {kept}
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_features == 256
 

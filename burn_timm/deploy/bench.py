@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ..checkpoints import architecture_of, load_model
+from ..drawing import picture
 from ..errors import BurnError, one_line
-from ..files import atomic_write
 from ..tables import markdown, number
 from ..timing import BUSY, alternating
 from .engines import ENGINES, OURS, Run, Shape, noise
@@ -179,28 +179,26 @@ def short_name(model: str) -> str:
 
 def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any], cpu: str) -> None:
     """Draw a bar for each row that has a time, fastest first, to a PNG; of many rows each network's fastest ones."""
-    from matplotlib.figure import Figure  # here, because it takes a second to import
-    from matplotlib.patches import Patch
+    from matplotlib.patches import Patch  # here, because it takes a second to import
 
     shown, left = bars_of(rows)
-    figure = Figure(figsize=(9, 1.9 + 0.32 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.barh(range(len(shown)), [row["ms"] for row in shown], color=[COLORS[_kind(row)] for row in shown])
-    axes.set_yticks(range(len(shown)), [f"{short_name(row['model'])}{_accuracy(row)}, {row['title']}" for row in shown])
-    axes.bar_label(bars, [f"{row['ms']:.1f}" for row in shown], padding=3)
-    axes.margins(x=0.1)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("milliseconds, median")
     what = f"{settings['batch_size']} images" if settings["batch_size"] > 1 else "one image"
     threads = f"{settings['threads']} threads" if settings["threads"] > 1 else "one thread"
-    axes.set_title(f"Time of {what} of {settings['img_size']} px on {threads}, {cpu}")
-    kinds = [kind for kind in COLORS if kind in map(_kind, shown)]
-    axes.legend(handles=[Patch(color=COLORS[kind], label=kind) for kind in kinds], loc="upper right")
     notes = ["in brackets: top-1 on ImageNet as published; what int8 and bf16 lose was not measured"]
     notes += [f"the fastest engines of each network; {left} slower ones are left out"] if left else []
-    figure.supxlabel("\n".join(notes), fontsize=8)
-    with atomic_write(path) as beside:
-        figure.savefig(beside, format="png", dpi=120)
+    with picture(path, 9, 1.9 + 0.32 * len(shown)) as figure:
+        axes = figure.subplots()
+        bars = axes.barh(range(len(shown)), [row["ms"] for row in shown], color=[COLORS[_kind(row)] for row in shown])
+        names = [f"{short_name(row['model'])}{_accuracy(row)}, {row['title']}" for row in shown]
+        axes.set_yticks(range(len(shown)), names)
+        axes.bar_label(bars, [f"{row['ms']:.1f}" for row in shown], padding=3)
+        axes.margins(x=0.1)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("milliseconds, median")
+        axes.set_title(f"Time of {what} of {settings['img_size']} px on {threads}, {cpu}")
+        kinds = [kind for kind in COLORS if kind in map(_kind, shown)]
+        axes.legend(handles=[Patch(color=COLORS[kind], label=kind) for kind in kinds], loc="upper right")
+        figure.supxlabel("\n".join(notes), fontsize=8)
 
 
 def bars_of(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:

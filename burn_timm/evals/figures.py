@@ -5,18 +5,19 @@ One more, which the paper does not have: the target's information and the studen
     eval_downstream.py figures --output FOLDER --runs RUN_FOLDER ... --results results/*.jsonl
 """
 
-import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 
+from ..drawing import picture
 from ..errors import BurnError
-from ..files import atomic_write, read_lines
+from ..files import read_lines
 from .network import training_of
-from .paper import row_name
-from .rows import rows_of
+from .results import row_of
+from .tables import row_name
 
 # Eq. 5: dimensions, learning rate (BYOL's), momentum of the average, iterations, independent runs.
 DIMENSIONS, RATE, MOMENTUM, ITERATIONS, RUNS = 100, 4.8, 0.99, 100, 10
@@ -57,16 +58,16 @@ def draw_all(folder: Path, runs: Sequence[str], results: Sequence[dict]) -> list
 
 def draw_ema(path: Path) -> None:
     """Fig. 5: mean and standard deviation over the runs of `ema_distances`."""
-    figure, (axis,) = _figure(1)
-    for name, binary in (("float", False), ("binary", True)):
-        distances = ema_distances(binary)
-        middle, deviation = distances.mean(0), distances.std(0, ddof=1)
-        steps = np.arange(1, len(middle) + 1)
-        axis.plot(steps, middle, label=name)
-        axis.fill_between(steps, middle - deviation, middle + deviation, alpha=0.25)
-    axis.set(xlabel="iteration", ylabel="L2 distance", title="Backbone and its moving average (Eq. 5)")
-    axis.legend()
-    _save(figure, path)
+    with picture(path, 5.2, 3.8) as figure:
+        axis = figure.subplots()
+        for name, binary in (("float", False), ("binary", True)):
+            distances = ema_distances(binary)
+            middle, deviation = distances.mean(0), distances.std(0, ddof=1)
+            steps = np.arange(1, len(middle) + 1)
+            axis.plot(steps, middle, label=name)
+            axis.fill_between(steps, middle - deviation, middle + deviation, alpha=0.25)
+        axis.set(xlabel="iteration", ylabel="L2 distance", title="Backbone and its moving average (Eq. 5)")
+        axis.legend()
 
 
 def ema_distances(binary: bool, runs: int = RUNS, iterations: int = ITERATIONS, seed: int = 0) -> np.ndarray:
@@ -103,65 +104,50 @@ def draw_runs(path: Path, logs: dict[str, list[dict]], panels: Sequence[tuple[st
     panels = [panel for panel in panels if any(panel[1] in line for lines in logs.values() for line in lines)]
     if not panels:
         return False
-    figure, axes = _figure(len(panels), len(logs))
-    for axis, (title, entry, factor, scale) in zip(axes, panels, strict=True):
-        for name, lines in logs.items():  # a run without this entry still takes its colour and its name
-            steps = [line["step"] for line in lines if entry in line]
-            axis.plot(steps, [factor * line[entry] for line in lines if entry in line], label=name, linewidth=1)
-        axis.set(xlabel="step", ylabel=title, yscale=scale)
-    _save(figure, path, axes[0])
+    with picture(path, 5.2 * len(panels), 3.8 + 0.21 * len(logs)) as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, entry, factor, scale) in zip(axes, panels, strict=True):
+            for name, lines in logs.items():  # a run without this entry still takes its colour and its name
+                steps = [line["step"] for line in lines if entry in line]
+                axis.plot(steps, [factor * line[entry] for line in lines if entry in line], label=name, linewidth=1)
+            axis.set(xlabel="step", ylabel=title, yscale=scale)
+        _legend_below(figure, axes[0])
     return True
 
 
 def _logs(runs: Sequence[str]) -> dict[str, list[dict]]:
-    """The lines of each run's log, by the run's name in the tables; by the folder's too where two are equal."""
+    """The lines of each run's log, by the run's row in the tables and the name of its folder."""
     logs = {}
-    for run in runs:
-        lines = read_lines(Path(run) / "log.jsonl")
+    for run in map(Path, runs):
+        lines = read_lines(run / "log.jsonl")
         if not lines or "grad_norm_student" not in lines[0]:
             raise BurnError(f"--runs {run}: no log.jsonl with gradient norms; give folders by train_burn.py")
-        logs[run] = lines
-    names = run_names(runs)
-    return {names[run]: lines for run, lines in logs.items()}
-
-
-def run_names(runs: Sequence[str]) -> dict[str, str]:
-    """A name for each run from its summary: the row of the tables, and the folder's name too where two are equal."""
-    trainings = {run: training_of(Path(run) / "latent.safetensors") for run in runs}
-    names = {run: row_name(training) if training else Path(run).name for run, training in trainings.items()}
-    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
-    return {run: f"{name} ({Path(run).name})" if name in twice else name for run, name in names.items()}
+        training = training_of(run / "latent.safetensors")
+        logs[f"{row_name(training)} ({run.name})" if training else run.name] = lines
+    return logs
 
 
 def draw_times(path: Path, results: Sequence[dict]) -> None:
-    """Fig. 4: training time and linear accuracy, a point for each network, seeds put together.
+    """Fig. 4: training time and linear accuracy, a point for each row of the tables: the mean over its seeds.
 
     Raises:
         BurnError: No linear result says how long its training took.
     """
-    timed = [r for r in results if r["task"] == "linear" and (r.get("training") or {}).get("train_seconds")]
-    if not timed:
+    rows = defaultdict(list)
+    for result in results:
+        if result["task"] == "linear" and (result.get("training") or {}).get("train_seconds"):
+            rows[f"{row_of(result)}: {row_name(result['training'])}"].append(result)
+    if not rows:
         raise BurnError("--results: no linear result of a network that train_burn.py has trained, so no Fig. 4")
-    rows = rows_of(timed)
-    figure, (axis,) = _figure(1, len(rows))
-    for name, seeds in sorted(rows.items()):
-        hours = mean(same[0]["training"]["train_seconds"] / 3600 for same in seeds)
-        accuracy = mean(mean(100 * result["value"] for result in same) for same in seeds)
-        axis.scatter(hours, accuracy, label=re.sub(r" \(.*?\)", "", name, count=1))
-    axis.set(xlabel="training time, hours", ylabel="linear evaluation, top-1 (%)", title="Training time and accuracy")
-    _save(figure, path, axis)
+    with picture(path, 5.2, 3.8 + 0.21 * len(rows)) as figure:
+        axis = figure.subplots()
+        for name, seeds in sorted(rows.items()):
+            hours = mean(result["training"]["train_seconds"] / 3600 for result in seeds)
+            axis.scatter(hours, mean(100 * result["value"] for result in seeds), label=name)
+        axis.set(xlabel="training time, hours", ylabel="linear evaluation, top-1 (%)",
+                 title="Training time and accuracy")
+        _legend_below(figure, axis)
 
 
-def _figure(panels: int, legend_lines: int = 0):
-    from matplotlib.figure import Figure  # here, because it takes a second to import
-
-    figure = Figure(figsize=(5.2 * panels, 3.8 + 0.21 * legend_lines), layout="constrained")
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
-def _save(figure, path: Path, named=None) -> None:
-    """`named`: the axis whose lines the legend below the panels explains."""
-    if named is not None:
-        figure.legend(*named.get_legend_handles_labels(), fontsize="small", loc="outside lower left")
-    with atomic_write(path) as beside:
-        figure.savefig(beside, format="png", dpi=110, bbox_inches="tight")  # a legend may be wider than a panel
+def _legend_below(figure, axis) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), fontsize="small", loc="outside lower left")

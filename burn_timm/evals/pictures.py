@@ -1,5 +1,6 @@
 """Pictures of what features know: test images with their nearest training images, and the confusion of classes."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..data import ImageSource
+from ..drawing import picture
 from ..errors import BurnError
-from ..files import atomic_write
 from .knn import nearest
 
 RIGHT, WRONG, UNKNOWN = "#0072B2", "#D55E00", "0.6"  # blue and orange, which colour-blind people can tell apart
@@ -49,26 +50,28 @@ def draw_neighbours(
              for name, (of_train, of_test) in features.items()}
     known = train.labels() if labelled else None
 
-    figure, axes = _grid(len(chosen) * len(found), count + 1)
-    for row, (index, name) in enumerate((index, name) for index in range(len(chosen)) for name in found):
-        image, label = test.load(chosen[index])
-        if name == next(iter(found)):
-            _show(axes[row, 0], image, _class_name(test, label) if labelled else "", "black")
-        else:
-            axes[row, 0].axis("off")
-        numbers = found[name][index].tolist()
-        for axis, number in zip(axes[row, 1:], numbers, strict=True):
-            colour = UNKNOWN if known is None else RIGHT if known[number] == label else WRONG
-            _show(axis, train.load(number)[0], _class_name(train, known[number]) if labelled else "", colour)
-        right = f"{sum(known[number] == label for number in numbers)} of {count} right" if labelled else ""
-        words = ([name] if len(found) > 1 else []) + ([right] if right else [])
-        axes[row, 1].set_ylabel("\n".join(words), fontsize=9)
-    figure.suptitle(
-        "Left: test images. Right: their nearest training images, nearest first."
-        + ("\nBlue frame: same class. Orange frame: another class." if labelled else ""),
-        fontsize=11, y=1 - 0.1 / figure.get_figheight(), va="top",
-    )
-    _save(figure, path)
+    height = 1.3 * len(chosen) * len(found) + 0.8
+    with picture(path, 1.15 * (count + 1) + 0.7, height, layout=None) as figure:  # placing by itself takes seconds
+        axes = figure.subplots(len(chosen) * len(found), count + 1, squeeze=False, width_ratios=[1.6, *[1] * count])
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.1 / height, top=1 - 0.8 / height, wspace=0.08)
+        for row, (index, name) in zip(axes, itertools.product(range(len(chosen)), found), strict=True):
+            image, label = test.load(chosen[index])
+            row[0].set_anchor("W")
+            if name == next(iter(found)):
+                _show(row[0], image, _class_name(test, label) if labelled else "", "black")
+            else:
+                row[0].axis("off")
+            numbers = found[name][index].tolist()
+            for axis, number in zip(row[1:], numbers, strict=True):
+                colour = UNKNOWN if known is None else RIGHT if known[number] == label else WRONG
+                _show(axis, train.load(number)[0], _class_name(train, known[number]) if labelled else "", colour)
+            right = f"{sum(known[number] == label for number in numbers)} of {count} right" if labelled else ""
+            row[1].set_ylabel("\n".join(filter(None, [name if len(found) > 1 else "", right])), fontsize=9)
+        figure.suptitle(
+            "Left: test images. Right: their nearest training images, nearest first."
+            + ("\nBlue frame: same class. Orange frame: another class." if labelled else ""),
+            fontsize=11, y=1 - 0.1 / height, va="top",
+        )
     return found
 
 
@@ -108,21 +111,21 @@ def draw_confusion(
     shares = (100 * counts / counts.sum(1, keepdim=True).clamp(min=1))[shown][:, shown].numpy()
 
     side = 2.6 + (0.42 if len(shown) <= MOST_WITH_NUMBERS else 0.25) * max(len(shown), 4)
-    figure = _figure(side + 0.8, side)
-    axis = figure.subplots()
-    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    ticks = range(len(shown))
-    axis.set_xticks(ticks, [_short(names[c]) for c in shown], rotation=90, fontsize=9)
-    axis.set_yticks(ticks, [_short(names[c]) for c in shown], fontsize=9)
-    for row, column in np.argwhere(shares >= 0.5) if len(shown) <= MOST_WITH_NUMBERS else ():
-        value = shares[row, column]
-        axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color="w" if value > 55 else "k")
-    accuracy = 100 * (labels == predicted).double().mean()
-    part = f"\nthe {len(shown)} of {classes} classes with the most mistakes" if len(shown) < classes else ""
-    axis.set(xlabel="predicted class", ylabel="true class",
-             title=f"{accuracy:.1f} % of {len(labels):,} test images are right{part}")
-    figure.colorbar(image, ax=axis, shrink=0.7, label="% of the images of the true class")
-    _save(figure, path)
+    with picture(path, side + 0.8, side) as figure:
+        axis = figure.subplots()
+        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        ticks = range(len(shown))
+        axis.set_xticks(ticks, [_short(names[c]) for c in shown], rotation=90, fontsize=9)
+        axis.set_yticks(ticks, [_short(names[c]) for c in shown], fontsize=9)
+        for row, column in np.argwhere(shares >= 0.5) if len(shown) <= MOST_WITH_NUMBERS else ():
+            value = shares[row, column]
+            colour = "w" if value > 55 else "k"
+            axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        accuracy = 100 * (labels == predicted).double().mean()
+        part = f"\nthe {len(shown)} of {classes} classes with the most mistakes" if len(shown) < classes else ""
+        axis.set(xlabel="predicted class", ylabel="true class",
+                 title=f"{accuracy:.1f} % of {len(labels):,} test images are right{part}")
+        figure.colorbar(image, ax=axis, shrink=0.7, label="% of the images of the true class")
     return counts
 
 
@@ -135,23 +138,6 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else f"{name[:17]}…"
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained"):
-    from matplotlib.figure import Figure  # here, because it takes a second to import
-
-    return Figure(figsize=(width, height), layout=layout)
-
-
-def _grid(rows: int, columns: int):
-    """A figure of square places, and their axes [rows, columns], with a gap behind the first column."""
-    height = 1.3 * rows + 0.8
-    figure = _figure(1.15 * columns + 0.7, height, layout=None)  # placing by itself takes seconds
-    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=[1.6, *[1] * (columns - 1)])
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.1 / height, top=1 - 0.8 / height, wspace=0.08)
-    for axis in axes[:, 0]:
-        axis.set_anchor("W")
-    return figure, axes
-
-
 def _show(axis, image, title: str, colour: str) -> None:
     image.thumbnail((_SIDE, _SIDE))
     axis.imshow(np.asarray(image))
@@ -159,8 +145,3 @@ def _show(axis, image, title: str, colour: str) -> None:
     axis.set_title(title, fontsize=8, color=colour, pad=4)
     for spine in axis.spines.values():
         spine.set(color=colour, linewidth=1 if colour == "black" else 2.5)
-
-
-def _save(figure, path: str | Path) -> None:
-    with atomic_write(path) as beside:
-        figure.savefig(beside, format="png", dpi=110)

@@ -1,11 +1,28 @@
-"""One JSON file per measured figure: the value and all one needs to get it again, without paths of this machine."""
+"""Results: one JSON file per measured figure with all one needs to get it again; how they are read and put together.
+
+The names tell which results are seeds of one row of a table: ROW_sSEED_TASK, where `_sSEED` may be missing. A name is
+the path of a file without `.json`, or the entry `name` of a line in a `.jsonl` file.
+"""
 
 import datetime
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-from ..files import write_json
+from ..errors import BurnError
+from ..files import read_json, read_lines, write_json
 from ..provenance import file_sha256, git_commit, hardware, redact_command, redact_tree, versions
+from ..tables import spread
+
+_SEED = re.compile(r"_s\d+(?=_|/|$)")
+# Entries of a protocol that belong to a network or a seed, not to the way of measuring it.
+_OF_A_NETWORK = {
+    "weights", "engine", "features_of", "parameters", "transform", "feature_dim", "calibrated_batchnorm", "device",
+    "seed", "starts",
+}
 
 
 def write_result(
@@ -54,35 +71,58 @@ def write_result(
     return result
 
 
-def summary(result: dict) -> list[str]:
-    """Lines for the terminal with the figures beside `value`, in per cent: top-5, starts, draws, other measures."""
-    extra, task = result.get("extra") or {}, result["task"]
-    if task == "finetune":
-        return [
-            f"from {start} weights: top-1 {_percent(best['top1'])}, top-5 {_percent(best['top5'])} "
-            f"(learning rate {best['lr']:g}, head x {best['head_multiplier']:g})"
-            for start, best in extra["starts"].items()
-        ]
-    if task == "svm":
-        lines = [
-            f"k = {k}: {found}" if isinstance(found, str)
-            else f"k = {k}: {100 * found['mean']:.2f} ± {_percent(found['std'])} mAP ({len(found['draws'])} draws)"
-            for k, found in extra["low_shot"].items()
-        ]
-        full, why = extra["full"], f" ({extra['full_lacks']})" if "full_lacks" in extra else ""
-        if full is not None:
-            lines.append(f"full: {full}{why}" if isinstance(full, str) else f"full: {_percent(full)} mAP")
-        return lines
-    if task == "detection":
-        return [
-            f"{name} images: VOC 11-point mAP {_percent(voc['map'])}, AP50 {_percent(voc['ap50'])}, "
-            f"AP75 {_percent(voc['ap75'])}; COCO AP {_percent(coco['ap'])}, AP50 {_percent(coco['ap50'])}, "
-            f"AP75 {_percent(coco['ap75'])}"
-            for name in ("test", "train") if name in extra
-            for voc, coco in [(extra[name]["voc"], extra[name]["coco"])]
-        ]
-    return [f"top-5 {_percent(extra['top5'])}"] if "top5" in extra else []
+def read_results(paths: Iterable[str | Path]) -> list[dict]:
+    """The results in some JSON and `.jsonl` files; other objects, such as summaries of training, are left out.
+
+    Each result has its `name`, and one entry more, `file`: where it was read.
+
+    Raises:
+        BurnError: A file cannot be read, or none holds a result.
+    """
+    results = []
+    for path in map(Path, paths):
+        lines = read_lines(path) if path.suffix == ".jsonl" and path.is_file() else [read_json(path, object)]
+        for line in lines:
+            if isinstance(line, dict) and {"task", "value", "protocol", "dataset"} <= line.keys():
+                file = f"{path}, {line['name']}" if "name" in line else str(path)
+                results.append({"name": str(path.with_suffix("")), **line, "file": file})
+    if not results:
+        raise BurnError("no results among the files: give files that eval_downstream.py has written")
+    return results
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+def row_of(result: dict) -> str:
+    """The name of a result without seed and task: its row in a table."""
+    row, *seed = re.split(_SEED, result["name"], maxsplit=1)
+    return row if seed else row.removesuffix(result["task"]).rstrip("_/") or row
+
+
+def without_seed(text: str) -> str:
+    """`text` without `_s0`, `_s1`, ... at the end of a word."""
+    return _SEED.sub("", text)
+
+
+def measured_how(result: dict) -> str:
+    """Task, data and protocol in one text, which is equal where results of two networks may be compared."""
+    protocol = {name: value for name, value in result["protocol"].items() if name not in _OF_A_NETWORK}
+    data = [result["dataset"].get(name) for name in ("name", "train", "test")]
+    text = json.dumps([result["task"], *data, protocol], sort_keys=True)
+    return re.sub(r", seed \d+", "", text)  # of the labels that were drawn
+
+
+def entry(result: dict, path: str) -> Any:
+    """An entry by its dotted name, `extra.test.voc.ap50`; None where it is missing."""
+    found: Any = result
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def cell(figures: Sequence[float | dict | str]) -> str:
+    """The figures of all seeds in a cell of a table: fractions, {mean, std} over draws, or words such as "n/a"."""
+    known = [figure for figure in figures if not isinstance(figure, str)]
+    if not known:
+        return str(figures[0])
+    if len(known) == 1 and isinstance(known[0], dict):
+        return f"{100 * known[0]['mean']:.2f} ± {100 * known[0]['std']:.2f}"
+    return spread([100 * (figure["mean"] if isinstance(figure, dict) else figure) for figure in known])

@@ -1,52 +1,42 @@
-"""The paper's tables from results: `eval_downstream.py table results/*.jsonl`.
+"""The paper's tables (`paper.yaml`) with our results in them: `eval_downstream.py table results/*.jsonl`.
 
-Results are the JSON files that `eval_downstream.py` writes, or `.jsonl` files with one of them on each line. A row is
-one network, measured in one way; the figures of several seeds become mean ± standard deviation. The paper's own figures
-stand beside ours only where the protocol is the same.
+A row is one network, measured in one way; the figures of its seeds become mean ± standard deviation. The paper's own
+figures stand beside ours only where the protocol is the same.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from statistics import mean, stdev
-from typing import NamedTuple
+from statistics import mean
+from typing import Any
+
+import yaml
 
 from ..errors import BurnError
-from ..files import read_json, read_lines
 from ..tables import markdown
-from .paper import TABLES, last_part, same_protocol
-from .rows import rows_of, set_of
+from .results import cell, entry, measured_how, row_of, without_seed
 
-
-class Spread(NamedTuple):
-    """A figure that is itself a mean over draws, in per cent, with its standard deviation."""
-
-    mean: float
-    std: float
-
-
-Figure = float | Spread | str  # in per cent; "n/a" where a set was too small for it
-Cells = dict[int, list[list[dict]]]  # of one row: the results of a column, by its index, in a list for each seed
-COMPARED = [{"task": "knn", "figure": "value"}, {"task": "linear", "figure": "value"}]
-
-
-def read_results(paths: Iterable[str | Path]) -> list[dict]:
-    """The results in some JSON and `.jsonl` files; other objects, such as summaries of training, are left out.
-
-    Each result has one entry more, `file`: where it was read.
-
-    Raises:
-        BurnError: A file cannot be read, or none holds a result.
-    """
-    results = []
-    for path in map(Path, paths):
-        lines = read_lines(path) if path.suffix == ".jsonl" and path.is_file() else [read_json(path, object)]
-        for line in lines:
-            if isinstance(line, dict) and {"task", "value", "protocol", "dataset"} <= line.keys():
-                results.append({**line, "file": f"{path}, {line['name']}" if "name" in line else str(path)})
-    if not results:
-        raise BurnError("no results among the files: give files that eval_downstream.py has written")
-    return results
+TABLES: dict[int, dict] = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
+_COMPARED = [{"heading": "kNN", "task": "knn", "figure": "value"},
+             {"heading": "linear", "task": "linear", "figure": "value"}]
+_METHODS = {
+    "burn": "BURN", "s2bnn": "S2-BNN", "byol": "BYOL", "swav": "SwAV", "mocov2": "MoCo v2", "simclr": "SimCLR",
+    "infomin": "InfoMin", "supervised": "supervised", "supervised_kl": "supervised, soft labels",
+}
+# A setting of BURN -> the paper's value, and the words for another one.
+_DEPARTURES = {
+    "lambda_schedule": ("cosine", "{} lambda"),
+    "fs_loss": ("cosine", "L_FS {}"),
+    "adapter": ("linear", "MLP adapter"),
+    "target_head": ("joint", "{} target head"),
+    "information_weight": (0, "information term {:g}"),
+    "kl_direction": ("student-target", "KL reversed"),
+    "reset_target_head": (False, "fresh target head"),
+}
+Row = tuple[str, str]  # the name of its results, and the network in words
+Cells = dict[int, list[dict]]  # results of a column, by its index: one a seed
 
 
 def all_tables(results: list[dict], numbers: Iterable[int] | None = None, always: bool = False) -> str:
@@ -72,125 +62,190 @@ def paper_table(number: int, results: list[dict], always: bool = False) -> str:
     table = TABLES[number]
     columns = table["columns"]
     if number in (5, 6, 7):  # ablations of BURN
-        results = [result for result in results if (result.get("training") or {}).get("method") == "burn"]
-    parts = _collected([start for result in results for start in _starts_of(result)], columns, by_dataset=number != 4)
+        results = [result for result in results if entry(result, "training.method") == "burn"]
+    parts = _collected(results, columns, by_dataset=number != 4)
     if not parts and always:
         parts[""] = {}
     texts = []
     for part, rows in parts.items():
         measured = {index for cells in rows.values() for index in cells}
         same = {index for cells in rows.values() for index, seeds in cells.items()
-                if any(same_protocol(number, result) for of_seed in seeds for result in of_seed)}
+                if any(same_protocol(number, result) for result in seeds)}
         papers = table["rows"] if same or always else {}
         lines = [
-            [f"{name}, the paper's figures", *(
-                spread([value]) if always or index in same or index not in measured else ""
+            ["the paper's figures", name, *(
+                (value if isinstance(value, str) else f"{value:.2f}")
+                if always or index in same or index not in measured else ""
                 for index, value in enumerate(values)
             )] for name, values in papers.items()
         ]
-        lines += [[name, *_cells(rows[name], columns)] for name in sorted(rows)]
-        text = markdown(["", *(column["heading"] for column in columns)], lines)
+        lines += [[*row, *_cells(rows[row], columns)] for row in sorted(rows)]
+        text = markdown(["row", "network", *(column["heading"] for column in columns)], lines, 2)
         texts.append(f"{part}\n\n{text}\n".lstrip())
     return "\n".join([f"## Table {number}: {table['caption']} (%)\n", *texts]) if texts else ""
 
 
 def comparison_table(results: list[dict]) -> str:
     """Markdown: kNN and linear evaluation of every network, best first, with the cost of its training, by dataset."""
+    def best_first(row: tuple[Row, Cells]) -> list[float]:
+        return [-mean([result["value"] for result in row[1].get(index, [])] or [0]) for index in (1, 0)]
+
     texts = []
-    for part, rows in _collected(results, COMPARED).items():
-        best_first = sorted(rows.items(), key=lambda row: [-_mean(row[1].get(index, [])) for index in (1, 0)])
-        lines = [[name, *_cells(cells, COMPARED), *_seeds_and_cost(cells)] for name, cells in best_first]
-        text = markdown(["", "kNN", "linear", "seeds", "minutes", "memory, GB"], lines)
+    for part, rows in _collected(results, _COMPARED).items():
+        lines = [[*row, *_cells(cells, _COMPARED), *_seeds_and_cost(cells)]
+                 for row, cells in sorted(rows.items(), key=best_first)]
+        text = markdown(["row", "network", "kNN", "linear", "seeds", "minutes", "memory, GB"], lines, 2)
         texts.append(f"## Frozen features, top-1 (%): {part}\n\n{text}\n")
     return "\n".join(texts)
 
 
-def _collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = True) -> dict[str, dict[str, Cells]]:
-    """The results of a table: dataset -> row -> index of the column -> a list for each seed."""
-    found = defaultdict(lambda: defaultdict(list))
-    for result in results:
+def summary(result: dict) -> str:
+    """The figures of the paper's tables that one result has, in per cent, for the terminal."""
+    found = {f"{column['heading']}{start.get('start', '')}": figure(start, column) for start in _starts_of(result)
+             for table in TABLES.values() for column in table["columns"]}
+    return "; ".join(f"{heading}: {cell([value])}" for heading, value in found.items() if value is not None)
+
+
+def _collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = True) -> dict[str, dict[Row, Cells]]:
+    """The results of a table: dataset -> row -> index of the column -> one a seed.
+
+    Where the results of a row were measured in several ways, each way has a row of its own.
+    """
+    found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
+    for result in itertools.chain.from_iterable(map(_starts_of, results)):
         for index, column in enumerate(columns):
             if figure(result, column) is not None:
-                found[set_of(result) if by_dataset else ""][index].append(result)
-    parts = {}
-    for part, members in found.items():
-        rows = parts[part] = defaultdict(dict)
-        for index, of_column in members.items():
-            for name, seeds in rows_of(of_column).items():
-                rows[name][index] = seeds
+                row = row_of(result) + result.get("start", ""), network(result)
+                found[_data(result) if by_dataset else ""][row][index][measured_how(result)].append(result)
+    parts: dict[str, dict[Row, Cells]] = {}
+    for part, rows in found.items():
+        parts[part] = defaultdict(dict)
+        for (name, words), of_column in rows.items():
+            for index, ways in of_column.items():
+                for number, seeds in enumerate(ways.values(), start=1):
+                    row = f"{name}, protocol {number}" if number > 1 else name
+                    parts[part][row, words][index] = seeds
     return parts
 
 
-def figure(result: dict, column: dict) -> Figure | None:
+def figure(result: dict, column: dict) -> Any:
     """A column's figure of a result; None where the column is about something else."""
     if result["task"] != column["task"]:
         return None
-    if "dataset" in column and last_part(result["dataset"]["name"]) != column["dataset"]:
+    if "dataset" in column and _last_part(result["dataset"]["name"]) != column["dataset"]:
         return None
     if "fraction" in column and result["protocol"].get("fraction") != column["fraction"]:
         return None
-    found = result
-    for name in column["figure"].split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    if isinstance(found, dict):  # over draws
-        return Spread(100 * found["mean"], 100 * found["std"])
-    return found if found is None or isinstance(found, str) else 100 * found
+    return entry(result, column["figure"])
 
 
 def _starts_of(result: dict) -> list[dict]:
-    """Fine-tuning from packed and from latent weights, as one result each; others as they are.
-
-    The first start has the network's own row, because its figure is the result's.
-    """
-    starts = (result.get("extra") or {}).get("starts") or {}
+    """Fine-tuning from packed and from latent weights, as one result each; others as they are."""
+    starts = entry(result, "extra.starts") or {}
     return [result, *(
-        {**result, "value": starts[name]["top1"], "extra": {"top5": starts[name]["top5"]}, "start": name}
-        for name in list(starts)[1:]
+        {**result, "value": starts[name]["top1"], "extra": {"top5": starts[name]["top5"]},
+         "start": f", from {name} weights"}
+        for name in list(starts)[1:]  # the result's own figure is that of the first
     )]
 
 
 def _cells(cells: Cells, columns: Sequence[dict]) -> list[str]:
-    return [
-        spread([_of_seed(same, column) for same in cells[index]]) if index in cells else ""
-        for index, column in enumerate(columns)
-    ]
-
-
-def _of_seed(results: list[dict], column: dict) -> Figure:
-    """The figure of one seed: weights that were measured several times count once, with the mean."""
-    known = [value for value in (figure(result, column) for result in results) if value != "n/a"]
-    if len(known) < 2:
-        return known[0] if known else "n/a"
-    return mean(value.mean if isinstance(value, Spread) else value for value in known)
-
-
-def spread(values: Sequence[Figure]) -> str:
-    """Mean ± standard deviation (n - 1) over the values; "n/a" where none is known.
-
-    A single value has no deviation, or that of its draws; a text stands as it is.
-    """
-    known = [value for value in values if value != "n/a"]
-    if not known:
-        return "n/a"
-    if len(known) > 1:
-        means = [value.mean if isinstance(value, Spread) else value for value in known]
-        return f"{mean(means):.2f} ± {stdev(means):.2f}"
-    (value,) = known
-    if isinstance(value, Spread):
-        return f"{value.mean:.2f} ± {value.std:.2f}"
-    return value if isinstance(value, str) else f"{value:.2f}"
-
-
-def _mean(seeds: list[list[dict]]) -> float:
-    return mean(mean(result["value"] for result in same) for same in seeds) if seeds else 0.0
+    return [cell([figure(result, column) for result in cells[index]]) if index in cells else ""
+            for index, column in enumerate(columns)]
 
 
 def _seeds_and_cost(cells: Cells) -> list[str]:
     """Number of seeds, and minutes and memory of training on average, of the column with the most seeds."""
     seeds = max(cells.values(), key=len)
-    trainings = [same[0].get("training") or {} for same in seeds]
     costs = []
-    for entry, unit in (("train_seconds", 60), ("peak_memory_bytes", 1e9)):
-        spent = [training[entry] / unit for training in trainings if training.get(entry)]
+    for name, unit in (("train_seconds", 60), ("peak_memory_bytes", 1e9)):
+        spent = [cost / unit for result in seeds if (cost := entry(result, f"training.{name}"))]
         costs.append(f"{mean(spent):.1f}" if spent else "")
     return [str(len(seeds)), *costs]
+
+
+def _data(result: dict) -> str:
+    """The data of a result, in words."""
+    dataset = result["dataset"]
+    if isinstance(dataset["train"], list):  # detection: several sets
+        train = " + ".join(f"{part['split']}, {part['images']:,} images" for part in dataset["train"])
+        return f"{dataset['name']}: {train}; test {dataset['test']['split']}, {dataset['test']['images']:,} images"
+    return dataset["description"] or dataset["name"]
+
+
+def network(result: dict) -> str:
+    """The network of a result and how it was trained, in words."""
+    training, model = result.get("training"), result["model"]
+    if training:
+        budget = f"{training['max_steps']} steps" if training.get("max_steps") else f"{training.get('epochs')} epochs"
+        return f"{row_name(training)} ({training['model']}, {training.get('img_size')} px, {budget} a stage)"
+    if model == "pixels":
+        return "raw pixels"
+    untrained = str(result["protocol"].get("weights", "")).startswith("random")
+    calibrated = ", BatchNorm calibrated" if "calibrated_batchnorm" in result["protocol"] else ""
+    return f"untrained {model}{calibrated}" if untrained else without_seed(model)
+
+
+def row_name(training: dict) -> str:
+    """The row of the paper's tables that a run belongs to; what differs from the paper's BURN is added in words."""
+    method, settings = training.get("method"), dict(training.get("settings", {}))
+    parts = [_METHODS.get(method, str(method))]
+    if method == "s2bnn" and settings.get("contrastive_weight"):
+        parts.append("contrastive too")
+    if method == "burn":
+        ends = settings.get("lambda_0", 0.9), settings.get("lambda_T", 0.7)
+        if ends in ((0, 0), (1, 1)):  # then the schedule has no effect
+            parts.append("L_FS alone" if ends == (1, 1) else "KL alone")
+            settings.pop("lambda_schedule", None)
+        for name, (papers, words) in _DEPARTURES.items():
+            if settings.get(name) not in (None, papers):
+                parts.append(words.format(settings[name]))
+    if training.get("stages") == ["w1a1"]:
+        parts.append("one stage")
+    return ", ".join(parts)
+
+
+def same_protocol(number: int, result: dict) -> bool:
+    """Whether the paper's figures of a table may stand beside a result.
+
+    They may where the network is ReActNet-A, trained on the whole of ImageNet at 224 px, and was evaluated on all of
+    the paper's images in the way that `paper.yaml` states.
+    """
+    training, protocol, dataset = result.get("training") or {}, _flat(result["protocol"]), result["dataset"]
+    published = TABLES[number].get("published", {})
+    found = published.get(_last_part(dataset["name"]) if result["task"] == "transfer" else result["task"])
+    same_network = (training.get("model") in ("reactnet_a", "reactnet_a_burn") and training.get("img_size") == 224
+                    and "1,281,167 images" in str(training.get("dataset")))
+    if found is None or not same_network:
+        return False
+    wanted = _flat(found)
+    return _images(result) == wanted.pop("images") and all(
+        name in protocol and _like(protocol[name], value) for name, value in wanted.items()
+    )
+
+
+def _images(result: dict) -> list[int] | None:
+    """Numbers of training and test images; None where only a part of a set was used."""
+    train, test = result["dataset"]["train"], result["dataset"]["test"]
+    if result["task"] == "detection":  # several training sets
+        return [sum(part["images"] for part in train), test["images"]]
+    if test["images"] != test["of"] or (train["images"] != train["of"] and result["task"] != "finetune"):
+        return None
+    return [train["of"], test["images"]]
+
+
+def _like(value: Any, wanted: Any) -> bool:
+    return fnmatchcase(value, wanted) if isinstance(value, str) and isinstance(wanted, str) else value == wanted
+
+
+def _flat(nested: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested entries under one dotted name: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    flat = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _last_part(dataset: str) -> str:
+    """The last part of a dataset's name in small letters: `cifar10` for `hfds//data/CIFAR-10`."""
+    return dataset.rstrip("/").rsplit("/", 1)[-1].lower().replace("-", "")

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 
 from .. import tables
 from ..errors import BurnError
-from ..evals.tables import read_results
+from ..evals.results import read_results
 from ..provenance import file_sha256
 from .terms import Terms, public, terms_of
 
