@@ -124,7 +124,7 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     (["linear", *RESNET, "--augment", "--engine", "c"], "--engine c takes neither"),
     (["linear", *RESNET, "--augment", "--standardize"], "exclude each other"),
     (["transfer", *RESNET, "--classifier", "lbfgs", "--probe", "mlp"], "--classifier lbfgs fits a linear classifier"),
-    (["knn", "--model", "test_resnet", "--dataset", "folder", "--data-dir", "missing"], "missing"),
+    (["knn", "--model", "test_resnet", "--data-dir", "missing"], "missing"),
     (["knn", *RESNET, "--val-split", "nope"], "nope"),
     (["knn", *RESNET, "--batch-size", "0"], "--batch-size: expected a whole number of at least 1, not 0"),
     (["knn", *RESNET, "--device", "abacus"], "--device abacus"),

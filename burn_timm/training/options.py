@@ -54,6 +54,8 @@ def parse_options(argv: Sequence[str]) -> Options:
     recipe = _read_recipe(given["recipe"], actions) if given.get("recipe") else {}
     if "img_size" in given:  # the other two sizes go with the recipe's own
         recipe = {name: recipe[name] for name in recipe if name not in ("export_img_size", "small_img_size")}
+    if given.get("cache_teacher") == 1 and given.get("view", "none") != "none":
+        raise BurnError("--cache-teacher 1 is for whole photos: leave --view out, or let the teacher see several views")
     launched = _given(build_parser("accelerate launch"), launched_options())
     values = {name: action.default for name, action in actions.items()} | recipe | launched | given
     if not values["demo"]:

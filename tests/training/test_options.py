@@ -52,6 +52,7 @@ def refusal(capsys, *words) -> str:
     (f"{TINY} --cache-size 256", "--cache-size needs --cache memory or --cache disk"),
     (f"{TINY} --cache disk --cache-size 200", "--cache-size 200 is less than --img-size 224"),
     (f"{TINY} --cache-teacher 1 --teacher-norm batch", "the teacher must see each batch"),
+    (f"{TINY} --cache-teacher 1 --view moco", "leave --view out"),
     (f"{TINY} --min-lr 1", "--min-lr 1 is above --lr 0.0003"),
     (f"{TINY} --opt lookahead_adamm", "--opt lookahead_adamm: "),
     ("--demo --epochs 1 --lr 1e-3 --channels-last", "leave out --channels-last, --lr, or --demo"),
