@@ -7,8 +7,7 @@ For every binary weight `<name>` of shape `[O, I, kH, kW]` the file holds
 - `<name>_scale`, float32 `[O]`: the mean absolute weight of each output channel.
 
 Every other tensor is stored as it is. `burn_packed`, uint8 `[33]`, is the version and a SHA-256 (see `checksum_mark`).
-The metadata are `{"burn_timm": "packed-v1", "format": "pt"}`. Loading restores scale * sign; packing that again
-gives the same file.
+The metadata are `METADATA`. Loading restores scale * sign; packing that again gives the same tensors.
 """
 
 import hashlib
@@ -28,7 +27,12 @@ from .files import atomic_write
 
 MARK = "burn_packed"
 VERSION = 1
-METADATA = {"burn_timm": "packed-v1", "format": "pt"}
+# Transformers 4 and accelerate set tensors by name, which would leave the packed weights random. But they read only the
+# format "pt"; transformers' error cites any other. timm does not look at it. Older packed files say "pt".
+METADATA = {
+    "burn_timm": "packed-v1",
+    "format": "packed 1-bit weights, which only timm reads: for others write floats by burn-timm unpack FOLDER FLOATS",
+}
 # Name of a training stage of a binary network -> (weight_bits, act_bits).
 STAGES = {"w1a1": (1, 1), "w32a1": (32, 1), "w32a32": (32, 32)}
 

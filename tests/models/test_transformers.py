@@ -1,14 +1,17 @@
-"""Weights through transformers: right, or refused. Its TimmWrapper sets parameters by their names, on a network that is
-built on the meta device, and calls neither load_state_dict nor timm; its TimmBackbone lets timm load, and then resets
-BatchNorm.
+"""Weights through transformers and accelerate: right, or refused. Transformers' TimmWrapper sets parameters by their
+names, on a network that is built on the meta device, and calls neither load_state_dict nor timm; its TimmBackbone lets
+timm load, and then resets BatchNorm. Version 5 asks the network at the end; 4 and accelerate ask the file first.
 
-The first tests replay what its loader does, in its order; the last ones run it where it is installed.
+The first tests replay what the loader of version 5 does, in its order; the last one runs transformers where it is
+installed, of any version.
 """
 
+import accelerate
 import pytest
 import timm
 import torch
 from exported import write_export
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from burn_timm.cli import main
@@ -90,13 +93,26 @@ def test_every_network_of_ours_marks_what_was_loaded(name):
     assert all(getattr(buffer, "_is_hf_initialized", False) for buffer in model.buffers())
 
 
+def test_accelerate_reads_floats_and_refuses_packed_weights(network):
+    """With a `device_map` it sets parameters by name. Transformers 4 checks the file's format as it does."""
+    model, folder = network
+    files = {kind: str(folder / kind / "model.safetensors") for kind in ("packed", "floats")}
+    other = timm.create_model("test_reactnet", num_classes=5).eval()
+    accelerate.load_checkpoint_in_model(other, files["floats"], device_map={"": "cpu"})
+    assert torch.equal(other(IMAGES), model(IMAGES))
+    with pytest.raises(OSError, match="valid metadata"):
+        accelerate.load_checkpoint_in_model(other, files["packed"], device_map={"": "cpu"})
+    with safe_open(files["packed"], framework="pt") as file:
+        assert "burn-timm unpack" in file.metadata()["format"]  # which the error of transformers 4 cites
+
+
 @torch.no_grad()
 def test_transformers_itself(network):
-    transformers = pytest.importorskip("transformers", minversion="5.0")
+    transformers = pytest.importorskip("transformers", minversion="4.48")
     model, folder = network
     wrappers = transformers.TimmWrapperModel, transformers.TimmWrapperForImageClassification
     for wrapper in wrappers:
-        with pytest.raises(BurnError, match="burn-timm unpack"):
+        with pytest.raises((BurnError, ValueError), match="burn-timm unpack"):
             wrapper.from_pretrained(folder / "packed")
     pooled, classes = (wrapper.from_pretrained(folder / "floats").eval()(IMAGES) for wrapper in wrappers)
     assert torch.equal(classes.logits, model(IMAGES))
