@@ -87,7 +87,6 @@ def _parser() -> Parser:
     table = commands.add_parser("table", help="the paper's tables, in Markdown, from results")
     table.add_argument("results", nargs="+", metavar="RESULTS", help="by this script: .json, or .jsonl with one a line")
     table.add_argument("--number", type=int, nargs="+", choices=TABLES, metavar="N", help="1 to 7 (default: all)")
-    table.add_argument("--paper", action="store_true", help="the paper's rows even where none of ours is comparable")
     table.add_argument("--output", metavar="TABLE.md", help="default: print it")
     figures = commands.add_parser("figures", help="the paper's figures 3 to 6, and targets over training")
     figures.add_argument("--runs", nargs="+", default=[], metavar="FOLDER",
@@ -296,7 +295,7 @@ def evaluate_detection(args: argparse.Namespace, device: torch.device) -> Measur
 
 def write_tables(args: argparse.Namespace) -> None:
     """`table`: print or write the paper's tables. Raises BurnError where there is nothing to show."""
-    text = all_tables(read_results(args.results), args.number, args.paper)
+    text = all_tables(read_results(args.results), args.number)
     if args.output is None:
         print(text)
     else:

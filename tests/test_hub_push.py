@@ -58,12 +58,13 @@ def test_only_what_an_export_writes_is_pushed_and_no_link_is_followed(hub, push,
     code, out, err = push(folder, "me/model")
     assert (code, err) == (0, f"{folder}: not pushed, for no export writes it: link, notes, secret.env\n")
     assert hub.files("me/model") == content(folder)
-    (folder / "training.json").symlink_to("/etc/passwd")
-    one_line(push(folder, "me/other"), f"{folder}/training.json: a link or no file")
-    (folder / "training.json").unlink()
-    (folder / "README.md").rename(tmp_path / "README.md")
-    (folder / "README.md").symlink_to(tmp_path / "README.md")
-    one_line(push(folder, "me/other"), f"{folder}/README.md: a link or no file")
+    (tmp_path / "elsewhere").write_bytes(CARD)
+    for name in ("README.md", "training.json"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+        one_line(push(folder, "me/other"), f"{folder}/{name}: a link or no file")
+        (folder / name).unlink()
+        (folder / "README.md").write_bytes(CARD)
     assert "me/other" not in hub.repos
 
 
@@ -76,12 +77,6 @@ def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
     for _ in range(2):  # the second push finds nothing to do
         assert push(folder, "me/taken", "--yes")[:2] == (0, f"{hub.endpoint}/me/taken\n")
         assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 2
-
-
-def test_the_licence_of_converted_weights_goes_with_them(hub, push, folder):
-    hub.commit("me/taken", {"LICENSE": b"Weights converted from BURN, and more.\n", "a.txt": b"mine"})
-    assert push(folder, "me/taken", "--yes")[0] == 0
-    assert hub.files("me/taken") == {**content(folder), "a.txt": b"mine"}
 
 
 def test_private(hub, push, folder):
@@ -119,25 +114,11 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(hub, push, folder):
 
 
 def test_a_card_gets_the_name_and_the_load_line_of_its_repository(hub, push, folder):
-    card = """---
-model-index:
-- name: test_reactnet
-  results: []
----
-# test_reactnet
-timm.create_model("local-dir:PATH_OF_THIS_FOLDER")  # test_reactnet
-"""
-    (folder / "README.md").write_text(card)
+    card = "---\nmodel-index:\n- name: {0}\n  results: []\n---\n# {0}\nload {1}  # test_reactnet\n"
+    (folder / "README.md").write_text(card.format("test_reactnet", "local-dir:PATH_OF_THIS_FOLDER"))
     assert push(folder, "model") == (0, f"{hub.endpoint}/me/model\n", "")
-    assert hub.files("me/model")["README.md"].decode() == """---
-model-index:
-- name: model
-  results: []
----
-# model
-timm.create_model("hf-hub:me/model")  # test_reactnet
-"""
-    assert (folder / "README.md").read_text() == card  # the folder stays as it is
+    assert hub.files("me/model")["README.md"].decode() == card.format("model", "hf-hub:me/model")
+    assert "PATH_OF_THIS_FOLDER" in (folder / "README.md").read_text()  # the folder stays as it is
 
 
 def replaced(old, new):

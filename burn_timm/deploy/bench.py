@@ -178,14 +178,15 @@ def short_name(model: str) -> str:
 
 
 def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any], cpu: str) -> None:
-    """Draw a bar for each row that has a time, fastest first, to a PNG; of many rows each network's fastest ones."""
+    """Draw a bar for each row that has a time, fastest at the bottom, to a PNG; of many rows the fastest ones."""
     from matplotlib.patches import Patch  # here, because it takes a second to import
 
-    shown, left = bars_of(rows)
+    timed = sorted((row for row in rows if row["ms"]), key=lambda row: -row["ms"])
+    shown = timed[-MOST_BARS:]
     what = f"{settings['batch_size']} images" if settings["batch_size"] > 1 else "one image"
     threads = f"{settings['threads']} threads" if settings["threads"] > 1 else "one thread"
     notes = ["in brackets: top-1 on ImageNet as published; what int8 and bf16 lose was not measured"]
-    notes += [f"the fastest engines of each network; {left} slower ones are left out"] if left else []
+    notes += [f"{len(timed) - len(shown)} slower ones are left out"] if len(timed) > len(shown) else []
     with picture(path, 9, 1.9 + 0.32 * len(shown)) as figure:
         axes = figure.subplots()
         bars = axes.barh(range(len(shown)), [row["ms"] for row in shown], color=[COLORS[_kind(row)] for row in shown])
@@ -199,14 +200,6 @@ def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, A
         kinds = [kind for kind in COLORS if kind in map(_kind, shown)]
         axes.legend(handles=[Patch(color=COLORS[kind], label=kind) for kind in kinds], loc="upper right")
         figure.supxlabel("\n".join(notes), fontsize=8)
-
-
-def bars_of(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Rows that have a time, slowest first, at most MOST_BARS: each network's fastest; and how many are left out."""
-    timed = sorted((row for row in rows if row["ms"]), key=lambda row: row["ms"])
-    place = {id(row): sum(r["model"] == row["model"] for r in timed[:i]) for i, row in enumerate(timed)}
-    shown = sorted(timed, key=lambda row: place[id(row)])[:MOST_BARS]
-    return sorted(shown, key=lambda row: -row["ms"]), len(timed) - len(shown)
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -54,19 +54,16 @@ def write_result(
         BurnError: the checkpoint cannot be read, or `path` cannot be written.
         ValueError: a value is not finite.
     """
-    if checkpoint is not None:
-        checkpoint = {"path": os.path.abspath(checkpoint), "sha256": file_sha256(checkpoint)}
-    result = redact_tree({"task": task, "value": value, "protocol": protocol, "dataset": dataset, "model": model})
-    result["checkpoint"] = redact_tree(checkpoint)
-    result["commit"] = git_commit()
-    result["command"] = redact_command(command)
-    result["hardware"] = hardware()
-    result["versions"] = versions()
-    result["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    if extra is not None:
-        result["extra"] = redact_tree(extra)
-    if training is not None:
-        result["training"] = redact_tree(training)
+    result = {
+        "task": task, "value": value, "protocol": protocol, "dataset": dataset, "model": model,
+        "checkpoint": checkpoint and {"path": os.path.abspath(checkpoint), "sha256": file_sha256(checkpoint)},
+        "commit": git_commit(), "command": redact_command(command), "hardware": hardware(), "versions": versions(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "extra": extra, "training": training,
+    }
+    optional = {name for name in ("extra", "training") if result[name] is None}
+    result = {name: entry if name == "command" else redact_tree(entry) for name, entry in result.items()
+              if name not in optional}
     write_json(path, result)
     return result
 

@@ -39,45 +39,39 @@ Row = tuple[str, str]  # the name of its results, and the network in words
 Cells = dict[int, list[dict]]  # results of a column, by its index: one a seed
 
 
-def all_tables(results: list[dict], numbers: Iterable[int] | None = None, always: bool = False) -> str:
+def all_tables(results: list[dict], numbers: Iterable[int] | None = None) -> str:
     """Markdown of the comparison of frozen features and of the paper's tables that the results have figures for.
 
     Args:
         numbers: only these tables of the paper.
-        always: the paper's rows even where none of ours is comparable.
 
     Raises:
         BurnError: There is none.
     """
     parts = [] if numbers else [comparison_table(results)]
-    parts += [paper_table(number, results, always) for number in numbers or TABLES]
+    parts += [paper_table(number, results) for number in numbers or TABLES]
     text = "\n".join(part for part in parts if part)
     if not text:
         raise BurnError("the results have no figure for these tables")
     return text
 
 
-def paper_table(number: int, results: list[dict], always: bool = False) -> str:
+def paper_table(number: int, results: list[dict]) -> str:
     """Markdown of one of the paper's tables, a part for each dataset; empty where no result belongs to it."""
     table = TABLES[number]
     columns = table["columns"]
     if number in (5, 6, 7):  # ablations of BURN
         results = [result for result in results if entry(result, "training.method") == "burn"]
-    parts = _collected(results, columns, by_dataset=number != 4)
-    if not parts and always:
-        parts[""] = {}
     texts = []
-    for part, rows in parts.items():
+    for part, rows in _collected(results, columns, by_dataset=number != 4).items():
         measured = {index for cells in rows.values() for index in cells}
         same = {index for cells in rows.values() for index, seeds in cells.items()
                 if any(same_protocol(number, result) for result in seeds)}
-        papers = table["rows"] if same or always else {}
         lines = [
             ["the paper's figures", name, *(
-                (value if isinstance(value, str) else f"{value:.2f}")
-                if always or index in same or index not in measured else ""
+                (value if isinstance(value, str) else f"{value:.2f}") if index in same or index not in measured else ""
                 for index, value in enumerate(values)
-            )] for name, values in papers.items()
+            )] for name, values in (table["rows"] if same else {}).items()
         ]
         lines += [[*row, *_cells(rows[row], columns)] for row in sorted(rows)]
         text = markdown(["row", "network", *(column["heading"] for column in columns)], lines, 2)

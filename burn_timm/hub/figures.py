@@ -1,31 +1,24 @@
 """The figures of a card: this network's results beside those of raw pixels and of the untrained network."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from huggingface_hub import EvalResult
 
 from .. import tables
 from ..errors import BurnError
-from ..evals.results import read_results
+from ..evals.results import cell, measured_how
 from ..provenance import file_sha256
 from .terms import Terms, public, terms_of
 
-# What differs between networks under one protocol.
-_OF_A_NETWORK = {
-    "weights", "engine", "features_of", "parameters", "transform", "feature_dim", "calibrated_batchnorm", "device",
-    "seed", "starts",
-}
 _TASKS = {
     "knn": "kNN", "linear": "linear probe", "transfer": "transfer, linear", "finetune": "fine-tuning", "svm": "SVM",
     "detection": "detection",
 }
-_RESULT = {"task", "value", "model", "protocol", "dataset"}
-_KEPT = (*sorted(_RESULT), "checkpoint", "command", "training", "file")  # what a card is rendered from
+_SAID = {"knn": "nearest neighbours give", "linear": "a linear classifier gives"}
 COMPARED = {"pixels": "raw pixels", "untrained": "untrained"}
 
 
@@ -66,6 +59,11 @@ class Row:
         train = " + ".join(map(_count, train if isinstance(train, list) else [train]))
         return f"{train} training and {_count(test)} test images"
 
+    def percent(self, kind: str) -> float | None:
+        """The mean of what was compared, `pixels` or `untrained`; None where nothing was."""
+        compared = getattr(self, kind)
+        return 100 * mean(result["value"] for result in compared) if compared else None
+
     def eval_result(self) -> EvalResult:
         """As the Hub's model-index has it; in per cent."""
         detection = self.result["task"] == "detection"
@@ -79,21 +77,13 @@ class Row:
             metric_value=round(100 * self.result["value"], 2), metric_name=f"{self.task} (%)",
         )
 
-
-def kept_results(paths: Iterable[Path]) -> list[dict]:
-    """The results in some files of eval_downstream.py as card.json keeps them: what a card needs, and no paths of ours.
-
-    Raises:
-        BurnError: A file cannot be read, or none holds a result.
-    """
-    results = [{**result, "file": Path(result["file"]).name} for result in read_results(paths)]
-    return [{name: result[name] for name in _KEPT if name in result} for result in results]
-
-
-def is_result(value: object) -> bool:
-    """Whether a JSON value is a result of eval_downstream.py."""
-    return isinstance(value, dict) and value.keys() >= _RESULT and all(
-        isinstance(value[name], dict) for name in ("protocol", "dataset"))
+    def in_words(self) -> str:
+        """How good the result is, beside what was compared, for readers who do not know the tasks."""
+        by, value = _SAID.get(self.result["task"]), f"{100 * self.result['value']:.1f}"
+        said = f"{by} {value} of 100 test pictures the right class" if by else f"{self.task} is {value} %"
+        names = {"pixels": "raw pixels", "untrained": "the network untrained"}
+        compared = [f"{name} {self.percent(kind):.1f}" for kind, name in names.items() if getattr(self, kind)]
+        return f"on {self.data}, {said}" + (f" ({', '.join(compared)})" if compared else "")
 
 
 def rows_of_results(results: Iterable[dict], weights: Path, architecture: str) -> list[Row]:
@@ -119,7 +109,7 @@ def rows_of_results(results: Iterable[dict], weights: Path, architecture: str) -
 def _rows(own: Iterable[dict], others: Iterable[tuple[str, dict]]) -> list[Row]:
     rows = [Row(result) for result in own]
     for kind, result in others:
-        beside = [row for row in rows if _protocol(row.result) == _protocol(result)]
+        beside = [row for row in rows if measured_how(row.result) == measured_how(result)]
         if not beside:
             raise BurnError(
                 f"{result['file']}: no result of this network has the same task, data and protocol; "
@@ -147,12 +137,6 @@ def _comparison(result: dict, architecture: str) -> str | None:
     return "untrained"
 
 
-def _protocol(result: dict) -> str:
-    dataset = result["dataset"]
-    kept = {key: value for key, value in result["protocol"].items() if key not in _OF_A_NETWORK}
-    return json.dumps([result["task"], dataset["name"], dataset["train"], dataset["test"], kept], sort_keys=True)
-
-
 def rows_of_run(details: dict) -> list[Row]:
     """The same from the kNN figures in a run's own summary, where it has some."""
     if "knn_student" not in details:
@@ -163,25 +147,12 @@ def rows_of_run(details: dict) -> list[Row]:
     def result(kind: str) -> dict:
         return {
             "task": "knn", "value": details[f"knn_{kind}"], "model": kind, "file": "training.json",
-            "protocol": {
-                "method": "weighted kNN, measured at the end of the run", "k": min(20, bank or 20),
-                "temperature": 0.07, "metric": "top-1 accuracy, fraction", "tested on": details["val_dataset"],
-            },
+            "protocol": {"method": f"weighted kNN at the end of the run, k {min(20, bank or 20)}, temperature 0.07, "
+                                   f"tested on {details['val_dataset']}", "metric": "top-1 accuracy, fraction"},
             "dataset": {"name": name, "train": {"images": bank}, "test": {"images": queries}},
         }
 
     return _rows([result("student")], [(kind, result(kind)) for kind in COMPARED if f"knn_{kind}" in details])
-
-
-def in_words(row: Row) -> str:
-    """How good a result is, beside what was compared, in words for readers who do not know the tasks."""
-    by = {"knn": "nearest neighbours give", "linear": "a linear classifier gives"}.get(row.result["task"])
-    value = f"{100 * row.result['value']:.1f}"
-    compared = [f"{words} {100 * mean(result['value'] for result in getattr(row, kind)):.1f}"
-                for kind, words in {"pixels": "raw pixels", "untrained": "the network untrained"}.items()
-                if getattr(row, kind)]
-    said = f"{by} {value} of 100 test pictures the right class" if by else f"{row.task} is {value} %"
-    return f"on {row.data}, {said}" + (f" ({', '.join(compared)})" if compared else "")
 
 
 def figures_table(rows: Sequence[Row]) -> str:
@@ -189,31 +160,20 @@ def figures_table(rows: Sequence[Row]) -> str:
     kinds = [kind for kind in COMPARED if any(getattr(row, kind) for row in rows)]
     lines = []
     for row in rows:
-        value, margins, others = 100 * row.result["value"], [], []
-        for kind in kinds:
-            compared = [100 * result["value"] for result in getattr(row, kind)]
-            spread = f" ± {stdev(compared):.2f}" if len(compared) > 1 else ""
-            margins.append(f"**{value - mean(compared):+.2f}**" if compared else "")
-            others.append(f"{mean(compared):.2f}{spread}" if compared else "")
+        value = 100 * row.result["value"]
+        means = [row.percent(kind) for kind in kinds]
+        margins = ["" if compared is None else f"**{value - compared:+.2f}**" for compared in means]
+        others = [cell([result["value"] for result in getattr(row, kind)] or [""]) for kind in kinds]
         lines.append([row.task, f"{row.data}, {row.images}", *margins, f"{value:.2f}", *others])
     words = [COMPARED[kind] for kind in kinds]
     return tables.markdown(["task", "data", *(f"over {word}" for word in words), "this network", *words], lines, 2)
 
 
-def protocols(rows: Sequence[Row]) -> str:
-    """Markdown: how each figure came about, and its command."""
+def commands(rows: Sequence[Row]) -> str:
+    """Markdown: how each figure was measured; its command prints all of the protocol."""
     parts = []
     for row in rows:
-        protocol = row.result["protocol"]
-        words = [f"{key.replace('_', ' ')} {_words(value)}" for key, value in protocol.items()
-                 if key != "method" and key not in _OF_A_NETWORK]
-        if "input_size" in (transform := protocol.get("transform") or {}):
-            words.append(f"{transform['input_size'][-1]} px, crop {transform.get('crop_pct', 1)}")
-        if engine := protocol.get("engine"):
-            words.append(f"features by {engine['name']}")
-        if (seed := protocol.get("seed")) is not None:
-            words.append(f"seed {seed}")
-        text = f"* **{row.task}, {row.data}**: {protocol.get('method', row.result['task'])}; {'; '.join(words)}."
+        text = f"* {row.task}, {row.data}: {row.result['protocol'].get('method', row.result['task'])}"
         parts.append(text + (f"\n  `{row.result['command']}`" if row.result.get("command") else ""))
     return public("\n".join(parts))
 
@@ -221,11 +181,3 @@ def protocols(rows: Sequence[Row]) -> str:
 def _count(part: dict) -> str:
     whole = part.get("of")
     return f"{part['images']:,}" + (f" of {whole:,}" if whole not in (None, part["images"]) else "")
-
-
-def _words(value) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(entry)}" for key, entry in value.items())
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(_words, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

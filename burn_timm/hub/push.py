@@ -1,28 +1,26 @@
 """Upload of an export folder: exactly the files that an export writes, in one commit."""
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import load_model
 from ..configs import read_config
-from ..convert.write import CONVERTED
 from ..errors import BurnError, one_line
-from ..files import write_json
+from ..files import read_json, write_json
 from .card import HERE
 
 _logger = logging.getLogger(__name__)
 
 _NEEDED = ("config.json", "model.safetensors", "README.md")
-_MORE = ("training.json", "card.json", "curves.png")
+_MORE = ("training.json", "curves.png")
 # One of these, left from an earlier push, tells of other weights; timm's own push writes pytorch_model.bin.
-_STALE = (*_MORE, "pytorch_model.bin")
+_STALE = (*_MORE, "card.json", "pytorch_model.bin")
 _ADVICE = re.compile(r" ?For more information check: \S+")  # of the HTTP library: what a status means
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 
@@ -50,13 +48,8 @@ def push_folder(
     files, api = _files(folder), HfApi()
     with _one_line(repo, f"; burn-timm push {folder} {repo} completes it"):
         name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
-        info = _look(api, name, private)
-        if not overwrite:
-            _require_free(name, info, record)
-        held = _held(info)
+        held, sha = _look(api, name, private, overwrite, record)
         stale = {file for file in _STALE if overwrite and file in held and file not in files}
-        if overwrite and "LICENSE" in held - files.keys() and _of_a_conversion(api, name, info.sha):
-            stale.add("LICENSE")
         files["README.md"] = _named(files["README.md"], name, read_config(folder)["architecture"])
         api.create_repo(name, private=private, exist_ok=True)
         # Not upload_folder: it would read the card from the folder. Files that are there already are left out.
@@ -64,19 +57,13 @@ def push_folder(
         operations += [CommitOperationDelete(path_in_repo=file) for file in stale]
         commit = api.create_commit(
             name, operations, commit_message="Upload packed weights and card",
-            parent_commit=info.sha if held else None,  # as it was looked at
+            parent_commit=sha if held else None,  # as it was looked at
         ).oid
         if left := sorted(held - files.keys() - stale):
             _logger.warning(f"{name}: of its other files, left alone {', '.join(left)}")
     if record is not None:
         write_json(record, {"repo": name, "commit": commit})
     return f"{api.endpoint}/{name}"
-
-
-def _of_a_conversion(api: HfApi, repo: str, revision: str) -> bool:
-    """Whether the file LICENSE there is that of converted weights: it must not stand beside others."""
-    file = Path(api.hf_hub_download(repo, "LICENSE", revision=revision))
-    return file.read_text(encoding="utf-8", errors="replace").startswith(CONVERTED)
 
 
 def _named(card: bytes, repo: str, architecture: str) -> bytes:
@@ -100,7 +87,7 @@ def check_target(repo: str, record: Path | None = None) -> str:
     with _one_line(repo):
         user = api.whoami()["name"]  # asked even for OWNER/NAME: without a token the Hub says only "no such repository"
         name = repo if "/" in repo else f"{user}/{repo}"
-        _require_free(name, _look(api, name, private=False), record)
+        _look(api, name, private=False, overwrite=False, record=record)
     return name
 
 
@@ -143,31 +130,28 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def _look(api: HfApi, name: str, private: bool) -> ModelInfo | None:
-    """The repository as it is, None where there is none; BurnError where it is public although `private`."""
+def _look(api: HfApi, name: str, private: bool, overwrite: bool, record: Path | None) -> tuple[set[str], str | None]:
+    """The files of a repository, none where there is none, and its last commit.
+
+    Raises:
+        BurnError: It is public although `private`; or it has files, unless `overwrite`, or its last commit is the push
+            that `record` notes.
+    """
     try:
         info = api.model_info(name)
     except RepositoryNotFoundError:
-        return None
+        return set(), None
     if private and not info.private:
         raise BurnError(f"{name}: is public, and --private only makes new repositories private; change its settings")
-    return info
+    held = {file.rfilename for file in info.siblings or []} - {".gitattributes"}  # which the Hub puts into each
+    if held and not overwrite and _noted(record) != {"repo": name, "commit": info.sha}:
+        some = ", ".join(sorted(held)[:3]) + (", ..." if len(held) > 3 else "")
+        raise BurnError(f"{name}: holds files already ({some}); name another repository, or burn-timm push --yes")
+    return held, info.sha
 
 
-def _held(info: ModelInfo | None) -> set[str]:
-    """Its files, without the one that the Hub puts into every repository."""
-    return {file.rfilename for file in (info.siblings or [] if info else [])} - {".gitattributes"}
-
-
-def _require_free(name: str, info: ModelInfo | None, record: Path | None) -> None:
-    """Raise BurnError where the repository has files, unless its last commit is the push that `record` notes."""
-    held = sorted(_held(info))
-    if not held:
-        return
+def _noted(record: Path | None) -> dict | None:
     try:
-        if record is not None and json.loads(record.read_text()) == {"repo": name, "commit": info.sha}:
-            return
-    except (OSError, ValueError):
-        pass  # nothing is known: as if somebody else had filled it
-    some = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
-    raise BurnError(f"{name}: holds files already ({some}); name another repository, or burn-timm push --yes")
+        return read_json(record) if record else None
+    except BurnError:
+        return None  # nothing is known: as if somebody else had filled the repository

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from ..errors import BurnError
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -30,11 +32,9 @@ _IMAGENET = {
             "accept its terms",
     "commercial": False, "license_name": "imagenet-terms-of-access", "link": "https://www.image-net.org/download.php",
 }
-# That the photos are from Flickr: CUB-200's report (CNS-TR-2010-001); VOC2007: Everingham et al., IJCV 2010.
-_FLICKR = ("photos from Flickr, each under its photographer's own terms; burn-timm knows no licence of the data "
-           "set's authors: check their page before you publish weights")
 _CIFAR = ("its authors state no licence, and ask for a citation of Krizhevsky, Learning Multiple Layers of Features "
           "from Tiny Images, 2009")
+_DIGITS = "CC BY 4.0 (UCI Machine Learning Repository)"
 KNOWN = (
     Terms("tiny-?imagenet(-?200)?", "Tiny ImageNet", "zh-plus/tiny-imagenet", **_IMAGENET),
     Terms("tiny-?imagenet-?[0-9]+", "a subset of Tiny ImageNet", "zh-plus/tiny-imagenet", **_IMAGENET),
@@ -47,20 +47,12 @@ KNOWN = (
     Terms("cifar-?10", "CIFAR-10", "uoft-cs/cifar10", _CIFAR),
     Terms("cifar-?100", "CIFAR-100", "uoft-cs/cifar100", _CIFAR),
     Terms("digits", "Optical Recognition of Handwritten Digits", None,
-          "the test part, as it is in scikit-learn; CC BY 4.0 (UCI Machine Learning Repository)", True),
+          f"the test part, as it is in scikit-learn; {_DIGITS}", True),
     Terms("digits-in-photos", "handwritten digits on photos, both as they are in scikit-learn", None,
-          "digits CC BY 4.0 (UCI Machine Learning Repository); photos CC BY 2.0, by danielbuechele and vultilion on "
-          "Flickr", True),
+          f"digits {_DIGITS}; photos CC BY 2.0, by danielbuechele and vultilion on Flickr", True),
     # "for non-commercial use only", as that page says beside the downloads.
     Terms("svhn.*", "SVHN", "ufldl-stanford/svhn", "non-commercial use only", False, "svhn-non-commercial",
           "http://ufldl.stanford.edu/housenumbers/"),
-    # The owners: README of github.com/CSAILVision/places365. What the download page asks for, we could not look up.
-    Terms("places-?205", "Places205", None, "the copyright of the images belongs to their owners, as the authors say; "
-          "whether the terms of the download allow your use, check there before you publish weights",
-          link="http://places.csail.mit.edu/downloadData.html"),
-    Terms("cub(-?200)?(-?2011)?", "CUB-200-2011", None, _FLICKR),
-    Terms("birdsnap", "Birdsnap", None, _FLICKR),
-    Terms("voc-?(20)?(07|12).*|vocdevkit", "PASCAL VOC", None, _FLICKR),
 )
 
 
@@ -81,3 +73,38 @@ def public(text: str) -> str:
         return terms.hub_id if terms and terms.hub_id and "subset" not in terms.name else f"PATH_OF/{match[1]}"
 
     return re.sub(r"\$BURN_DATA/([\w.-]+)", name, text)
+
+
+@dataclass(frozen=True)
+class License:
+    """Of weights: the Hub's id, and with `other` a name and an address."""
+
+    id: str | None = None
+    name: str | None = None
+    link: str | None = None
+
+    def within(self, data: Terms | None, teacher: str | None) -> "License":
+        """This licence, or where it is empty the one that the terms ask for.
+
+        Args:
+            data: Terms of the training images. teacher: Licence of the teacher's weights.
+
+        Raises:
+            BurnError: The terms forbid it, or it is none for the Hub.
+        """
+        own = License("other", data.license_name, data.link) if data and data.commercial is False else None
+        strict = own or (License(teacher) if "-nc" in str(teacher) else None)
+        if self == License():
+            return strict or License("apache-2.0" if data and data.commercial else "unknown")
+        if self == License("other") and own:
+            return own
+        complete = self.name and self.link if self.id == "other" else not self.name and not self.link
+        if self.id is None or not complete:
+            raise BurnError("--license other, --license-name and --license-link go together; or give another --license")
+        for option, text in (("--license", self.id), ("--license-name", self.name or "x")):
+            if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", text):
+                raise BurnError(f"{option} {text}: expected lower-case letters, digits, dots and hyphens")
+        if strict and not re.search("^other$|-nc|research", self.id):
+            cause = f"on {data.name}, whose terms are" if own else f"with a teacher under {teacher}, which is"
+            raise BurnError(f"--license {self.id}: the weights were trained {cause} non-commercial, as cc-by-nc-4.0 is")
+        return self

@@ -8,9 +8,10 @@ import time
 import pytest
 import timm
 import torch
+from matplotlib.figure import Figure
 
 from burn_timm.cli import main
-from burn_timm.deploy.bench import MOST_BARS, bars_of, bench
+from burn_timm.deploy.bench import MOST_BARS, bench, draw_chart
 from burn_timm.deploy.engines import ENGINES, Engine
 
 TINY = ["--img-size", "64", "--rounds", "2", "--runs", "2", "--no-memory"]
@@ -89,12 +90,15 @@ def test_the_command(tmp_path, capsys):
             assert re.search(rf"\| {key[0]} +\| \**{re.escape(row['title'])}\** ", printed)
 
 
-def test_a_chart_of_many_rows_has_the_fastest_ones_of_each_network():
-    rows = [{"model": model, "ms": ms + 10 * number or None} for number, model in enumerate("abc") for ms in range(9)]
-    shown, left = bars_of(rows)
-    assert [(row["model"], row["ms"]) for row in shown] == [
-        (model, ms) for model, first in (("c", 20), ("b", 10), ("a", 1)) for ms in range(first + 3, first - 1, -1)]
-    assert len(shown) == MOST_BARS == 12 and left == 14
+def test_a_chart_of_many_rows_has_the_fastest_ones(tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
+    rows = [{"model": "net", "architecture": "net", "engine": "torch", "title": f"{ms}", "ms": ms or None}
+            for ms in (*range(20, 10, -1), 0, *range(1, 11))]
+    draw_chart(tmp_path / "c.png", rows, {"batch_size": 1, "threads": 1, "img_size": 224}, "CPU")
+    (axes,) = drawn[0].axes
+    assert [bar.get_width() for bar in axes.patches] == list(range(MOST_BARS, 0, -1)) and MOST_BARS == 12
+    assert "8 slower ones are left out" in drawn[0].get_supxlabel()
 
 
 @pytest.mark.slow
