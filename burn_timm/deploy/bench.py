@@ -178,7 +178,7 @@ def short_name(model: str) -> str:
 
 
 def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any], cpu: str) -> None:
-    """Draw a bar for each row that has a time, fastest at the bottom, to a PNG; of many rows the fastest ones."""
+    """Draw a bar for each row that has a time, fastest on top, to a PNG; of many rows the fastest ones."""
     from matplotlib.patches import Patch  # here, because it takes a second to import
 
     timed = sorted((row for row in rows if row["ms"]), key=lambda row: -row["ms"])
