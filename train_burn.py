@@ -29,7 +29,6 @@ from burn_timm.training.clock import Clock
 from burn_timm.training.data import count_steps, open_data
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import export
-from burn_timm.training.kept_teacher import keep_teacher
 from burn_timm.training.logs import RunLog, draw_curves
 from burn_timm.training.measure import accuracy_during_training, knn_figures
 from burn_timm.training.monitor import CollapseMonitor, check_finite
@@ -45,6 +44,7 @@ from burn_timm.training.run import Run
 from burn_timm.training.scalars import AsyncScalars, grad_norm, scalar, stacked
 from burn_timm.training.stage import load_batches, make_method, start_stage
 from burn_timm.training.state import Checkpoint, find_checkpoint, load_checkpoint
+from burn_timm.training.teacher_cache import keep_teacher
 
 _logger = logging.getLogger("burn_timm")
 

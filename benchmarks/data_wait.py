@@ -14,7 +14,6 @@ from statistics import mean
 
 import train_burn
 from burn_timm import arguments
-from burn_timm.data.loader import VIEWS_ON
 from burn_timm.files import read_lines, write_text
 from burn_timm.provenance import git_commit, hardware
 from burn_timm.tables import markdown, number
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     args = parser.parse_args(argv)
     rows = [
         {"img_size": int(size.split(":")[0]), "how": how, "views_on": where, **run(args, size, HOW[how], where)}
-        for size in args.sizes for how in args.how for where in VIEWS_ON
+        for size in args.sizes for how in args.how for where in ("workers", "device")
     ]
     about = {"options": args.options, "commit": git_commit(), "hardware": hardware()}
     write_text(args.output, "".join(json.dumps({**row, **about}) + "\n" for row in rows))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from burn_timm.data.views import RandomView, View, Views, as_tensor, view_groups
+from burn_timm.data.views import RandomView, as_tensor
 from burn_timm.errors import BurnError
 
 # Columns of `Drawn.numbers()`.
@@ -28,13 +28,17 @@ _LUMA_PILLOW = (19595.0, 38470.0, 7471.0)  # in 65536ths, as Pillow's convert("L
 
 
 class DeviceViews:
-    """Turns a batch of a loader made with `views_on="device"` into one as `views_on="workers"` gives it.
+    """Turns a batch of `drawn_views` into what `made_views` would have given, for the same `groups` of `view_groups`.
 
     Raises BurnError for a view that is not a `RandomView` or has RandAugment.
     """
 
-    def __init__(self, view: Views, n_views: int, small_view: View | None = None, n_small_views: int = 0) -> None:
-        self.keys = list(device_groups(view_groups(view, n_views, small_view, n_small_views)))
+    def __init__(self, groups: dict[str, list]) -> None:
+        self.keys = list(groups)
+        for view in (view for views in groups.values() for view in views):
+            if not isinstance(view, RandomView) or view.rand_augment is not None:
+                what = "RandAugment" if isinstance(view, RandomView) else "nothing random"
+                raise BurnError(f"--views-on device: a view with {what} is not made there; leave --views-on at workers")
 
     def __call__(self, batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
         """`batch` of items as `drawn_views` makes them -> `views` uint8 [B, V, 3, S, S] on `device` (`small_views`
@@ -45,15 +49,6 @@ class DeviceViews:
             x = crops.flatten(0, 1).to(torch.float32)
             batch[key] = coloured(x, drawn, drawn.to(device, non_blocking=True)).view(crops.shape)
         return batch
-
-
-def device_groups(groups: dict[str, list]) -> dict[str, list[RandomView]]:
-    """`groups` of `view_groups`, if all their views can be made on the device, else BurnError."""
-    for view in (view for views in groups.values() for view in views):
-        if not isinstance(view, RandomView) or view.rand_augment is not None:
-            what = "RandAugment" if isinstance(view, RandomView) else "nothing random"
-            raise BurnError(f"--views-on device: a view with {what} is not made there; leave --views-on at workers")
-    return groups
 
 
 def drawn_views(groups: dict[str, list[RandomView]], image: Image.Image) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ unbroken run would have got, with any number of workers.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -15,13 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from burn_timm import compat
 from burn_timm.data.corrupt import CorruptLog, check_corrupt
-from burn_timm.data.device_views import device_groups, drawn_views
 from burn_timm.data.sources import ImageSource
 from burn_timm.data.stream import StreamSource
-from burn_timm.data.views import View, Views, collate_views, made_views, view_groups
+from burn_timm.data.views import View, collate_views, made_views
 from burn_timm.errors import BurnError
-
-VIEWS_ON = ("workers", "device")
 
 
 def seed_for(*parts: int) -> int:
@@ -57,7 +54,7 @@ class ViewDataset(Dataset):
 
     Args:
         groups: The views of an image by their key in the batch; see `view_groups`.
-        make: `made_views`, or `drawn_views` where the views are made on the device.
+        make: `made_views`, or `drawn_views` where `DeviceViews` makes the views of the batch, from the same draws.
 
     An item is a dict: what `make` gives (`views` uint8 [V, 3, H, W], ...), `target` int, and `corrupt` int64 [K] with
     the indices of all images that could not be read on the way to this item (K is 0 almost always). A corrupt image is
@@ -66,7 +63,7 @@ class ViewDataset(Dataset):
     """
 
     def __init__(
-        self, source: ImageSource, groups: dict[str, list[View]], seed: int, make: Callable = made_views,
+        self, source: ImageSource | StreamSource, groups: dict[str, list[View]], seed: int, make: Callable = made_views,
     ) -> None:
         self.source, self.groups, self.seed, self.make = source, groups, seed, make
 
@@ -79,7 +76,16 @@ class ViewDataset(Dataset):
     def item(self, index: int, seed: int) -> dict:
         """Image `index` with the views that `seed` draws."""
         image, target, corrupt = self._readable(index)
-        views = _seeded(self.make, self.groups, image, seed)
+        return self.item_of(image, target, seed, corrupt)
+
+    def item_of(self, image: Image.Image, target: int, seed: int, corrupt: Sequence[int] = ()) -> dict:
+        """The item of an image; torch's CPU generator ends as it was, CUDA's is untouched."""
+        before = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            views = self.make(self.groups, image)
+        finally:
+            torch.default_generator.set_state(before)
         return {**views, "target": target, "corrupt": torch.tensor(corrupt, dtype=torch.int64)}
 
     def _readable(self, index: int) -> tuple[Image.Image, int, list[int]]:
@@ -96,24 +102,16 @@ class ViewDataset(Dataset):
 
 
 def make_train_loader(
-    source: ImageSource | StreamSource, view: Views, *, n_views: int, small_view: View | None = None,
-    n_small_views: int = 0, batch_size: int, seed: int, rank: int, world_size: int, start_micro_step: int,
-    micro_steps_per_epoch: int, total_micro_steps: int, workers: int, pin_memory: bool = False,
-    views_on: str = "workers", teacher_cache=None,
-) -> "TrainLoader":
+    views: ViewDataset, *, batch_size: int, micro_steps_per_epoch: int, total_micro_steps: int, workers: int,
+    start_micro_step: int = 0, rank: int = 0, world_size: int = 1, pin_memory: bool = False,
+) -> Iterator[dict[str, torch.Tensor]]:
     """Micro-batches `start_micro_step` to `total_micro_steps` - 1 of a run, for process `rank` of `world_size`.
 
-    Each is a dict: `views` uint8 [B, V, 3, H, W], with n_small_views also `small_views` uint8 [B, W, 3, h, w], `target`
-    int64 [B], `corrupt` int64 [K], the indices of images that could not be read (K may be 0; give it to
-    `CorruptLog.add`). `view` makes all V views, or is a sequence of V, one for each. Micro-batch m of epoch e is
-    `epoch_order(seed, e, n)[m * B * W : (m + 1) * B * W]`, of which process r takes its r-th slice of B: what W
-    processes see together depends only on B * W. Workers live for the whole run, not for an epoch.
-
-    With `views_on="device"` a batch holds what `DeviceViews` makes the views from, drawn by the same seeds; see
-    `drawn_views`.
-
-    With a `TeacherCache` the one view of each image is one of its fixed ones, and a batch has what the teacher said of
-    it, `teacher` float16 [B, 1, D].
+    Each is a dict of what the items of `views` hold, stacked: `views` uint8 [B, V, 3, H, W], `target` int64 [B], ...;
+    `corrupt` int64 [K] are the indices of images that could not be read (K may be 0; give it to `CorruptLog.add`).
+    Micro-batch m of epoch e is `epoch_order(views.seed, e, n)[m * B * W : (m + 1) * B * W]`, of which process r takes
+    its r-th slice of B: what W processes see together depends only on B * W. Workers live for the whole run, not for an
+    epoch.
 
     A `StreamSource` has no random access, so none of this holds for it: it goes round in timm's shuffled shard order,
     a share of the shards for each process and worker, and a resumed run sees other images than an unbroken one would.
@@ -121,61 +119,42 @@ def make_train_loader(
 
     Raises BurnError (while iterating, too) when the images cannot be read, or a stream has fewer shards than processes.
     """
-    length = max(0, total_micro_steps - start_micro_step)
-    groups = view_groups(view, n_views, small_view, n_small_views)
-    make = made_views
-    if views_on == "device":
-        groups, make = device_groups(groups), drawn_views
-    own_seed = seed_for(seed, start_micro_step, rank)
+    source, dataset = views.source, views
+    own_seed = seed_for(views.seed, start_micro_step, rank)
     if source.streaming:
         if source.shards < world_size:
             raise BurnError(f"{source.description}: {source.shards} shard(s), fewer than the {world_size} processes")
         workers = min(workers, source.shards // world_size)
         stream = source.training_dataset(
-            batch_size=batch_size, seed=seed_for(seed), rank=rank, world_size=world_size, workers=workers
+            batch_size=batch_size, seed=seed_for(views.seed), rank=rank, world_size=world_size, workers=workers
         )
-        dataset = _StreamViews(source, stream, groups, own_seed, start_micro_step // micro_steps_per_epoch, make)
+        dataset = _StreamViews(views, stream, own_seed, start_micro_step // micro_steps_per_epoch)
         batches = {"batch_size": batch_size}
     else:
-        dataset = ViewDataset(source, groups, seed, make)
-        if teacher_cache is not None:
-            dataset = teacher_cache.dataset(source, groups, seed)
         steps = range(start_micro_step, total_micro_steps)
         batches = {"batch_sampler": _batches(
-            len(source), batch_size, seed, rank, world_size, micro_steps_per_epoch, steps,
+            len(source), batch_size, views.seed, rank, world_size, micro_steps_per_epoch, steps,
         )}
     loader = DataLoader(
         dataset, **batches, num_workers=workers, collate_fn=collate_views, pin_memory=pin_memory,
         # a generator of its own: without it, starting a loader draws from the caller's
         generator=torch.Generator().manual_seed(own_seed),
     )
-    return TrainLoader(loader, length)
+    return _in_one_line(loader, total_micro_steps - start_micro_step)
 
 
-class TrainLoader:
-    """What `make_train_loader` returns: iterate it once; `len()` is the number of micro-batches."""
-
-    def __init__(self, loader: DataLoader, length: int) -> None:
-        self._loader = loader
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        if self._length == 0:
-            return
-        told = None
-        try:
-            yield from itertools.islice(self._loader, self._length)
-        except BurnError as error:
-            # A worker's error arrives with its traceback as text; the message is its end.
-            told = BurnError(str(error).strip().rsplit("BurnError: ", 1)[-1])
-            # torch's frame refers to its own error; without this the workers wait for the garbage collector, which
-            # closes their queues before it tells them to stop, and 5 s pass for each
-            error.__traceback__ = None
-        if told is not None:
-            raise told
+def _in_one_line(loader: DataLoader, length: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The first `length` batches; the error of a worker, which arrives with its traceback as text, as it was raised."""
+    told = None
+    try:
+        yield from itertools.islice(loader, max(0, length))
+    except BurnError as error:
+        told = BurnError(str(error).strip().rsplit("BurnError: ", 1)[-1])
+        # torch's frame refers to its own error; without this the workers wait for the garbage collector, which
+        # closes their queues before it tells them to stop, and 5 s pass for each
+        error.__traceback__ = None
+    if told is not None:
+        raise told
 
 
 def eval_loader(
@@ -225,11 +204,8 @@ def _batches(
 class _StreamViews(IterableDataset):
     """Views of a stream without end; sample k of a worker is seeded by (seed, worker, k)."""
 
-    def __init__(
-        self, source: StreamSource, stream, groups: dict[str, list[View]], seed: int, first_epoch: int, make: Callable,
-    ) -> None:
-        self.source, self.stream, self.groups, self.make = source, stream, groups, make
-        self.seed, self.first_epoch = seed, first_epoch
+    def __init__(self, views: ViewDataset, stream, seed: int, first_epoch: int) -> None:
+        self.views, self.stream, self.seed, self.first_epoch = views, stream, seed, first_epoch
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
@@ -239,12 +215,11 @@ class _StreamViews(IterableDataset):
         for epoch in itertools.count(self.first_epoch):
             before = count
             self.stream.set_epoch(epoch)
-            for image, target in self.source.read(self.stream):
-                views = _seeded(self.make, self.groups, image, seed_for(self.seed, worker_id, count))
-                yield {**views, "target": target, "corrupt": torch.empty(0, dtype=torch.int64)}
+            for image, target in self.views.source.read(self.stream):
+                yield self.views.item_of(image, target, seed_for(self.seed, worker_id, count))
                 count += 1
             if count == before:
-                raise BurnError(f"{self.source.description}: no image could be read")
+                raise BurnError(f"{self.views.source.description}: no image could be read")
 
 
 class _Transformed(Dataset):
@@ -262,16 +237,6 @@ class _Transformed(Dataset):
         except Exception:  # as in ViewDataset
             return index
         return self.transform(image), target
-
-
-def _seeded(make: Callable, groups: dict[str, list[View]], image: Image.Image, seed: int) -> dict:
-    """`make(groups, image)` drawn from `seed`; torch's CPU generator ends as it was, CUDA's is untouched."""
-    before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        return make(groups, image)
-    finally:
-        torch.default_generator.set_state(before)
 
 
 def _collate_readable(items: list) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor]:

@@ -8,7 +8,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import CorruptLog, ImageSource, make_train_loader, make_view, micro_steps_per_epoch, seed_for
+from ..data import CorruptLog, ImageSource, ViewDataset, make_train_loader, make_view, micro_steps_per_epoch, seed_for
 from ..errors import BurnError
 from ..nn import Backbone
 from . import linear
@@ -31,11 +31,10 @@ def epochs_of_views(
     batch_size = min(batch_size, len(source))
     steps = micro_steps_per_epoch(len(source), batch_size, 1)
     corrupt = CorruptLog(len(source))
-    loader = iter(make_train_loader(
-        source, view, n_views=1, batch_size=batch_size, seed=seed, rank=0, world_size=1, start_micro_step=0,
-        micro_steps_per_epoch=steps, total_micro_steps=epochs * steps, workers=workers,
-    ))
-
+    loader = make_train_loader(
+        ViewDataset(source, {"views": [view]}, seed), batch_size=batch_size, micro_steps_per_epoch=steps,
+        total_micro_steps=epochs * steps, workers=workers,
+    )
     bar = tqdm(total=epochs * steps, desc=title, unit=" steps", disable=title is None)
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from timm.data import resolve_model_data_config
 from tqdm.auto import tqdm
 
-from ..data.loader import eval_loader, make_train_loader, micro_steps_per_epoch, seed_for
+from ..data.loader import ViewDataset, eval_loader, make_train_loader, micro_steps_per_epoch, seed_for
 from ..data.sources import ImageSource, random_subset
 from ..data.views import make_view
 from ..errors import BurnError
@@ -43,10 +43,10 @@ def calibrate(model: torch.nn.Module, options: Options, images: ImageSource) -> 
     view = options.view if isinstance(options.view, str) else options.view[0]
     batch_size = min(128, len(images))
     steps = min(max(1, CALIBRATION_IMAGES // batch_size), micro_steps_per_epoch(len(images), batch_size, 1))
+    views = {"views": [make_view(view, side, options.hflip, options.train_interpolation)]}
     loader = make_train_loader(
-        images, make_view(view, side, options.hflip, options.train_interpolation), n_views=1, batch_size=batch_size,
-        seed=seed_for(options.seed, 0xCA11), rank=0, world_size=1, start_micro_step=0,
-        micro_steps_per_epoch=steps, total_micro_steps=steps, workers=options.workers,
+        ViewDataset(images, views, seed_for(options.seed, 0xCA11)), batch_size=batch_size, micro_steps_per_epoch=steps,
+        total_micro_steps=steps, workers=options.workers,
     )
     device = next(model.parameters()).device
     normalise = backbone_at(torch.nn.Identity(), resolve_model_data_config(model), side).to(device)

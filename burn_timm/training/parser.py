@@ -6,7 +6,6 @@ from typing import Any
 
 from ..arguments import KeyValues, Parser, above_zero, fraction, natural, not_negative, positive, whole
 from ..data.cache import CACHES
-from ..data.loader import VIEWS_ON
 from ..data.views import INTERPOLATIONS, VIEWS
 from ..heads import HEAD_TYPES
 from ..losses import FS_LOSSES, KL_DIRECTIONS
@@ -113,8 +112,8 @@ def _add_views(add: Callable) -> None:
     add("--train-interpolation", choices=INTERPOLATIONS,
         help="of the views' crops; default: each view's own, which is bicubic but for moco_original")
     add("--hflip", type=fraction, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
-    add("--views-on", default="workers", choices=VIEWS_ON, help="where views are made: one by one in the workers, or "
-        "batched on the training device; workers then decode only (and crop, where images are large or differ in size)")
+    add("--views-on", default="workers", choices=("workers", "device"), help="where views are made: one by one in the "
+        "workers, or batched on the training device; workers then decode and crop only")
 
 
 def _add_optimisation(add: Callable) -> None:

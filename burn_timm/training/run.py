@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ..data.corrupt import CorruptLog
-from ..data.teacher_cache import TeacherCache
 from ..nn import Backbone
 from ..provenance import git_commit, hardware, peak_memory, redact_tree, versions
 from .clock import Clock
@@ -19,6 +18,7 @@ from .monitor import CollapseMonitor
 from .options import Options, defining_options
 from .scalars import AsyncScalars
 from .state import Checkpoint
+from .teacher_cache import TeacherCache
 
 
 @dataclass

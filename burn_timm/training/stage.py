@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from timm.layers import convert_sync_batchnorm
 
-from ..data.device_views import DeviceViews
-from ..data.loader import make_train_loader, seed_for
-from ..data.views import make_view, make_views
+from ..data.device_views import DeviceViews, drawn_views
+from ..data.loader import ViewDataset, make_train_loader, seed_for
+from ..data.views import made_views, make_view, make_views, view_groups
 from ..methods.base import Method
 from ..runs import understood
 from . import speed
@@ -15,6 +15,7 @@ from .build import build_method, view_size
 from .optimizer import make_optimizer
 from .run import Run
 from .state import Checkpoint
+from .teacher_cache import KeptViews
 
 
 def make_method(run: Run, index: int) -> Method:
@@ -59,26 +60,27 @@ def synchronise(method: Method, heads_only: bool = False) -> None:
 def load_batches(run: Run, method: Method, index: int, first_step: int) -> Iterator[dict[str, torch.Tensor]]:
     """The batches of a stage from `first_step` on, on the device."""
     options, steps = run.options, run.steps
-    view = make_views(options.view, view_size(options, run.teacher), options.hflip, options.train_interpolation)
-    small_view = make_view(
-        method.small_view, options.small_img_size, options.hflip, options.train_interpolation,
-    )
+    how = options.hflip, options.train_interpolation
+    view = make_views(options.view, view_size(options, run.teacher), *how)
+    small_view = make_view(method.small_view, options.small_img_size, *how)
+    groups = view_groups(view, method.n_views, small_view, method.n_small_views)
+    on_device = DeviceViews(groups) if options.views_on == "device" else None
+    seed = seed_for(options.seed, index)
+    if run.kept is not None:
+        views = KeptViews(groups, seed, run.kept)
+    else:
+        views = ViewDataset(run.data.reduced, groups, seed, drawn_views if on_device else made_views)
     accumulated = options.grad_accum_steps
-    loader = iter(make_train_loader(
-        run.data.reduced, view, n_views=method.n_views, small_view=small_view, n_small_views=method.n_small_views,
-        batch_size=options.batch_size, seed=seed_for(options.seed, index), rank=run.accelerator.process_index,
+    loader = make_train_loader(
+        views, batch_size=options.batch_size, rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes, start_micro_step=first_step * accumulated,
         micro_steps_per_epoch=steps.per_epoch * accumulated, total_micro_steps=steps.total * accumulated,
-        workers=options.workers, pin_memory=run.device.type == "cuda", views_on=options.views_on,
-        teacher_cache=run.kept,
-    ))
-    device_views = None
-    if options.views_on == "device":
-        device_views = DeviceViews(view, method.n_views, small_view, method.n_small_views)
+        workers=options.workers, pin_memory=run.device.type == "cuda",
+    )
     for _ in range((steps.total - first_step) * accumulated):
         with run.log.waiting():
             batch = next(loader)
         run.corrupt.add(batch.pop("corrupt"), run.data.train)
-        if device_views is not None:
-            batch = device_views(batch, run.device)
+        if on_device:
+            batch = on_device(batch, run.device)
         yield {name: tensor.to(run.device, non_blocking=True) for name, tensor in batch.items()}

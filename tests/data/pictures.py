@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
-from burn_timm.data import make_train_loader, micro_steps_per_epoch, open_dataset
-from burn_timm.data.views import Drawn
+from burn_timm.data import ViewDataset, make_train_loader, micro_steps_per_epoch, open_dataset
+from burn_timm.data.views import Drawn, made_views, view_groups
 from burn_timm.errors import BurnError
 
 STILL = Drawn((0, 0, 48, 48), (), (1.0, 1.0, 1.0, 0.0), False, 0.0, False, False)  # changes nothing
@@ -82,10 +82,13 @@ def assert_same_images(one, other) -> None:
         assert image.tobytes() == expected.tobytes() and image.mode == "RGB"
 
 
-def train_loader(source, view, *, start=0, total=4, batch_size=8, world_size=1, per_epoch=None, **options):
+def train_loader(
+    source, view, *, n_views=2, small_view=None, n_small_views=0, seed=5, make=made_views, start=0, total=4,
+    batch_size=8, world_size=1, workers=0, **options,
+):
     """`make_train_loader` with small numbers where none are given."""
+    views = ViewDataset(source, view_groups(view, n_views, small_view, n_small_views), seed, make)
     return make_train_loader(
-        source, view, batch_size=batch_size, world_size=world_size, start_micro_step=start, total_micro_steps=total,
-        micro_steps_per_epoch=per_epoch or micro_steps_per_epoch(len(source), batch_size, world_size),
-        **{"n_views": 2, "seed": 5, "rank": 0, "workers": 0, **options},
+        views, batch_size=batch_size, world_size=world_size, start_micro_step=start, total_micro_steps=total,
+        micro_steps_per_epoch=micro_steps_per_epoch(len(source), batch_size, world_size), workers=workers, **options,
     )

@@ -9,7 +9,7 @@ from PIL import Image
 
 from burn_timm.data import open_dataset
 from burn_timm.data.device_views import DeviceViews, drawn_views
-from burn_timm.data.views import VIEWS, Drawn, collate_views, made_views, make_view, make_views
+from burn_timm.data.views import VIEWS, Drawn, collate_views, made_views, make_view, make_views, view_groups
 
 from .pictures import STILL, photo, refused, train_loader
 
@@ -40,7 +40,7 @@ def assert_as_by_pillow(photos, drawn: list[Drawn], size: int = 48, most: int = 
     crops = torch.stack([torch.from_numpy(np.array(view.cropped(image, one.crop))).permute(2, 0, 1)
                          for image, one in zip(photos, drawn, strict=True)])
     batch = {"views": crops[:, None], "views_drawn": torch.tensor([[one.numbers()] for one in drawn])}
-    assert_close(by_pillow, DeviceViews(view, 1)(batch, CPU)["views"][:, 0], most, share)
+    assert_close(by_pillow, DeviceViews({"views": [view]})(batch, CPU)["views"][:, 0], most, share)
     assert "views_drawn" in batch  # the caller's own stays as it was
 
 
@@ -90,7 +90,7 @@ def test_whole_views(photos, name):
             groups = {"views": [view]}
             items = [{**make(groups, image), "corrupt": torch.empty(0)} for image in photos * 3]
             made.append(collate_views(items))
-        assert_close(made[1]["views"], DeviceViews(view, 1)(made[0], CPU)["views"], most=6, share=1e-3)
+        assert_close(made[1]["views"], DeviceViews({"views": [view]})(made[0], CPU)["views"], most=6, share=1e-3)
 
 
 def test_a_loaders_batches(tmp_path, photos):
@@ -101,9 +101,9 @@ def test_a_loaders_batches(tmp_path, photos):
     shape = dict(small_view=make_view("swav_small", 24), n_small_views=3)
     by_workers, drawn, in_workers = (
         list(train_loader(source, views, **shape, **how))
-        for how in ({}, {"views_on": "device"}, {"views_on": "device", "workers": 2})
+        for how in ({}, {"make": drawn_views}, {"make": drawn_views, "workers": 2})
     )
-    make = DeviceViews(views, 2, shape["small_view"], 3)
+    make = DeviceViews(view_groups(views, 2, shape["small_view"], 3))
     for batch, given, other in zip(by_workers, drawn, in_workers, strict=True):
         assert given.keys() == other.keys() and all(torch.equal(given[key], other[key]) for key in given)
         done = make(given, CPU)
@@ -116,4 +116,4 @@ def test_a_loaders_batches(tmp_path, photos):
 @pytest.mark.parametrize(("name", "told"), [("infomin", "RandAugment"), ("none", "nothing random")])
 def test_views_that_are_not_made_on_the_device_are_refused_in_one_line(name, told):
     with refused(f"--views-on device: a view with {told}.*workers"):
-        train_loader(open_dataset("digits"), make_view(name, 32), views_on="device")
+        DeviceViews({"views": [make_view(name, 32)]})

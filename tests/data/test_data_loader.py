@@ -105,7 +105,6 @@ def test_workers_and_cold_starts_change_nothing():
     for start in (0, 3, per_epoch - 1, per_epoch + 1):
         for workers in (0, 2):
             cold = loader(digits, batch_size=40, start=start, total=per_epoch + 3, workers=workers)
-            assert len(cold) == per_epoch + 3 - start
             assert_same(whole[start:], list(cold))
     assert list(loader(digits, start=3, total=3)) == []
 

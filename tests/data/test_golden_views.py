@@ -13,6 +13,7 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from burn_timm.data import epoch_order, open_dataset
+from burn_timm.data.device_views import drawn_views
 from burn_timm.data.views import VIEWS, make_view, make_views
 
 from .pictures import Image, photo, train_loader
@@ -85,9 +86,9 @@ SMALL = {"view": "swav", "small_view": make_view("swav_small", 16), "n_small_vie
     ("digits", {}, "111447d35387bad4"),
     ("digits", {"view": ("byol1", "byol2"), "workers": 2}, "306ffd13d9a4046e"),
     ("digits", SMALL, "83f640d3ad590559"),
-    ("digits", {"views_on": "device"}, "0e4d13b58f3bf1f2"),
+    ("digits", {"make": drawn_views}, "0e4d13b58f3bf1f2"),
     ("folder", {"size": 48}, "8f86fe1a95a9bb73"),
-    ("folder", {"size": 48, "views_on": "device"}, "2ea119fd1a288642"),
+    ("folder", {"size": 48, "make": drawn_views}, "2ea119fd1a288642"),
 ])
 def test_batches(name, options, golden, folder):
     assert batches_of(open_dataset(name, folder if name == "folder" else None), **options) == golden

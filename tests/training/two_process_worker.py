@@ -22,8 +22,8 @@ from methods.cases import OPTIONS, make
 
 import train_burn
 from burn_timm.data.datasets import open_dataset
-from burn_timm.data.loader import make_train_loader
-from burn_timm.data.views import make_view
+from burn_timm.data.loader import ViewDataset, make_train_loader
+from burn_timm.data.views import make_view, view_groups
 from burn_timm.distributed import gather_over_processes
 from burn_timm.errors import BurnError
 from burn_timm.methods.moco import MomentumKeys
@@ -92,11 +92,11 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     plain = method
     method, optimizer = accelerator.prepare(method, optimizer)
+    view, small = make_view("light", 32, 0.0), make_view("light", 16, 0.0)
+    groups = view_groups(view, plain.n_views, small, plain.n_small_views)
     loader = make_train_loader(
-        open_dataset("digits"), make_view("light", 32, 0.0), n_views=plain.n_views,
-        small_view=make_view("light", 16, 0.0), n_small_views=plain.n_small_views, batch_size=batch_size, seed=1,
-        rank=accelerator.process_index, world_size=accelerator.num_processes, start_micro_step=0,
-        micro_steps_per_epoch=40, total_micro_steps=3, workers=0,
+        ViewDataset(open_dataset("digits"), groups, seed=1), batch_size=batch_size, rank=accelerator.process_index,
+        world_size=accelerator.num_processes, micro_steps_per_epoch=40, total_micro_steps=3, workers=0,
     )
     steps = []
     for step, batch in enumerate(loader):

@@ -9,9 +9,9 @@ import torch
 
 from burn_timm.data import open_dataset
 from burn_timm.data.loader import ViewDataset, make_train_loader
-from burn_timm.data.teacher_cache import TeacherCache, view_seed
 from burn_timm.data.views import make_view
 from burn_timm.errors import BurnError
+from burn_timm.training.teacher_cache import KeptViews, TeacherCache, view_seed
 
 SIDE, DIM, COUNT = 24, 12, 3
 
@@ -30,14 +30,14 @@ def digits():
 @pytest.fixture
 def filled(digits, tmp_path):
     cache = TeacherCache(tmp_path, digits, COUNT, DIM, "teacher")
-    assert cache.fill(digits, make_view("light", SIDE), outputs, 100) == COUNT * len(digits)
+    assert cache.fill(make_view("light", SIDE), outputs, 100) == COUNT * len(digits)
     return cache
 
 
-def loader(source, cache, start=0, total=4, workers=0):
+def loader(cache, start=0, total=4, workers=0):
     return make_train_loader(
-        source, make_view("light", 16), n_views=1, batch_size=32, seed=7, rank=0, world_size=1, start_micro_step=start,
-        micro_steps_per_epoch=2, total_micro_steps=total, workers=workers, teacher_cache=cache,
+        KeptViews({"views": [make_view("light", 16)]}, 7, cache), batch_size=32, start_micro_step=start,
+        micro_steps_per_epoch=2, total_micro_steps=total, workers=workers,
     )
 
 
@@ -46,7 +46,7 @@ def test_a_batch_has_what_the_teacher_said_of_its_views(digits, filled):
         ViewDataset(digits, {"views": [make_view("light", side)]}, 0) for side in (SIDE, 16)
     )
     drawn = set()
-    for batch in loader(digits, filled):
+    for batch in loader(filled):
         assert batch["teacher"].dtype == torch.float16 and batch["teacher"].shape == (32, 1, DIM)
         for seen, taught in zip(batch["views"], batch["teacher"], strict=True):
             which, index = where(filled, taught[0])
@@ -68,7 +68,7 @@ def where(cache, row) -> tuple[int, int]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_any_step_is_entered_cold(digits, filled, workers):
-    whole, rest = list(loader(digits, filled)), list(loader(digits, filled, start=3, workers=workers))
+    whole, rest = list(loader(filled)), list(loader(filled, start=3, workers=workers))
     assert len(rest) == 1
     for name, tensor in whole[3].items():
         assert torch.equal(tensor, rest[0][name]), name
@@ -81,9 +81,9 @@ def test_a_killed_filling_goes_on(digits, filled):
         file.truncate(rows * DIM * 2 + 5)  # in the middle of a row
     filled.paths[2].unlink()
     view = make_view("light", SIDE)
-    assert filled.fill(digits, view, outputs, 100, workers=2) == 2 * len(digits) - rows
+    assert filled.fill(view, outputs, 100, workers=2) == 2 * len(digits) - rows
     assert [path.read_bytes() for path in filled.paths] == before
-    assert filled.fill(digits, view, lambda images: pytest.fail("nothing is missing"), 100) == 0
+    assert filled.fill(view, lambda images: pytest.fail("nothing is missing"), 100) == 0
 
 
 def test_a_write_that_is_cut_short_is_an_error(digits, tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_write_that_is_cut_short_is_an_error(digits, tmp_path, monkeypatch):
     write = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, content, at: write(file, content[:-1], at))
     with pytest.raises(BurnError, match="No space left"):
-        cache.fill(digits, make_view("none", SIDE), outputs, 100)
+        cache.fill(make_view("none", SIDE), outputs, 100)
 
 
 def test_files_are_those_of_teacher_and_images(digits, tmp_path):
@@ -110,4 +110,4 @@ def test_a_copy_maps_the_files_for_itself(filled):
 def test_outputs_that_float16_cannot_hold(digits, tmp_path):
     cache = TeacherCache(tmp_path, digits, 1, DIM, "large")
     with pytest.raises(BurnError, match="float16"):
-        cache.fill(digits, make_view("none", SIDE), lambda images: outputs(images) * 1e6, 100)
+        cache.fill(make_view("none", SIDE), lambda images: outputs(images) * 1e6, 100)

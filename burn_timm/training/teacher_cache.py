@@ -1,4 +1,4 @@
-"""What a frozen teacher says of N fixed views of each image, computed once and kept in files.
+"""--cache-teacher: what a frozen teacher says of N fixed views of each image, computed once and kept in files.
 
 View `which` of image `index` is drawn by a seed that is a function of these two alone: not of the run's seed, stage or
 epoch. So runs share the files, and a step needs the student's view and a row of a file instead of the teacher. With
@@ -10,22 +10,67 @@ colours, each made at its own size.
 """
 
 import errno
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from burn_timm.data.cache import SAMPLES, fingerprint, samples
-from burn_timm.data.loader import ViewDataset, seed_for
-from burn_timm.data.sources import ImageSource
-from burn_timm.data.views import View
-from burn_timm.errors import BurnError
+from ..data.cache import SAMPLES, cache_folder, fingerprint, samples
+from ..data.loader import ViewDataset, seed_for
+from ..data.sources import ImageSource
+from ..data.views import VIEWS, View, make_view
+from ..errors import BurnError
+from ..nn import Backbone, Frozen
+from .build import build_method, feature_dim
+from .options import Options
 
 _SALT = 0x7EAC4E5  # of the views' seeds: another value is another set of views
+_logger = logging.getLogger(__name__)
+
+
+def keep_teacher(
+    options: Options, source: ImageSource, teacher: Backbone, identity: dict, accelerator: Accelerator,
+) -> "TeacherCache":
+    """The cache of a run, filled. The first process of each machine fills it, the others wait.
+
+    Raises:
+        BurnError: A stream, several views of an image, no space.
+    """
+    if source.streaming or not isinstance(options.view, str):
+        raise BurnError("--cache-teacher needs images with random access, and one view of each")
+    method = build_method(options, options.stages[0], 0, teacher, source.num_classes, epochs=1.0)
+    if method.n_views > 1 or method.n_small_views:
+        raise BurnError(f"--cache-teacher: this setting of {options.method} takes several views of an image")
+    side = max(teacher.size)
+    key = (
+        identity, sorted(options.teacher_kwargs.items()), teacher.mean.tolist(), teacher.std.tolist(), options.view,
+        VIEWS[options.view], side, options.hflip, options.train_interpolation, options.cache_size,
+        accelerator.mixed_precision,
+    )
+    dim = feature_dim(teacher, side, "--teacher")
+    kept = TeacherCache(cache_folder(options.cache_dir), source, options.cache_teacher, dim, key)
+    frozen = Frozen(teacher).to(accelerator.device)
+    if options.channels_last:
+        frozen = frozen.to(memory_format=torch.channels_last)
+    if options.compile:
+        frozen.module.compile(dynamic=False)
+
+    def outputs(images: torch.Tensor) -> torch.Tensor:
+        with accelerator.autocast():
+            return frozen(images.to(accelerator.device))
+
+    with accelerator.local_main_process_first():
+        view = make_view(options.view, side, options.hflip, options.train_interpolation)
+        computed = kept.fill(view, outputs, options.batch_size, options.workers)
+    if accelerator.is_main_process and computed:
+        _logger.info(f"{computed:,} outputs of the teacher are in {kept.paths[0].parent}")
+    return kept
 
 
 class TeacherCache:
@@ -38,10 +83,10 @@ class TeacherCache:
     def __init__(self, folder: str | os.PathLike, source: ImageSource, count: int, dim: int, key: object) -> None:
         known = fingerprint(source, samples(source, SAMPLES), key)
         self.paths = [Path(folder) / f"teacher-{known}-{which}.f16" for which in range(count)]
-        self.count, self.images, self.dim = count, len(source), dim
+        self.source, self.dim = source, dim
         self._rows = None
 
-    def fill(self, source: ImageSource, view: View, outputs: Callable, batch_size: int, workers: int = 0) -> int:
+    def fill(self, view: View, outputs: Callable, batch_size: int, workers: int = 0) -> int:
         """Compute what is missing; returns how many outputs these were.
 
         `view` is the teacher's; `outputs` takes uint8 [batch_size, 3, S, S] and returns [batch_size, D].
@@ -49,12 +94,15 @@ class TeacherCache:
         computed = 0
         for which, path in enumerate(self.paths):
             done = path.stat().st_size // (2 * self.dim) if path.exists() else 0
-            missing = range(done, self.images)
-            if not missing:
+            if done == len(self.source):
                 continue
-            views = _OneView(source, view, which)
-            loader = DataLoader(views, batch_size, sampler=missing, num_workers=workers, generator=torch.Generator())
-            bar = tqdm(total=self.images, initial=done, desc=f"teacher, view {which + 1} of {self.count}", unit="img")
+            computed += len(self.source) - done
+            loader = DataLoader(
+                _FixedView(self.source, view, which), batch_size, sampler=range(done, len(self.source)),
+                num_workers=workers, generator=torch.Generator(),
+            )
+            title = f"teacher, view {which + 1} of {len(self.paths)}"
+            bar = tqdm(total=len(self.source), initial=done, desc=title, unit="img")
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # by position: two runs may fill it side by side
             try:
@@ -75,18 +123,14 @@ class TeacherCache:
             finally:
                 os.close(file)
                 bar.close()
-            computed += len(missing)
         return computed
 
     def read(self, which: int, index: int) -> torch.Tensor:
         """The output float16 [D] for view `which` of image `index`."""
         if self._rows is None:
-            shape = (self.images, self.dim)
+            shape = (len(self.source), self.dim)
             self._rows = [np.memmap(path, np.float16, "r", shape=shape) for path in self.paths]
         return torch.from_numpy(np.array(self._rows[which][index]))
-
-    def dataset(self, source: ImageSource, groups: dict[str, list[View]], seed: int) -> "KeptViews":
-        return KeptViews(source, groups, seed, self)
 
     def __getstate__(self) -> dict:
         return {**vars(self), "_rows": None}
@@ -98,16 +142,16 @@ class KeptViews(ViewDataset):
     Which view it is, is a function of (seed, epoch, index).
     """
 
-    def __init__(self, source: ImageSource, groups: dict[str, list[View]], seed: int, cache: TeacherCache) -> None:
-        super().__init__(source, groups, seed)
+    def __init__(self, groups: dict[str, list[View]], seed: int, cache: TeacherCache) -> None:
+        super().__init__(cache.source, groups, seed)
         self.cache = cache
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        which = seed_for(self.seed, *key) % self.cache.count
+        which = seed_for(self.seed, *key) % len(self.cache.paths)
         return {**self.item(key[1], view_seed(which, key[1])), "teacher": self.cache.read(which, key[1])[None]}
 
 
-class _OneView(Dataset):
+class _FixedView(Dataset):
     """Fixed view `which` of each image."""
 
     def __init__(self, source: ImageSource, view: View, which: int) -> None:
