@@ -11,14 +11,14 @@ from timm.data import create_dataset
 from burn_timm import compat
 from burn_timm.data.decode import decode
 from burn_timm.data.digits import open_digits, open_digits_in_photos
-from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder, split_folder
+from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder
 from burn_timm.data.hfds import open_hfds
 from burn_timm.data.published import PUBLISHED
 from burn_timm.data.sources import Files, ImageSource, Store, shown_path
 from burn_timm.data.stream import StreamSource
 from burn_timm.errors import BurnError, NoSplitError, one_line
 
-_FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder")
+_FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "torch/folder", "torch/image_folder")
 _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
 _DIGITS = {"digits": open_digits, "digits_in_photos": open_digits_in_photos}
 PUBLISHED_IMAGES = {name: known.images for name, known in PUBLISHED.items()}  # of each split
@@ -69,7 +69,7 @@ def open_dataset(
         return open_hfds(rest, data_dir, split, input_key, target_key)
     if scheme == "wds":
         return StreamSource(data_dir, split, input_key, target_key)
-    if scheme == "torch" and rest:
+    if scheme == "torch" and rest and name.lower() not in _FOLDER_NAMES:
         return _open_torch(rest, data_dir, split, download)
     if name.lower() in _FOLDER_NAMES:
         if not data_dir:
@@ -113,11 +113,7 @@ class _TorchImages(Store):
 def _open_torch(kind: str, root: str | None, split: str, download: bool) -> ImageSource:
     if not root:
         raise BurnError(f"--dataset torch/{kind}: name the folder of the files by --data-dir")
-    if kind.lower() in ("folder", "image_folder"):
-        if not os.path.isdir(root):
-            raise BurnError(f"--data-dir {root}: no such folder")
-        split_folder(root, split)
-    elif kind.lower() in _TRAIN_OR_TEST and split not in sum(SPLIT_SYNONYMS, ()):
+    if kind.lower() in _TRAIN_OR_TEST and split not in sum(SPLIT_SYNONYMS, ()):
         raise NoSplitError(f"--dataset torch/{kind}: no split {split!r}; available: train, test (or validation)")
     try:
         dataset = create_dataset(f"torch/{kind}", root=root, split=split, download=download)
@@ -127,7 +123,7 @@ def _open_torch(kind: str, root: str | None, split: str, download: bool) -> Imag
     names = getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None)
     names = [name if isinstance(name, str) else ", ".join(name) for name in names] if names else None
     store = _TorchImages(dataset)
-    if hasattr(dataset, "samples"):  # ImageFolder, ImageNet; torchvision's loader has another idea of RGB
+    if hasattr(dataset, "samples"):  # ImageNet; torchvision's loader has another idea of RGB
         store = Files(dataset.root, [os.path.relpath(path, dataset.root) for path, _ in dataset.samples])
     elif hasattr(dataset, "loader"):
         dataset.loader = decode

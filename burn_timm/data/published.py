@@ -16,7 +16,7 @@ VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 _PLACES_FOLDERS = ("data/vision/torralba/deeplearning/images256", "images256")
-_PLACES_LOOKED_FOR = 64
+_LOOKED_FOR = 64  # images of a split, at even distances, that must be on disk when it is opened
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Found:
     class_names: list[str]
     targets: list[int] | None = None
     label_matrix: np.ndarray | None = None
-    looked_for: list[int] | None = None  # images that must be on disk; None for all
     note: str = ""  # for the title
 
 
@@ -62,16 +61,13 @@ class Published:
                 raise BurnError(f"--data-dir {data_dir}: no such folder")
             found = self.read(self._root(data_dir), split)
             files = Files(found.folder, found.paths)
-            looked_for = range(len(files)) if found.looked_for is None else found.looked_for
-            missing = [i for i in looked_for if not os.path.isfile(os.path.join(found.folder, found.paths[i]))]
-            if missing:
-                raise BurnError(
-                    f"{len(missing):,} of {len(looked_for):,} images are missing from {found.folder}, the first is "
-                    f"{found.paths[missing[0]]}"
-                )
             title = f"{self.name} {shown_path(data_dir)} [{split}]{found.note}"
             if not len(files):
                 raise BurnError(f"{title}: no image")
+            for place in range(_LOOKED_FOR):
+                path = found.paths[place * (len(files) - 1) // (_LOOKED_FOR - 1)]
+                if not os.path.isfile(os.path.join(found.folder, path)):
+                    raise BurnError(f"{path} is missing from {found.folder}")
         except BurnError as error:
             raise BurnError(f"--dataset {self.name}: {error}; get the set from {self.origin}") from error
         if len(files) != self.images[split] or len(found.class_names) != self.classes:
@@ -164,13 +160,12 @@ def _read_birdsnap(root: str, split: str) -> Found:
     there = [row for row in listed if os.path.isfile(os.path.join(root, folders[0], row[0]))]
     note = f" ({len(there):,} of {len(listed):,} listed images are on disk)"
     paths, targets = [f"{folders[0]}/{path}" for path, _ in there], [place[number] for _, number in there]
-    return Found(root, paths, [name for _, name in species], targets, looked_for=[], note=note)
+    return Found(root, paths, [name for _, name in species], targets, note=note)
 
 
 def _read_places205(root: str, split: str) -> Found:
     """trainvalsplit_places205/{train,val}_places205.csv (lines of a path and a class, from 0) and images256/, or
-    data/vision/torralba/deeplearning/images256/ as the archive unpacks. Of so many images, only the first, the last and
-    62 seeded ones between are looked for."""
+    data/vision/torralba/deeplearning/images256/ as the archive unpacks."""
     file = f"trainvalsplit_places205/{split}_places205.csv"
     rows = _rows(root, file, 2)
     targets = [_number(text, 0, PLACES205.classes - 1, root, file, path) for path, text in rows]
@@ -180,10 +175,8 @@ def _read_places205(root: str, split: str) -> Found:
     folder = next((folder for folder in _PLACES_FOLDERS if os.path.isdir(os.path.join(root, folder))), None)
     if folder is None:
         raise BurnError(f"no folder {' or '.join(_PLACES_FOLDERS)} in {root}")
-    between = np.random.default_rng(0).integers(len(rows), size=_PLACES_LOOKED_FOR - 2).tolist()
     class_names = [names.get(target, str(target)) for target in range(PLACES205.classes)]
-    looked_for = sorted({0, *between, len(rows) - 1})
-    return Found(os.path.join(root, folder), [path for path, _ in rows], class_names, targets, looked_for=looked_for)
+    return Found(os.path.join(root, folder), [path for path, _ in rows], class_names, targets)
 
 
 def _read_voc07(root: str, split: str) -> Found:

@@ -160,13 +160,13 @@ def test_birdsnap_leaves_out_images_that_are_gone_and_counts_them(roots):
 
 def test_missing_images(roots, monkeypatch):
     (roots["cub"] / "images/002.Auk/3.jpg").unlink()
-    refused_set("1 of 3 images are missing from .*the first is images/002.Auk/3.jpg", "cub", roots["cub"])
+    refused_set("images/002.Auk/3.jpg is missing from ", "cub", roots["cub"])
     assert len(open_dataset("cub", roots["cub"], "test")) == 2
     (roots["places205"] / PLACES).write_text("".join(f"a/abbey/{i}.jpg 0\n" for i in range(30_000)))
-    looked_for, real = [], os.path.isfile
-    monkeypatch.setattr(os.path, "isfile", lambda path: looked_for.append(Path(path).name) or real(path))
-    refused_set("of 64 images are missing from .*images256, the first is a/abbey", "places205", roots["places205"])
-    assert len(looked_for) == 64 and {"0.jpg", "29999.jpg"} <= set(looked_for)
+    looked_for = []
+    monkeypatch.setattr(os.path, "isfile", lambda path: not looked_for.append(Path(path).name))
+    assert len(open_dataset("places205", roots["places205"])) == 30_000
+    assert len(set(looked_for)) == 64 and {"0.jpg", "29999.jpg"} <= set(looked_for)  # not all of so many
     shutil.rmtree(roots["places205"] / "data")
     refused_set("no folder data/vision/torralba/deeplearning/images256 or images256", "places205", roots["places205"])
 
