@@ -25,13 +25,12 @@ from burn_timm.nn import weights_held
 from burn_timm.runs import understood
 from burn_timm.schedules import lr_at
 from burn_timm.training.build import build_teacher, options_in_force
-from burn_timm.training.clock import Clock
 from burn_timm.training.data import count_steps, open_data
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import export
-from burn_timm.training.logs import RunLog, draw_curves
+from burn_timm.training.logs import Clock, RunLog, draw_curves
 from burn_timm.training.measure import accuracy_during_training, knn_figures
-from burn_timm.training.monitor import CollapseMonitor, check_finite
+from burn_timm.training.monitor import AsyncScalars, CollapseMonitor, check_finite, grad_norm, scalar, stacked
 from burn_timm.training.options import Options, defining_options, parse_options
 from burn_timm.training.processes import (
     choose_output,
@@ -41,7 +40,6 @@ from burn_timm.training.processes import (
     on_main_process,
 )
 from burn_timm.training.run import Run
-from burn_timm.training.scalars import AsyncScalars, grad_norm, scalar, stacked
 from burn_timm.training.stage import load_batches, make_method, start_stage
 from burn_timm.training.state import Checkpoint, find_checkpoint, load_checkpoint
 from burn_timm.training.teacher_cache import keep_teacher
@@ -53,14 +51,16 @@ FILES = ("checkpoint.pt", "log.jsonl", "export", "latent.safetensors", "curves.p
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    """Run with `argv` and return what was written to summary.json. Bad input ends the process with code 2."""
+    """Run with `argv`, or the demonstration where it is empty, and return what was written to summary.json.
+
+    Bad input ends the process with code 2.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("burn_timm").setLevel(logging.INFO)
     argv = sys.argv[1:] if argv is None else argv
 
     def call() -> dict:
-        options = parse_options(argv or ["--demo"])
-        return run_demo(options, choose_output(options), train) if options.demo else train(options)
+        return train(parse_options(argv)) if argv else run_demo(train)
 
     try:
         return arguments.run("train_burn.py", call, "resume with --resume auto and the same --output")
@@ -93,7 +93,7 @@ def train(options: Options) -> dict:
 def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoint | None]:
     """Processes, data, teacher, the options in force, and the checkpoint to go on from."""
     clock = Clock()
-    output = choose_output(options)
+    output = choose_output(options.output, options.model)
     accelerator = make_accelerator(options.log_with, output)
     device, main_process = accelerator.device, accelerator.is_main_process
     torch.set_num_threads(options.threads or default_threads())

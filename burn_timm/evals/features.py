@@ -92,11 +92,6 @@ def extract_features(
     return torch.cat(features), torch.cat(labels)
 
 
-def pixel_features(loader: Batches, progress: Callable[[int], object] | None = None) -> tuple[Tensor, Tensor]:
-    """`extract_features` of the images themselves: the loader's normalised pixels, flattened, [N, C*H*W]."""
-    return extract_features(nn.Flatten(), loader, progress=progress)
-
-
 @torch.no_grad()
 def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """Re-estimate the statistics of every BatchNorm as `averaged_statistics` does; returns the number of layers.

@@ -43,7 +43,7 @@ def open_data(options: Options, tell: bool) -> Data:
             f"{train.description}: a stream. A resumed run sees other images than an unbroken one, so its weights are "
             "not the same; images that cannot be read are skipped without being counted"
         )
-    reduced = train.cached(options.cache, options.cache_size, options.cache_dir) if options.cache != "auto" else train
+    reduced = train.cached(options.cache, options.cache_size, options.cache_dir)
     if not options.cache_size:
         train = reduced
     val = _open_val(options, train, tell)

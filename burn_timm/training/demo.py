@@ -23,29 +23,27 @@ COMMON = ["--dataset", "digits_in_photos", "--img-size", "48", "--view", "light"
           "--warmup-epochs", "0.5", "--workers", "1", "--channels-last", "--resume", "auto"]
 
 
-def run_demo(options: Options, output: Path, train: Callable[[Options], dict]) -> dict:
-    """Returns {"teacher": summary, "burn": summary, "knn_reloaded": fraction}."""
+def run_demo(train: Callable[[Options], dict], output: str = "output/demo", epochs: int = 18) -> dict:
+    """Returns {"teacher": summary, "burn": summary, "knn_reloaded": fraction}.
+
+    Args:
+        epochs: At most, of each stage.
+    """
     teacher = [
         *COMMON, "--method", "supervised", "--model", "resnet10t", "--stages", "fp", "--model-kwargs",
         "channels=(32, 64, 128, 256)", "stem_width=16", "--lr", "3e-3", "--output", f"{output}/teacher",
-        *_length(options, 18),
+        "--epochs", str(epochs),
     ]
     burn = [
         *COMMON, "--model", "reactnet_a_025", "--teacher", f"local-dir:{output}/teacher/export", "--stages", "w32a1",
         "w1a1", "--lambda-0", "1", "--lambda-T", "1", "--fs-loss", "relations", "--adapter", "mlp", "--lr", "6e-3",
-        "--output", f"{output}/burn", *_length(options, 14),
+        "--output", f"{output}/burn", "--epochs", str(min(epochs, 14)),
     ]
     result = {"teacher": train(parse_options(teacher)), "burn": train(parse_options(burn))}
     if result["burn"]:  # main process
-        result["knn_reloaded"] = _reload_and_draw(parse_options(burn), output)
+        result["knn_reloaded"] = _reload_and_draw(parse_options(burn), Path(output))
         print(_table(result, output))
     return result
-
-
-def _length(options: Options, epochs: int) -> list[str]:
-    # --epochs of the short form caps both runs.
-    length = ["--epochs", str(min(options.epochs, epochs))]
-    return length + (["--max-steps", str(options.max_steps), "--warmup-epochs", "0"] if options.max_steps else [])
 
 
 def _reload_and_draw(options: Options, output: Path) -> float:
@@ -64,7 +62,7 @@ def _reload_and_draw(options: Options, output: Path) -> float:
     return top1_by_knn([part for split in features["trained"] for part in split])
 
 
-def _table(result: dict, output: Path) -> str:
+def _table(result: dict, output: str) -> str:
     burn = result["burn"]
     rows = [
         ("raw pixels", burn["knn_pixels"], None),

@@ -1,4 +1,4 @@
-"""What a run leaves behind for people and for programs: log.jsonl, tracker, progress bar, curves.png."""
+"""What a run tells people and programs: log.jsonl, tracker, progress bar, curves.png, and how long it has worked."""
 
 import contextlib
 import threading
@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from .. import runs
 from ..files import of_a_full_disk, read_lines, writing
-from .clock import Clock
 from .monitor import collapsed
 from .options import Options, defining_options
 
@@ -40,6 +39,36 @@ PANELS = [
 OF_HEADS = {"loss_kl", "loss_fs", "grad_norm_student_head", "grad_norm_target_head", "entropy_of_mean", "mean_entropy",
             "target_information", "lambda"}
 STAGE_WORDS = {"w32a32": "all real-valued", "w32a1": "1-bit activations", "w1a1": "1-bit weights and activations"}
+
+
+class Clock:
+    """Seconds of work, without pauses. Begins when it is made.
+
+    Attributes: `begun` (of `time.perf_counter`), `earlier` (what a checkpoint had kept: seconds of the processes before
+    this one whose work it holds).
+    """
+
+    def __init__(self, earlier: dict[str, float] | None = None):
+        self.begun = time.perf_counter()
+        self.earlier = earlier or {}
+        self._wall, self._cpu = self.begun, time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """`train_seconds` by the wall's clock and `cpu_seconds` of the main process, with `earlier`."""
+        now = {"train_seconds": self.worked(), "cpu_seconds": time.process_time() - self._cpu}
+        return {name: round(seconds + self.earlier.get(name, 0.0), 1) for name, seconds in now.items()}
+
+    def worked(self) -> float:
+        """Seconds of this process by the wall's clock."""
+        return time.perf_counter() - self._wall
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside does not count."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu
 
 
 class RunLog:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from ..data.loader import ViewDataset, eval_loader, make_train_loader, micro_ste
 from ..data.sources import ImageSource, random_subset
 from ..data.views import make_view
 from ..errors import BurnError
-from ..evals.features import calibrate_batchnorm, eval_transform, extract_features, pixel_features
+from ..evals.features import calibrate_batchnorm, eval_transform, extract_features
 from ..evals.knn import knn_accuracy
 from ..evals.linear import linear_probe
 from ..nn import Backbone
@@ -65,26 +64,20 @@ def knn_figures(
         return {}
     splits = at_most(options, data, MOST_IMAGES)
     config = export_config(options, student)
-    figures = {"knn_images": [len(split) for split in splits]}
+    figures: dict[str, Any] = {"knn_images": [len(split) for split in splits]}
 
-    def knn(name: str, features_of: Callable, transform: Callable) -> None:
-        features = []
-        for split in splits:
-            with tqdm(total=len(split), desc=f"kNN {name}", unit="img", leave=False, dynamic_ncols=True) as bar:
-                loader = eval_loader(split, transform, 256, workers=options.workers)
-                features.extend(features_of(loader, progress=bar.update))
+    def measure(name: str, model: torch.nn.Module, model_or_config: Any, side: int | None = None) -> None:
+        transform = eval_transform(model_or_config, side)
+        features = features_of(model, splits, transform, options, device, title=f"kNN {name}")
         figures[f"knn_{name}"] = top1_by_knn(features)
 
-    def of(model: torch.nn.Module) -> Callable:
-        return partial(extract_features, model, device=device)
-
-    knn("pixels", pixel_features, eval_transform(config, min(options.export_img_size, PIXELS)))
-    knn("untrained", of(untrained(options, options.stages[-1], data.train, device)), eval_transform(config))
+    measure("pixels", torch.nn.Flatten(), config, min(options.export_img_size, PIXELS))
+    measure("untrained", untrained(options, options.stages[-1], data.train, device), config)
     if teacher is not None:
         # The teacher's own configuration, except where the run gave it another input size.
         own_size = tuple(resolve_model_data_config(teacher.model)["input_size"][-2:]) == tuple(teacher.size)
-        knn("teacher", of(teacher.model), eval_transform(teacher.model, None if own_size else teacher.size[0]))
-    knn("student", of(student), eval_transform(config))
+        measure("teacher", teacher.model, teacher.model, None if own_size else teacher.size[0])
+    measure("student", student, config)
     return figures
 
 
@@ -95,12 +88,10 @@ def accuracy_during_training(
 
     What cannot be measured is left out, with a warning. The student's mode and statistics stay as they are.
     """
-    transform = eval_transform(export_config(options, student))
-    features, figures = [], {}
+    splits, transform = at_most(options, data, SMALL_MOST_IMAGES), eval_transform(export_config(options, student))
+    figures = {}
     try:
-        for split in at_most(options, data, SMALL_MOST_IMAGES):
-            loader = eval_loader(split, transform, 256, workers=options.workers)
-            features.extend(extract_features(student, loader, device))
+        features = features_of(student, splits, transform, options, device)
         if "knn" in tasks:
             figures["knn"] = top1_by_knn(features)
         if "linear" in tasks:
@@ -108,6 +99,19 @@ def accuracy_during_training(
     except BurnError as error:
         _logger.warning(f"no {' or '.join(task for task in tasks if task not in figures)} figure: {error}")
     return figures
+
+
+def features_of(
+    model: torch.nn.Module, splits: list[ImageSource], transform: Callable, options: Options, device: torch.device,
+    title: str | None = None,
+) -> list[torch.Tensor]:
+    """Features and labels of the images of each split; with `title` under a progress bar."""
+    found: list[torch.Tensor] = []
+    for split in splits:
+        loader = eval_loader(split, transform, 256, workers=options.workers)
+        with tqdm(total=len(split), desc=title, unit="img", leave=False, dynamic_ncols=True, disable=not title) as bar:
+            found.extend(extract_features(model, loader, device, bar.update))
+    return found
 
 
 def top1_by_knn(features: list[torch.Tensor]) -> float:

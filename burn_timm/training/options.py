@@ -18,16 +18,15 @@ from ..compat import use_cpu_is_set
 from ..data.datasets import mirror_probability
 from ..errors import BurnError, one_line
 from ..methods import METHODS
-from .launch import launched_options
 from .parser import STAGES, build_parser, option_actions
+from .processes import launched_options
 
 # Options that may differ between a run and its resumption: none of them changes what is computed.
 FREE_ON_RESUME = {
     "output", "resume", "workers", "threads", "checkpoint_steps", "log_interval", "log_with", "push_to_hub", "recipe",
-    "data_dir", "demo", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command", "cache",
+    "data_dir", "val_split", "teacher", "teacher_checkpoint", "teacher_pretrained", "command", "cache",
     "cache_dir", "dataset_download", "knn_steps", "linear_steps", "export_img_size",
 }
-DEMO_OPTIONS = {"demo", "epochs", "max_steps", "output"}
 _OF_METHODS = {name for method in METHODS.values() for name in method.options()} | {"reset_target_head"}
 _NOT_GIVEN = object()
 
@@ -49,8 +48,6 @@ def parse_options(argv: Sequence[str]) -> Options:
     parser = build_parser()
     actions = option_actions(parser)
     given = _given(parser, argv)
-    if given.get("demo"):
-        _check_demo(given)
     recipe = _read_recipe(given["recipe"], actions) if given.get("recipe") else {}
     if "img_size" in given:  # the other two sizes go with the recipe's own
         recipe = {name: recipe[name] for name in recipe if name not in ("export_img_size", "small_img_size")}
@@ -58,12 +55,9 @@ def parse_options(argv: Sequence[str]) -> Options:
         raise BurnError("--cache-teacher 1 is for whole photos: leave --view out, or let the teacher see several views")
     launched = _given(build_parser("accelerate launch"), launched_options())
     values = {name: action.default for name, action in actions.items()} | recipe | launched | given
-    if not values["demo"]:
-        _check_method(values["method"], {**recipe, **given})
-        values = _filled_in(values)
-    options = Options(**values, command=shlex.join(["train_burn.py", *argv]))
-    if not options.demo:
-        _check(options)
+    _check_method(values["method"], {**recipe, **given})
+    options = Options(**_filled_in(values), command=shlex.join(["train_burn.py", *argv]))
+    _check(options)
     return options
 
 
@@ -128,7 +122,7 @@ def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action]) -> dict[st
 def _words(file: str, key: str, value: Any, actions: Mapping[str, argparse.Action]) -> list[str]:
     """One entry of a recipe as words of the command line."""
     name = key.replace("-", "_")
-    if name in ("demo", "recipe", "resume"):
+    if name in ("recipe", "resume"):
         raise BurnError(f"{file}: {key} belongs on the command line; leave it out of the recipe")
     action = actions.get(name)
     if action is None:
@@ -149,13 +143,6 @@ def _words(file: str, key: str, value: Any, actions: Mapping[str, argparse.Actio
 
 def _flags(names: Sequence[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
-
-
-def _check_demo(given: Mapping[str, Any]) -> None:
-    if ignored := set(given) - DEMO_OPTIONS:
-        raise BurnError(
-            f"--demo takes --epochs, --max-steps and --output only; leave out {_flags(ignored)}, or --demo"
-        )
 
 
 def _check_method(name: str, given: Mapping[str, Any]) -> None:

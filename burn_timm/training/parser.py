@@ -54,7 +54,6 @@ def option_actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action
 def _add_model(add: Callable) -> None:
     add("--recipe", help="settings by name (burn_timm/recipes), or a YAML file of your own; options on the "
         "command line win")
-    add("--demo", action="store_true", help="the run without arguments; takes --epochs, --max-steps and --output only")
     add("--method", default="burn", choices=METHODS, help="how the network is trained")
     add("--model", default="reactnet_a", help="timm name of the network to train and export (the smallest is "
         "reactnet_a_025)")

@@ -11,12 +11,10 @@ from accelerate.utils import gather_object
 from ..data.corrupt import CorruptLog
 from ..nn import Backbone
 from ..provenance import git_commit, hardware, peak_memory, redact_tree, versions
-from .clock import Clock
 from .data import Data, Steps
-from .logs import RunLog
-from .monitor import CollapseMonitor
+from .logs import Clock, RunLog
+from .monitor import AsyncScalars, CollapseMonitor
 from .options import Options, defining_options
-from .scalars import AsyncScalars
 from .state import Checkpoint
 from .teacher_cache import TeacherCache
 

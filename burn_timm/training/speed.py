@@ -1,9 +1,6 @@
 """How a run uses its hardware: --compile, --channels-last, --count-bits and --grad-checkpointing."""
 
-import importlib.util
 import logging
-import os
-import shutil
 
 import torch
 from torch import nn
@@ -35,26 +32,16 @@ def choose(
     channels_last = options.channels_last
     if channels_last is None:
         channels_last = mixed_precision != "no" or count_bits
-    compiled = options.compile
-    if compiled:
-        check_compiler(device)
-    elif compiled is None:
-        failure = why_not_compile(device) if steps >= COMPILE_FROM else None
-        compiled = steps >= COMPILE_FROM and failure is None
-        if tell and failure:
-            _logger.warning(f"--compile does not work here, so the run is slower: {failure}")
-        elif tell and compiled:
-            _logger.info(f"compiling, as a stage has at least {COMPILE_FROM} steps (--no-compile: do not)")
+    wanted = steps >= COMPILE_FROM if options.compile is None else options.compile
+    failure = why_not_compile(device) if wanted else None
+    if options.compile and failure:
+        raise BurnError(f"--compile does not work here: {failure}; leave it out")
+    compiled = wanted and not failure
+    if tell and failure:
+        _logger.warning(f"--compile does not work here, so the run is slower: {failure}")
+    elif tell and compiled and options.compile is None:
+        _logger.info(f"compiling, as a stage has at least {COMPILE_FROM} steps (--no-compile: do not)")
     return {"compile": compiled, "channels_last": channels_last, "count_bits": count_bits}
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raise BurnError if torch.compile lacks what it needs here: a C++ compiler for a CPU, Triton for a GPU."""
-    if device.type == "cpu":
-        if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl")):
-            raise BurnError("--compile needs a C++ compiler on a CPU; install g++ or leave --compile out")
-    elif importlib.util.find_spec("triton") is None:
-        raise BurnError("--compile needs Triton on a GPU; pip install triton, or leave --compile out")
 
 
 def why_not_compile(device: torch.device) -> str | None:
@@ -63,7 +50,6 @@ def why_not_compile(device: torch.device) -> str | None:
         return (x * 2).relu().sum()
 
     try:
-        check_compiler(device)
         torch.compile(tiny)(torch.ones(8, device=device, requires_grad=True)).backward()
     except Exception as error:  # a broken tool chain raises whatever it likes
         return one_line(error, 200)

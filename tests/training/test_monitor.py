@@ -5,12 +5,12 @@ import logging
 import time
 
 import pytest
+import torch
 
 from burn_timm import runs
 from burn_timm.errors import BurnError
-from burn_timm.training.clock import Clock
-from burn_timm.training.logs import draw_curves
-from burn_timm.training.monitor import CollapseMonitor, check_finite
+from burn_timm.training.logs import Clock, draw_curves
+from burn_timm.training.monitor import AsyncScalars, CollapseMonitor, check_finite
 
 
 @pytest.mark.parametrize(("values", "told"), [
@@ -69,3 +69,16 @@ def test_pauses_and_what_came_before_the_run_do_not_count_and_a_resumed_run_adds
     second = Clock(first.read())
     move(2, 1)
     assert second.read() == {"train_seconds": 13.0, "cpu_seconds": 5.5}
+
+
+def test_scalars_keep_their_order_and_their_lag():
+    used = []
+    scalars = AsyncScalars(lag=2)
+    for number in range(4):
+        scalars.add(torch.tensor([number, 0.5]), used.append)
+    assert used == [[0.0, 0.5], [1.0, 0.5]]
+    scalars.flush()
+    assert [numbers[0] for numbers in used] == [0, 1, 2, 3]
+    at_once = AsyncScalars(lag=0)
+    with pytest.raises(BurnError, match="not finite"):
+        at_once.add(torch.tensor(float("nan")), lambda number: (_ for _ in ()).throw(BurnError("not finite")))
