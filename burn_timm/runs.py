@@ -113,17 +113,17 @@ def load_checkpoint(path: Path, version: int) -> tuple[dict[str, Any], dict[str,
     data = path.read_bytes()
     mark, digest, data = data[-48:-32], data[-32:], data[:-48]
     if mark != _MARK:
-        theirs = _version_of_another_layout(path)
-        if theirs is not None:
-            raise BurnError(_other_version(path, theirs, version))
-        raise BurnError(f"{path}: truncated, or no checkpoint of such a run; {_START_ANEW}")
+        raise BurnError(f"{path}: truncated, or no checkpoint of such a run and of this release; {_START_ANEW}")
     if hashlib.sha256(data).digest() != digest:
         raise BurnError(f"{path}: damaged (its checksum is wrong); {_START_ANEW}")
     with understood(path):
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         theirs, identity, content = int(saved["version"]), dict(saved["identity"]), dict(saved["content"])
     if theirs != version:
-        raise BurnError(_other_version(path, theirs, version))
+        raise BurnError(
+            f"{path}: checkpoint version {theirs}, this is version {version}; go on with the release that wrote it, or "
+            "remove it to start anew"
+        )
     return identity, content
 
 
@@ -137,20 +137,6 @@ def understood(path: str | Path) -> Iterator[None]:
     except Exception as error:  # the file is whole, but somebody else wrote it: missing keys, other types, other shapes
         reason = f"{type(error).__name__}: {one_line(error, 100)}"
         raise BurnError(f"{path}: no checkpoint of such a run ({reason}); {_START_ANEW}") from error
-
-
-def _version_of_another_layout(path: Path) -> int | None:
-    try:
-        return int(torch.load(path, map_location="cpu", weights_only=True)["version"])
-    except Exception:  # only the wording of the message depends on it
-        return None
-
-
-def _other_version(path: Path, theirs: Any, ours: int) -> str:
-    return (
-        f"{path}: checkpoint version {theirs}, this is version {ours}; go on with the release that wrote it, or remove "
-        "it to start anew"
-    )
 
 
 def require_same_run(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

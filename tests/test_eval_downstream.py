@@ -122,7 +122,6 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     (["linear", *DIGITS, "--pixels", "--augment"], "leave out --augment"),
     (["knn", *DIGITS, "--pixels", "--crop-pct", "0.9"], "leave out --crop-pct"),
     (["linear", *RESNET, "--augment", "--engine", "c"], "--engine c takes neither"),
-    (["linear", *RESNET, "--augment", "--standardize"], "exclude each other"),
     (["transfer", *RESNET, "--classifier", "lbfgs", "--probe", "mlp"], "--classifier lbfgs fits a linear classifier"),
     (["knn", "--model", "test_resnet", "--data-dir", "missing"], "missing"),
     (["knn", *RESNET, "--val-split", "nope"], "nope"),

@@ -13,23 +13,3 @@ from burn_timm.data.loader import (
 from burn_timm.data.sources import ImageSource, align, random_subset
 from burn_timm.data.stream import StreamSource
 from burn_timm.data.views import VIEWS, make_view
-
-__all__ = [
-    "PUBLISHED_IMAGES",
-    "PUBLISHED_TEST_SPLITS",
-    "VIEWS",
-    "CorruptLog",
-    "ImageSource",
-    "StreamSource",
-    "ViewDataset",
-    "align",
-    "epoch_order",
-    "eval_loader",
-    "make_train_loader",
-    "make_view",
-    "micro_steps_per_epoch",
-    "mirror_probability",
-    "open_dataset",
-    "random_subset",
-    "seed_for",
-]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from tqdm import tqdm
 
-from ..arguments import above_zero, fraction, not_negative, number, positive, whole
+from ..arguments import above_zero, not_negative, number, positive, whole
 from ..checkpoints import load_model, model_source, read_state_dict
 from ..data import VIEWS, ImageSource, eval_loader, make_view, mirror_probability, seed_for
 from ..errors import BurnError
@@ -51,7 +51,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=not_negative, help="default: 5e-4 up to 1 % of the labels, else 1e-4")
     add("--sgd-batch-size", type=whole(2), default=256, metavar="N", help="images per SGD step")
     add("--view", choices=VIEWS, default="supervised", help="augmentation")
-    add("--hflip", type=fraction, help="probability of the mirror image (default: 0.5, digits: 0)")
 
 
 def protocol(args: argparse.Namespace, labels: str, count: int, total: int) -> dict:
@@ -200,10 +199,9 @@ def _trained(args, device, train: ImageSource, file: Path | None, lr: float, mul
     )
     milestones = [round(share * args.epochs) for share in args.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
-    hflip = mirror_probability(args.dataset) if args.hflip is None else args.hflip
     epochs = epochs_of_views(
-        train, make_view(args.view, side, hflip), epochs=args.epochs, batch_size=args.sgd_batch_size,
-        seed=seed_for(args.seed), workers=args.workers, device=device,
+        train, make_view(args.view, side, mirror_probability(args.dataset)), epochs=args.epochs,
+        batch_size=args.sgd_batch_size, seed=seed_for(args.seed), workers=args.workers, device=device,
     )
     network.train()
     for epoch in epochs:

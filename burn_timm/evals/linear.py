@@ -42,7 +42,6 @@ class Settings:
     classifier: str = "sgd"
     probe: str = "linear"
     augment: bool = False
-    standardize: bool = True
     epochs: int = 100
     sgd_batch_size: int = 256
     lrs: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -52,16 +51,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.augment and self.standardize:
-            raise BurnError("--augment and --standardize exclude each other: augmented features have no statistics")
         if self.classifier == "lbfgs" and (self.augment or self.probe != "linear"):
             raise BurnError("--classifier lbfgs fits a linear classifier on cached features: drop --augment, --probe")
 
     def protocol(self) -> dict:
         """In words, for the result file."""
         common = {
-            "features": "standardised per dimension with the mean and standard deviation of the training set"
-            if self.standardize else "as they are",
+            "features": "as they are" if self.augment
+            else "standardised per dimension with the mean and standard deviation of the training set",
             "seed": self.seed,
             "metric": "top-1 accuracy, fraction",
         }
@@ -96,8 +93,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--probe", choices=("linear", "mlp"), help="mlp: a hidden layer before the classifier (default: linear)")
     add("--augment", action=argparse.BooleanOptionalAction, default=None,
         help="as published: crops and mirror images anew in every epoch, slow (default: cached features)")
-    add("--standardize", action=argparse.BooleanOptionalAction, default=None,
-        help="features to mean 0 and deviation 1 (default: yes, but not with --augment)")
     add("--epochs", type=positive, help="default: 100, places205: 14")
     add("--sgd-batch-size", type=positive, metavar="N", help="images per SGD step (default: 256)")
     add("--lrs", type=above_zero, nargs="+", metavar="LR", help="rates to choose from (default: 1e-4, 1e-3, ... 1)")
@@ -112,7 +107,6 @@ def settings(args: argparse.Namespace, train: ImageSource, **defaults) -> Settin
     given = {field.name: getattr(args, field.name, None) for field in fields(Settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-    chosen.setdefault("standardize", not chosen.get("augment", False))
     if chosen.get("augment") and train.streaming:
         raise BurnError("--augment needs images by number, which a stream (wds/...) has not: use folder or hfds")
     return Settings(**chosen)
@@ -129,8 +123,7 @@ def run(
     check_features(*features)
     require_images(len(train_features))
     return logistic.logistic_regression(
-        *features, penalties=settings.penalties, hold_out=HOLD_OUT, standardize=settings.standardize,
-        seed=settings.seed,
+        *features, penalties=settings.penalties, hold_out=HOLD_OUT, seed=settings.seed,
     )
 
 
@@ -170,7 +163,7 @@ def linear_probe(
 
     def train_on(part: Tensor | slice) -> tuple[Iterable[Batches], Callable[[Tensor], Tensor]]:
         x, y = train_features[part], train_labels[part]
-        shift, scale = _statistics(x) if settings.standardize else (0.0, 1.0)
+        shift, scale = _statistics(x)
         x = (x - shift) / scale
 
         def epoch() -> Batches:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
@@ -40,7 +40,7 @@ def protocol(penalties: tuple[float, ...], hold_out: float) -> dict:
 
 def logistic_regression(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, *,
-    penalties: tuple[float, ...] = PENALTIES, hold_out: float = 0.1, standardize: bool = True, seed: int = 0,
+    penalties: tuple[float, ...] = PENALTIES, hold_out: float = 0.1, seed: int = 0,
 ) -> dict:
     """Choose the penalty without the test set; test once.
 
@@ -60,10 +60,9 @@ def logistic_regression(
     held_out, rest = order[: round(hold_out * len(x))], order[round(hold_out * len(x)) :]
     if len(np.unique(y[rest])) < 2:
         raise BurnError("logistic regression needs training images of at least two classes")
-    new_scaler = StandardScaler if standardize else FunctionTransformer  # the latter changes nothing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        scaler = new_scaler().fit(x[rest])
+        scaler = StandardScaler().fit(x[rest])
         fitted, scored = scaler.transform(x[rest]), scaler.transform(x[held_out])
         sweep = []
         model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
@@ -73,7 +72,7 @@ def logistic_regression(
         best = max(sweep, key=lambda row: (row["accuracy"], row["penalty"]))["penalty"]
         if len(penalties) > 1 and best in (min(penalties), max(penalties)):
             _logger.warning("the logistic regression chose the penalty at the end of its grid, %g", best)
-        scaler = new_scaler().fit(x)
+        scaler = StandardScaler().fit(x)
         model = LogisticRegression(max_iter=ITERATIONS, C=1 / best).fit(scaler.transform(x), y)
     scores = np.full((len(t), int(max(y.max(), t.max())) + 1), -np.inf)
     with np.errstate(divide="ignore"):  # of a class that is impossible

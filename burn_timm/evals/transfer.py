@@ -31,6 +31,6 @@ def preset(dataset: str) -> dict:
 def settings(args: argparse.Namespace, train: ImageSource) -> linear.Settings:
     """The published settings of the dataset, where it has some, and the options that were given instead of them."""
     published = dict(preset(args.dataset))
-    if args.classifier == "lbfgs" or args.standardize or args.pixels or args.engine != "torch":
+    if args.classifier == "lbfgs" or args.pixels or args.engine != "torch":
         published.pop("augment", None)  # these take no augmented views
     return linear.settings(args, train, **published)

@@ -32,10 +32,10 @@ def as_published(task, dataset=""):
         detection.add_options(parser)
         return detection._protocol(argparse.Namespace(seed=0, **vars(parser.parse_args([]))))
     elif task == "linear":
-        stated = protocol("linear", augment=True, standardize=False)
+        stated = protocol("linear", augment=True)
     elif task == "transfer":
         settings = transfer.preset(dataset)
-        stated = protocol("transfer", **settings, standardize=not settings.get("augment", False))
+        stated = protocol("transfer", **settings)
     else:
         stated = protocol(task)
     size = {"squash_to": [224, 224], "resize_shorter_side": 256} if task == "svm" else {"input_size": [3, 224, 224]}
@@ -107,7 +107,7 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(cha
 
 
 @pytest.mark.parametrize(("number", "task", "data", "unlike"), [
-    (2, "linear", IMAGENET, protocol("linear", augment=True, standardize=False, probe="mlp")),
+    (2, "linear", IMAGENET, protocol("linear", augment=True, probe="mlp")),
     (2, "linear", IMAGENET, {"epochs": 90}),
     (2, "linear", IMAGENET, {"lr_schedule": "constant"}),
     (2, "linear", IMAGENET, {"transform": {"input_size": [3, 64, 64]}}),

@@ -24,11 +24,10 @@ PLACES = {"epochs": 14, "lrs": (0.01,), "weight_decay": 5e-4, "milestones": (4 /
 
 
 @pytest.mark.parametrize(("dataset", "argv", "expected"), [
-    ("places205", [], {**PLACES, "augment": True, "standardize": False}),
+    ("places205", [], {**PLACES, "augment": True}),
     ("places205", ["--epochs", "3", "--lrs", "0.1", "1", "--no-augment", "--milestones"],
      {"epochs": 3, "lrs": (0.1, 1.0), "weight_decay": 5e-4, "milestones": ()}),
     ("places205", ["--classifier", "lbfgs"], {"classifier": "lbfgs", **PLACES}),
-    ("places205", ["--standardize"], PLACES),
     ("torch/cifar10", [], {}),
 ])
 def test_published_settings_of_a_dataset_and_options_win(dataset, argv, expected):
@@ -69,7 +68,7 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone():
     model = timm.create_model("test_resnet", num_classes=0).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     source = open_dataset("digits", None, "train")
-    settings = linear.Settings(epochs=2, lrs=(0.05,), sgd_batch_size=128, augment=True, standardize=False, seed=3,
+    settings = linear.Settings(epochs=2, lrs=(0.05,), sgd_batch_size=128, augment=True, seed=3,
                                weight_decay=1e-3)
     test = open_dataset("digits", None, "validation")
     images = torch.stack([make_view("none", 32)(test.load(index)[0]) for index in range(100)])
