@@ -107,15 +107,12 @@ def make_train_loader(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Micro-batches `start_micro_step` to `total_micro_steps` - 1 of a run, for process `rank` of `world_size`.
 
-    Each is a dict of what the items of `views` hold, stacked: `views` uint8 [B, V, 3, H, W], `target` int64 [B], ...;
-    `corrupt` int64 [K] are the indices of images that could not be read (K may be 0; give it to `CorruptLog.add`).
-    Micro-batch m of epoch e is `epoch_order(views.seed, e, n)[m * B * W : (m + 1) * B * W]`, of which process r takes
-    its r-th slice of B: what W processes see together depends only on B * W. Workers live for the whole run, not for an
-    epoch.
+    Each holds the items of `views`, stacked, but `corrupt` joined (for `CorruptLog.add`). Micro-batch m of epoch e is
+    `epoch_order(views.seed, e, n)[m * B * W : (m + 1) * B * W]`, of which process r takes its r-th slice of B: what W
+    processes see together depends only on B * W.
 
     A `StreamSource` has no random access, so none of this holds for it: it goes round in timm's shuffled shard order,
     a share of the shards for each process and worker, and a resumed run sees other images than an unbroken one would.
-    The workers are as many as there are shards for. Batches are always full.
 
     Raises BurnError (while iterating, too) when the images cannot be read, or a stream has fewer shards than processes.
     """
@@ -140,14 +137,14 @@ def make_train_loader(
         # a generator of its own: without it, starting a loader draws from the caller's
         generator=torch.Generator().manual_seed(own_seed),
     )
-    return _in_one_line(loader, total_micro_steps - start_micro_step)
+    return batches_of(loader, max(0, total_micro_steps - start_micro_step))
 
 
-def _in_one_line(loader: DataLoader, length: int) -> Iterator[dict[str, torch.Tensor]]:
-    """The first `length` batches; the error of a worker, which arrives with its traceback as text, as it was raised."""
+def batches_of(loader: DataLoader, length: int | None = None) -> Iterator:
+    """The first `length` batches; a worker's BurnError, which arrives with its traceback as text, as it was raised."""
     told = None
     try:
-        yield from itertools.islice(loader, max(0, length))
+        yield from itertools.islice(loader, length)
     except BurnError as error:
         told = BurnError(str(error).strip().rsplit("BurnError: ", 1)[-1])
         # torch's frame refers to its own error; without this the workers wait for the garbage collector, which

@@ -71,21 +71,14 @@ class ImageSource:
     """A dataset of images with random access, picklable for loader workers.
 
     Args:
-        store: Gives the images.
-        title: Name and split, without paths of this machine.
-        targets: The class of each image, [N]; -1 for an image without one; None where none has one.
-        class_names: A name for each class, where classes have names.
+        title: Name and split, without paths of this machine; `description` has counts as well.
+        targets: The class of each image, [N]; -1 for an image without one; None where none has one. `labelled` says
+            that every image has one, `num_classes` is None where none has.
         num_classes: Where there are more classes than `class_names` or `targets` tell.
-        label_matrix: Labels of images that show several classes each, in place of `targets`.
+        label_matrix: int8 [N, C] in place of `targets` where an image may show several classes (VOC2007): 1 for a class
+            that is there, -1 for one that is not, 0 for one that is "difficult". `multi_label` is then true, `labelled`
+            false, and the target that `load` and the loaders give is the image's row of the matrix.
         cache: Keep decoded images in memory where they are of one small size and take at most 512 MB together.
-
-    Attributes: `num_classes` (int, or None if unlabelled), `class_names` (list of str, or None), `labelled` (every
-    image has one class), `streaming` (False), `description` (title and counts), `multi_label`, `label_matrix`.
-
-    Where an image may show several classes (VOC2007), `multi_label` is true and `label_matrix` is int8 numpy [N, C]: 1
-    for a class that is there, -1 for one that is not, 0 for one that is "difficult". There is then no class of an
-    image: `labelled` is false, and the target that `load` and the loaders give is the image's row, so that
-    `label_matrix[targets]` are the labels of a batch, in whatever order and with whatever left out.
 
     Raises:
         BurnError: A class is out of range.
@@ -148,11 +141,9 @@ class ImageSource:
         return image, target
 
     def cached(self, kind: str, side: int | None = None, folder: str | None = None) -> "ImageSource":
-        """The same images with another cache: `auto` (as it is), `off`, `memory`, or `disk` for a file in `folder`
-        (default: ~/.cache/burn_timm) that later runs use too.
+        """The same images with another cache: `auto` (as it is), `off`, or one of `open_cache`.
 
-        With `side` (for `memory` and `disk`) images are kept, and given, with their shorter side reduced to so many
-        pixels; without it they must be of one size. Raises BurnError in one line, for too little space too.
+        With `side` images are kept, and given, with their shorter side reduced to so many pixels.
         """
         if kind == "auto":
             return self

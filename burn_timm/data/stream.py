@@ -26,12 +26,8 @@ class StreamSource:
 
     Iterating gives one pass in shard order, (PIL RGB image, class or -1); `training_dataset` gives timm's shuffled
     one. timm leaves out an image that cannot be read, with a warning in its log: those are not counted by `CorruptLog`.
-
     A stream is labelled, or not, throughout, as its first sample is; a `target_key` of '' reads it without labels.
-
-    Attributes: `streaming` (True), `labelled`, `num_classes` and `class_names` (None: a stream does not tell),
-    `multi_label` (False) and `label_matrix` (None), `description`, `shards` (their number). `len()` is the number of
-    images the shards' index, or the split, claims.
+    `len()` is the number of images the shards' index, or the split, claims.
 
     Raises BurnError for a missing package, folder, shard or split, and where the number of images is not known.
     """

@@ -16,18 +16,12 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 def eval_transform(model_or_cfg: nn.Module | dict, img_size: int | None = None) -> Callable:
-    """timm's evaluation transform (PIL image -> float32 [C, H, W]) as the model's own data config asks for.
-
-    Args:
-        model_or_cfg: a timm model, or a dict with any of `input_size interpolation mean std crop_pct crop_mode`
-            (timm's defaults for what is missing).
-        img_size: side in pixels in place of the config's input size; everything else stays.
-    """
+    """timm's evaluation transform (PIL image -> float32 [C, H, W]) of `data_config`."""
     return create_transform(**data_config(model_or_cfg, img_size), is_training=False)
 
 
 def data_config(model_or_cfg: nn.Module | dict, img_size: int | None = None) -> dict:
-    """The resolved timm data config behind `eval_transform`: input_size, interpolation, mean, std, crop_pct, crop_mode.
+    """A timm model's own data config, or a dict's with timm's defaults for what is missing, at `img_size` if given.
 
     Raises:
         BurnError: the model does not take RGB images.
@@ -66,9 +60,7 @@ def extract_features(
     """Pooled features of every image: (float32 [N, D], int64 labels [N]), both on the CPU, in the loader's order.
 
     Args:
-        model: built with num_classes=0, so that its output is pooled, [B, D]. It is moved to `device`, run in eval
-            mode, and each of its modules gets its former mode back.
-        loader: batches (images [B, C, H, W], labels [B]).
+        model: with pooled outputs, [B, D]. It is moved to `device`; its modules keep their modes.
         progress: called with the number of images of each batch that is done, e.g. `tqdm.update`.
 
     Raises:
@@ -98,10 +90,6 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Each batch is normalised by its own statistics on its way through; all other modules are in eval mode. Modes,
     momenta and weights are afterwards what they were.
-
-    Args:
-        model: on the device on which it is to run.
-        batches: images [B, C, H, W], B >= 2, on any device.
 
     Raises:
         BurnError: no batch (the statistics are then untouched), or a batch of a single image.

@@ -113,7 +113,8 @@ def topk_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
 
 
 def test_figures(logits: Tensor, labels: Tensor) -> dict:
-    """What a classifier reports of the test images, from logits [M, C]: `value`, `top5` and `predicted`."""
+    """What a classifier reports of the test images, from logits [M, C]: the accuracies `value` and `top5` (fractions;
+    1 where there are no more than five classes) and `predicted`, int64 [M]."""
     return {
         "value": topk_accuracy(logits, labels, 1),
         "top5": topk_accuracy(logits, labels, min(5, logits.shape[1])),

@@ -84,11 +84,7 @@ def knn_accuracy(
     whose label is c. Of equally near images the one with the lower index is taken, of equal votes the lower class.
 
     Args:
-        train_features: float [N, D]; need not be normalised.
-        train_labels: int64 [N], >= 0.
-        test_features: float [M, D].
-        test_labels: int64 [M], >= 0.
-        temperature: above 0.
+        train_features, test_features: float [N, D] and [M, D]; need not be normalised. Labels are int64, >= 0.
         chunk: test images compared with all training images at a time; by default as many as 128 MiB of similarities
             hold.
 

@@ -138,16 +138,9 @@ def linear_probe(
     10 % (ties: the lower cross-entropy). The fit with the chosen rate uses the whole training set. It runs where
     `train_features` lies. With a single rate there is nothing to choose, and `sweep` is empty.
 
-    Args:
-        train_features: float [N, D].
-        train_labels: int64 [N], >= 0.
-        test_features: float [M, D].
-        test_labels: int64 [M], >= 0.
-
     Returns:
-        dict of `value` (top-1 accuracy in [0, 1]), `top5` (the same for the five best classes; 1 if there are no more),
-        `predicted` (the class of each test image, int64 [M]), `lr` (the chosen rate), `sweep` (dict(lr, accuracy, loss)
-        per rate on the hold-out; loss None if it diverged).
+        `test_figures`, `lr` (the chosen rate) and `sweep` (dict(lr, accuracy, loss) per rate on the hold-out; loss None
+        if it diverged).
 
     Raises:
         BurnError: fewer than ten training images, features that cannot be scored, or no rate that converges.
@@ -208,11 +201,7 @@ def choose_and_test(
     if not torch.isfinite(logits).all():
         where = f"on the whole training set at lr {best:g}" if sweep else f"at every learning rate of {lrs}"
         raise BurnError(f"the linear probe diverged {where}: add smaller ones")
-    return {
-        **test_figures(logits, test[1]),
-        "lr": best,
-        "sweep": sweep,
-    }
+    return {**test_figures(logits, test[1]), "lr": best, "sweep": sweep}
 
 
 def require_images(count: int) -> None:

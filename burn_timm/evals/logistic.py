@@ -44,13 +44,8 @@ def logistic_regression(
 ) -> dict:
     """Choose the penalty without the test set; test once.
 
-    Args:
-        train_features, test_features: float [N, D], [M, D].
-        train_labels, test_labels: int64 [N], [M].
-
     Returns:
-        dict of `value` (top-1 accuracy in [0, 1]), `top5`, `predicted` (int64 [M]), `penalty`, `sweep` (dict(penalty,
-        accuracy) each).
+        `test_figures`, `penalty` (the chosen one) and `sweep` (dict(penalty, accuracy) each).
 
     Raises:
         BurnError: fewer than two classes.
@@ -78,8 +73,4 @@ def logistic_regression(
     with np.errstate(divide="ignore"):  # of a class that is impossible
         scores[:, model.classes_] = model.predict_log_proba(scaler.transform(z))
     scores, labels = torch.from_numpy(scores), torch.from_numpy(t)
-    return {
-        **test_figures(scores, labels),
-        "penalty": best,
-        "sweep": sweep,
-    }
+    return {**test_figures(scores, labels), "penalty": best, "sweep": sweep}

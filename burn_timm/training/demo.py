@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from ..data.datasets import open_dataset
-from ..data.loader import eval_loader
-from ..evals.features import eval_transform, extract_features
+from ..evals.features import eval_transform
 from ..evals.pictures import draw_neighbours
-from .measure import top1_by_knn, untrained
+from .measure import features_of, top1_by_knn, untrained
 from .options import Options, parse_options
 
 # At 48 px ReActNet-A ends in 2 x 2 places, and an epoch takes seconds.
@@ -49,17 +48,15 @@ def run_demo(train: Callable[[Options], dict], output: str = "output/demo", epoc
 def _reload_and_draw(options: Options, output: Path) -> float:
     """kNN of the export as anyone would load it, through timm alone; and its neighbours, beside those without it."""
     model = timm.create_model(f"local-dir:{output}/burn/export", pretrained=True).eval()
-    transform = eval_transform(model)
-    splits = [open_dataset(options.dataset, split=split) for split in ("train", "test")]
-    fresh = untrained(options, options.stages[-1], splits[0], torch.device("cpu"))
+    splits, cpu = [open_dataset(options.dataset, split=split) for split in ("train", "test")], torch.device("cpu")
+    fresh = untrained(options, options.stages[-1], splits[0], cpu)
     networks = {"pixels": nn.Flatten(), "untrained": fresh, "trained": model}
     features = {
-        name: [extract_features(network, eval_loader(split, transform)) for split in splits]
-        for name, network in networks.items()
+        name: features_of(network, splits, eval_transform(model), options, cpu) for name, network in networks.items()
     }
-    rows = {name: (train[0], test[0]) for name, (train, test) in features.items()}
+    rows = {name: (train, test) for name, (train, _, test, _) in features.items()}
     draw_neighbours(output / "neighbours.png", splits[0], splits[1], rows, images=5)
-    return top1_by_knn([part for split in features["trained"] for part in split])
+    return top1_by_knn(features["trained"])
 
 
 def _table(result: dict, output: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from ...data.loader import epoch_order, seed_for
+from ...data.loader import batches_of, epoch_order, seed_for
 from ...data.published import VOC_CLASSES as CLASSES
 from ...errors import BurnError
 
@@ -155,33 +155,26 @@ def test_batches(images: list[VocImage], workers: int) -> Iterator[Batch]:
 
 def _load(photos: "_Photos", keys: Iterable[list[tuple[int, int]]], workers: int) -> Iterator[Batch]:
     # The loader has a generator of its own, because it would draw from torch's.
-    loader = DataLoader(
+    return batches_of(DataLoader(
         photos, batch_sampler=keys, num_workers=workers, collate_fn=list, generator=torch.Generator(),
-    )
-    for batch in loader:
-        for item in batch:
-            if isinstance(item, str):  # raised here: a worker's exception arrives with its traceback as text
-                raise BurnError(item)
-        yield batch
+    ))
 
 
 class _Photos(Dataset):
-    """Photos with their targets by (epoch, index), mirrored with probability one half unless `seed` is None.
-
-    A photo that cannot be read gives the message of the error.
-    """
+    """Photos with their targets by (epoch, index), mirrored with probability one half unless `seed` is None."""
 
     def __init__(self, images: list[VocImage], seed: int | None):
         self.images, self.seed = images, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | str:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         image = self.images[key[1]]
         try:
             with warnings.catch_warnings(), Image.open(image.path) as photo:
                 warnings.simplefilter("ignore")  # about metadata
                 pixels = pil_to_tensor(photo.convert("RGB"))  # never turned by EXIF: boxes are of pixels as stored
         except Exception as error:  # decoders raise whatever they like
-            return f"{image.path}: cannot be read as an image ({type(error).__name__}); unpack the set again"
+            kind = type(error).__name__
+            raise BurnError(f"{image.path}: cannot be read as an image ({kind}); unpack the set again") from error
         boxes, labels = torch.from_numpy(image.boxes.copy()), torch.from_numpy(image.labels)
         if self.seed is not None and seed_for(self.seed, *key) % 2 == 0:
             pixels = pixels.flip(-1)
