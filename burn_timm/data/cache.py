@@ -155,13 +155,8 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
 def samples(source, count: int) -> list[tuple[int, Image.Image]]:
     """(index, image) of `count` images at even distances, the first and the last among them; unreadable ones left out.
     """
-    images = []
-    for index in sorted({place * (len(source) - 1) // (count - 1) for place in range(count)}):
-        try:
-            images.append((index, source.load(index)[0]))
-        except Exception:  # an unreadable image is the training loop's business
-            continue
-    return images
+    places = sorted({place * (len(source) - 1) // (count - 1) for place in range(count)})
+    return [(index, found[0]) for index in places if (found := source.readable(index)) is not None]
 
 
 def cache_folder(folder: str | None) -> Path:

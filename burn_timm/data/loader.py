@@ -92,12 +92,10 @@ class ViewDataset(Dataset):
         corrupt: list[int] = []
         while True:
             at = (index + len(corrupt)) % len(self.source)
-            try:
-                return *self.source.load(at), corrupt
-            except (BurnError, MemoryError):
-                raise
-            except Exception:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
-                corrupt.append(at)
+            found = self.source.readable(at)
+            if found is not None:
+                return *found, corrupt
+            corrupt.append(at)
             check_corrupt(corrupt, len(self.source), self.source)
 
 
@@ -227,13 +225,8 @@ class _Transformed(Dataset):
         self.transform = transform
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | int:
-        try:
-            image, target = self.source.load(index)
-        except (BurnError, MemoryError):
-            raise
-        except Exception:  # as in ViewDataset
-            return index
-        return self.transform(image), target
+        found = self.source.readable(index)
+        return index if found is None else (self.transform(found[0]), found[1])
 
 
 def _collate_readable(items: list) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor]:

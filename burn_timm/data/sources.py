@@ -140,6 +140,15 @@ class ImageSource:
             self._cache.put(index, np.asarray(image))
         return image, target
 
+    def readable(self, index: int) -> tuple[Image.Image, int] | None:
+        """As `load`; None for an image that cannot be read."""
+        try:
+            return self.load(index)
+        except (BurnError, MemoryError):
+            raise
+        except Exception:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
+            return None
+
     def cached(self, kind: str, side: int | None = None, folder: str | None = None) -> "ImageSource":
         """The same images with another cache: `auto` (as it is), `off`, or one of `open_cache`.
 

@@ -89,11 +89,8 @@ def raw_pixels(args: argparse.Namespace, source: Source) -> Network:
     """A network that gives the pixels as they are, at --img-size or the size of small images themselves."""
     side = args.img_size
     if side is None and not source.streaming:
-        try:
-            side = min(source.load(0)[0].size)
-        except (OSError, ValueError, SyntaxError):  # an unreadable image is the loader's to report
-            side = None
-        side = None if side is None or side > 64 else side
+        found = source.readable(0)
+        side = min(found[0].size) if found and min(found[0].size) <= 64 else None
     if side is None:
         raise BurnError("--pixels needs --img-size, except for small images (up to 64 pixels); 32 or 64 is usual")
     config = data_config({"mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}, side)
