@@ -179,7 +179,7 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
                 parameter -= 0.005 * (10 if name.startswith("fc") else 1) * drop * velocity[name]
     # Sums in another order differ, and the network amplifies that; a rate or a decay left out would differ far more.
     for ours, theirs, start in zip(models[-1].parameters(), model.parameters(), begun, strict=True):
-        assert (ours - theirs).abs().max() < 0.02 * (theirs - start).abs().max() + 1e-6
+        assert (ours - theirs).norm() < 0.03 * (theirs - start).norm() + 1e-6
 
 
 @pytest.mark.parametrize(("argv", "message"), [

@@ -127,9 +127,10 @@ def test_training_gains_and_the_log_has_its_keys(tmp_path):
 # Teachers ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_cached_teacher_is_the_teacher_asked_about_the_same_views_in_every_step(tmp_path, monkeypatch, count):
-    options = f"{ONE_STEP} --max-steps 12 --lambda-0 1 --cache-dir {tmp_path} --cache-teacher {count} --output"
+@pytest.mark.parametrize(("count", "view"), [(1, "none"), (3, "light")])
+def test_a_cached_teacher_is_the_teacher_asked_about_the_same_views_in_every_step(tmp_path, monkeypatch, count, view):
+    kept = f"--cache-dir {tmp_path} --cache-teacher {count} --view {view}"
+    options = f"{ONE_STEP} --max-steps 12 --lambda-0 1 {kept} --output"
     here(options, tmp_path / "kept")
     asked = []
 
