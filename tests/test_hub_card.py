@@ -82,21 +82,23 @@ def refused(fails):
     return refused
 
 
-@pytest.mark.parametrize("tag, study, said", [
-    ("distill_tiny_imagenet_80_64", "reactnet_a_burn_label_free", ()),
-    ("distill_lite0_tiny_mini_imagenet_64", "reactnet_a_burn",
-     ("--teacher-labels", "--dataset-id", "zh-plus/tiny-imagenet", "timm/mini-imagenet")),
+LITE0 = ("--teacher-labels", "--dataset-id", "zh-plus/tiny-imagenet", "timm/mini-imagenet")
+
+
+@pytest.mark.parametrize("tag, studies, said", [
+    ("reactnet_a_burn.distill_tiny_imagenet_80_64", ("reactnet_a_burn_label_free", "reactnet_a_burn_baselines"), ()),
+    ("reactnet_a_burn.distill_lite0_tiny_mini_imagenet_64", ("reactnet_a_burn", "reactnet_a_burn_baselines"), LITE0),
+    ("reactnet_a_025_burn.distill_lite0_tiny_mini_imagenet_64", ("reactnet_a_025_burn",), LITE0),
 ])
-def test_the_released_card_is_what_the_command_writes(tag, study, said, tmp_path):
+def test_the_released_card_is_what_the_command_writes(tag, studies, said, tmp_path):
     """After a change of the template, write the card anew: the command stands in docs/experiments/whole_network.md."""
-    tag = f"reactnet_a_burn.{tag}"
     released, weights = ROOT / "model_cards", Path(burn_timm.__file__).parent / "weights"
     for source, name in ((weights / f"{tag}.safetensors", "model.safetensors"), (released / f"{tag}.png", "curves.png"),
                          (weights / f"{tag}.json", "training.json")):
         shutil.copyfile(source, tmp_path / name)
     arguments = {"weight_bits": 1, "act_bits": 1}
     save_model_config(timm.create_model(tag), tmp_path / "config.json", arguments, {"input_size": (3, 64, 64)})
-    results = [ROOT / "results" / f"{name}.jsonl" for name in ("reactnet_a_burn_baselines", study)]
+    results = [ROOT / "results" / f"{name}.jsonl" for name in ("pixels", *studies)]
     card(tmp_path, "--tag", tag, *said, "--results", *results)
     assert (tmp_path / "README.md").read_text().replace("](curves.png)", f"]({tag}.png)") == (
         released / f"{tag}.md").read_text()

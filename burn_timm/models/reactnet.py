@@ -316,6 +316,7 @@ default_cfgs = generate_default_cfgs({
     **{name: _released(name, input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0) for name in (
         "reactnet_a_burn.distill_lite0_tiny_mini_imagenet_64",  # the first is the default
         "reactnet_a_burn.distill_tiny_imagenet_80_64",
+        "reactnet_a_025_burn.distill_lite0_tiny_mini_imagenet_64",
     )},
     "reactnet_a_050.untrained": _cfg(),
     "reactnet_a_025.untrained": _cfg(),
@@ -363,6 +364,12 @@ def reactnet_a_050(pretrained: bool = False, **kwargs: Any) -> ReActNet:
 def reactnet_a_025(pretrained: bool = False, **kwargs: Any) -> ReActNet:
     """ReActNet-A with a quarter of the channels."""
     return _create_reactnet("reactnet_a_025", pretrained, **dict(_scaled(0.25), **kwargs))
+
+
+@register_model
+def reactnet_a_025_burn(pretrained: bool = False, **kwargs: Any) -> ReActNet:
+    """The same network under the name of its pretrained weights, which have no classifier and suit 64 px."""
+    return _create_reactnet("reactnet_a_025_burn", pretrained, **dict(_scaled(0.25), **kwargs))
 
 
 @register_model

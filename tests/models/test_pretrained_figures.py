@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from .test_pretrained import TAGS
+
 ROOT = Path(__file__).parents[2]
 CUT = """
 import runpy, socket, sys
@@ -20,8 +22,7 @@ runpy.run_module("eval_downstream", run_name="__main__")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tag", [f"reactnet_a_burn.distill_{name}_64" for name in (
-    "tiny_imagenet_80", "lite0_tiny_mini_imagenet")])
+@pytest.mark.parametrize("tag", TAGS)
 def test_knn_on_cifar10_is_the_cards(tag, burn_data, tmp_path):
     card = yaml.safe_load((ROOT / "model_cards" / f"{tag}.md").read_text().split("---")[1])
     (figure,) = (metric["value"] for result in card["model-index"][0]["results"] for metric in result["metrics"]

@@ -20,8 +20,8 @@ def _stage(name, weight_bits, act_bits, **kwargs):
 
 def test_the_models_are_registered():
     assert set(MODELS) == {
-        "reactnet_a", "reactnet_a_burn", "reactnet_a_050", "reactnet_a_025", "reactnet_18", "test_reactnet",
-        "test_reactnet_mlp",
+        "reactnet_a", "reactnet_a_burn", "reactnet_a_050", "reactnet_a_025", "reactnet_a_025_burn", "reactnet_18",
+        "test_reactnet", "test_reactnet_mlp",
     }
 
 
