@@ -145,7 +145,8 @@ def _record(measured: Measured, args: argparse.Namespace, argv: list[str], secon
         finetune.grid_file(args.output).unlink(missing_ok=True)  # only now: a kill must not lose the grid
     trained = dataset.get("trained_on", dataset["train"])["images"]
     where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
-    print(summary(result))
+    if line := summary(result):
+        print(line)
     print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
 
 

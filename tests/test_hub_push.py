@@ -79,6 +79,12 @@ def test_files_of_others_are_replaced_only_by_yes(hub, push, folder):
         assert hub.files("me/taken") == {**content(folder), **others} and len(hub.repos["me/taken"]) == 2
 
 
+def test_the_licence_of_converted_weights_goes_with_them(hub, push, folder):
+    hub.commit("me/taken", {"LICENSE": b"Weights converted from BURN, and more.\n", "a.txt": b"mine"})
+    assert push(folder, "me/taken", "--yes")[0] == 0
+    assert hub.files("me/taken") == {**content(folder), "a.txt": b"mine"}
+
+
 def test_private(hub, push, folder):
     for name, options in (("lab/hidden", ["--private"]), ("lab/open", [])):
         assert push(folder, name, *options)[0] == 0 and hub.private == {"lab/hidden"}

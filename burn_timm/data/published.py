@@ -50,7 +50,8 @@ class Published:
     def open(self, data_dir: str | None, split: str) -> ImageSource:
         """The images of a split; a warning where their number is not the published one.
 
-        Raises BurnError, which says where to get the set, for a missing or malformed file or image.
+        Raises BurnError, which says where to get the set, for a missing or malformed file, and where one of the images
+        that are looked for, which are spread over the split, is missing.
         """
         if split not in self.images:
             raise NoSplitError(f"--dataset {self.name}: no split {split!r}; available: {', '.join(self.images)}")

@@ -79,19 +79,20 @@ def read_results(paths: Iterable[str | Path]) -> list[dict]:
     results = []
     for path in map(Path, paths):
         lines = read_lines(path) if path.suffix == ".jsonl" and path.is_file() else [read_json(path, object)]
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             if isinstance(line, dict) and {"task", "value", "protocol", "dataset"} <= line.keys():
                 file = f"{path}, {line['name']}" if "name" in line else str(path)
-                results.append({"name": str(path.with_suffix("")), **line, "file": file})
+                name = str(path.with_suffix("")) + (f", line {number}" if len(lines) > 1 else "")
+                results.append({"name": name, **line, "file": file})
     if not results:
         raise BurnError("no results among the files: give files that eval_downstream.py has written")
     return results
 
 
 def row_of(result: dict) -> str:
-    """The name of a result without seed and task: its row in a table."""
+    """The name of a result without seed and task: its row in a table; `.` for `knn.json` of the folder one is in."""
     row, *seed = re.split(_SEED, result["name"], maxsplit=1)
-    return row if seed else row.removesuffix(result["task"]).rstrip("_/") or row
+    return row if seed else row.removesuffix(result["task"]).rstrip("_/") or "."
 
 
 def without_seed(text: str) -> str:

@@ -97,6 +97,7 @@ def summary(result: dict) -> str:
     """The figures of the paper's tables that one result has, in per cent, for the terminal."""
     found = {f"{column['heading']}{start.get('start', '')}": figure(start, column) for start in _starts_of(result)
              for table in TABLES.values() for column in table["columns"]}
+    found["top-5"] = entry(result, "extra.top5")
     return "; ".join(f"{heading}: {cell([value])}" for heading, value in found.items() if value is not None)
 
 
@@ -110,7 +111,7 @@ def _collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = 
         for index, column in enumerate(columns):
             if figure(result, column) is not None:
                 row = row_of(result) + result.get("start", ""), network(result)
-                found[_data(result) if by_dataset else ""][row][index][measured_how(result)].append(result)
+                found[_data(result) if by_dataset else ""][row][index][_way(result)].append(result)
     parts: dict[str, dict[Row, Cells]] = {}
     for part, rows in found.items():
         parts[part] = defaultdict(dict)
@@ -120,6 +121,12 @@ def _collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = 
                     row = f"{name}, protocol {number}" if number > 1 else name
                     parts[part][row, words][index] = seeds
     return parts
+
+
+def _way(result: dict) -> tuple:
+    """Equal for the seeds of one row: how they were measured, at which size, by which engine."""
+    at = [entry(result, f"protocol.{name}") for name in ("transform.input_size", "engine.name")]
+    return measured_how(result), str(at)
 
 
 def figure(result: dict, column: dict) -> Any:

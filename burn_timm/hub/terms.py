@@ -34,6 +34,9 @@ _IMAGENET = {
 }
 _CIFAR = ("its authors state no licence, and ask for a citation of Krizhevsky, Learning Multiple Layers of Features "
           "from Tiny Images, 2009")
+# That the photos are from Flickr: CUB-200's report (CNS-TR-2010-001); VOC2007: Everingham et al., IJCV 2010.
+_FLICKR = ("photos from Flickr, each under its photographer's own terms; burn-timm knows no licence of the data "
+           "set's authors: check their page before you publish weights")
 _DIGITS = "CC BY 4.0 (UCI Machine Learning Repository)"
 KNOWN = (
     Terms("tiny-?imagenet(-?200)?", "Tiny ImageNet", "zh-plus/tiny-imagenet", **_IMAGENET),
@@ -53,6 +56,13 @@ KNOWN = (
     # "for non-commercial use only", as that page says beside the downloads.
     Terms("svhn.*", "SVHN", "ufldl-stanford/svhn", "non-commercial use only", False, "svhn-non-commercial",
           "http://ufldl.stanford.edu/housenumbers/"),
+    # The owners: README of github.com/CSAILVision/places365. What the download page asks for, we could not look up.
+    Terms("places-?205", "Places205", None, "the copyright of the images belongs to their owners, as the authors say; "
+          "whether the terms of the download allow your use, check there before you publish weights",
+          link="http://places.csail.mit.edu/downloadData.html"),
+    Terms("cub(-?200)?(-?2011)?", "CUB-200-2011", None, _FLICKR),
+    Terms("birdsnap", "Birdsnap", None, _FLICKR),
+    Terms("voc-?(20)?(07|12).*|vocdevkit", "PASCAL VOC", None, _FLICKR),
 )
 
 

@@ -51,10 +51,11 @@ def parse_options(argv: Sequence[str]) -> Options:
     recipe = _read_recipe(given["recipe"], actions) if given.get("recipe") else {}
     if "img_size" in given:  # the other two sizes go with the recipe's own
         recipe = {name: recipe[name] for name in recipe if name not in ("export_img_size", "small_img_size")}
-    if given.get("cache_teacher") == 1 and given.get("view", "none") != "none":
-        raise BurnError("--cache-teacher 1 is for whole photos: leave --view out, or let the teacher see several views")
     launched = _given(build_parser("accelerate launch"), launched_options())
     values = {name: action.default for name, action in actions.items()} | recipe | launched | given
+    beside = given if "cache_teacher" in given else {**recipe, **given}  # a recipe's view gives way to the command's
+    if values["cache_teacher"] == 1 and beside.get("view", "none") != "none":
+        raise BurnError("--cache-teacher 1 is for whole photos: leave --view out, or let the teacher see several views")
     _check_method(values["method"], {**recipe, **given})
     options = Options(**_filled_in(values), command=shlex.join(["train_burn.py", *argv]))
     _check(options)

@@ -8,6 +8,7 @@ import pytest
 import eval_downstream
 from burn_timm.evals import finetune, knn, linear, svm, tables, transfer
 from burn_timm.evals.detection import task as detection
+from burn_timm.evals.results import read_results
 
 PLACES = {"dataset": "places205", "of": (2_448_873, 20_500)}
 VOC07 = {"dataset": "voc07", "of": (5_011, 4_952)}
@@ -160,3 +161,24 @@ def test_table_from_files(tmp_path, capsys, eval_fails, monkeypatch):
         ([str(one), "--number", "1"], "no figure for these tables"),
     ):
         assert message in eval_fails("table", *argv)
+
+
+def test_sizes_engines_and_nameless_lines_have_rows_of_their_own(tmp_path, monkeypatch):
+    """Else two networks would become the seeds of one: a mean of what nobody measured."""
+    monkeypatch.chdir(tmp_path)
+    small = {"transform": {"input_size": [3, 64, 64]}}
+    kernels = {"engine": {"name": "c"}}
+    written = [result("knn", 0.1), result("knn", 0.7, protocol=small), result("knn", 0.3, protocol=kernels)]
+    for place, one in enumerate(written):
+        (tmp_path / f"m_s{place}_knn.json").write_text(json.dumps({**one, "name": f"m_s{place}_knn"}))
+    text = tables.all_tables(read_results(sorted(tmp_path.glob("*.json"))))
+    assert "±" not in text and all(figure in text for figure in ("10.00", "70.00", "30.00"))
+    nameless = [{key: value for key, value in one.items() if key != "name"} for one in (written[0], result("knn", 0.5))]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in nameless))
+    text = tables.all_tables(read_results(["all.jsonl"]))
+    assert "±" not in text and "10.00" in text and "50.00" in text
+    for one in ({**result("knn", 0.25)}, {**result("linear", 0.75)}):
+        (tmp_path / f"{one['task']}.json").write_text(json.dumps({key: one[key] for key in one if key != "name"}))
+    text = tables.all_tables(read_results(["knn.json", "linear.json"]))
+    (row,) = [line for line in text.splitlines() if "25.00" in line]
+    assert "75.00" in row  # files of one folder, called by their tasks

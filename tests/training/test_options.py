@@ -53,6 +53,7 @@ def refusal(capsys, *words) -> str:
     (f"{TINY} --cache disk --cache-size 200", "--cache-size 200 is less than --img-size 224"),
     (f"{TINY} --cache-teacher 1 --teacher-norm batch", "the teacher must see each batch"),
     (f"{TINY} --cache-teacher 1 --view moco", "leave --view out"),
+    ("--recipe tiny_mini_imagenet_distill --view light", "leave --view out"),
     (f"{TINY} --min-lr 1", "--min-lr 1 is above --lr 0.0003"),
     (f"{TINY} --opt lookahead_adamm", "--opt lookahead_adamm: "),
 ])
