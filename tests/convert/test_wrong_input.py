@@ -1,22 +1,30 @@
 """Every wrong input is one line that names the file, the tensor or the option; nothing is written."""
 
+import functools
+
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 from burn_timm.cli import main
+from burn_timm.convert import command
+from burn_timm.convert.source import source_of
 
 from . import originals
 from .originals import linear, under
 
 
 @pytest.fixture
-def refused(tmp_path, fails):
-    """Convert `content` by the command line; the one line on stderr, after the file's name."""
+def refused(tmp_path, fails, monkeypatch):
+    """Convert a file of these bytes, or what torch reads from one, by the command line; the one line on stderr, after
+    the file's name."""
     def run(content, *options):
         path = tmp_path / "checkpoint.pth"
-        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            monkeypatch.setattr(command, "read_source", lambda path: source_of(path, content))
         line = fails("convert", path, tmp_path / "out", *options)
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
         return line.removeprefix(f"{path}: ")
@@ -32,9 +40,13 @@ def without(weights, start):
     return {name: tensor for name, tensor in weights.items() if not name.startswith(start)}
 
 
+@functools.cache
+def network(name):
+    return timm.create_model(name, num_classes=0).state_dict()
+
+
 def resnet(name="resnet18", **changes):
-    weights = timm.create_model(name, num_classes=0).state_dict()
-    return weights | {key.replace("__", "."): tensor for key, tensor in changes.items()}
+    return network(name) | {key.replace("__", "."): tensor for key, tensor in changes.items()}
 
 
 def nan():
@@ -66,7 +78,7 @@ def ir_net():
 
 
 def bi_real():
-    weights = without(originals.reactnet_18((8, 16, 32, 64)) | linear(64, 10, "fc"), "nothing")
+    weights = originals.reactnet_18((8, 16, 32, 64)) | linear(64, 10, "fc")
     return {name: tensor for name, tensor in weights.items() if ".move" not in name and ".prelu" not in name}
 
 
