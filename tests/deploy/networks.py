@@ -11,6 +11,7 @@ from torch import nn
 
 from burn_timm.deploy.c_engine import network_bytes
 from burn_timm.deploy.fold import FoldedNetwork, Step
+from burn_timm.kernels import native
 from burn_timm.nn import Shift
 
 NETWORKS = [
@@ -98,9 +99,12 @@ class Convolution:
     expected: np.ndarray
 
 
-def sizes_with(inputs, stride):
+def cases_of(inputs, strides):
+    """A convolution of each size: over all INPUTS each size meets each of the strides."""
+    first = INPUTS.index(inputs)
     return [
-        (1 + number % 3, inputs, (1, 5, 16, 33, 64, 100)[(number + inputs) % 6], size, stride)
+        (1 + number % 3, inputs, (1, 5, 16, 33, 64, 100)[(number + inputs) % 6], size,
+         strides[(number + first) % len(strides)])
         for number, size in enumerate(_SIZES)
     ]
 
@@ -117,6 +121,16 @@ def convolutions(cases, kernel, seed):
         signed = torch.where(torch.from_numpy(weight) >= 0, 1.0, -1.0).double()
         expected = F.conv2d(signs, signed, stride=stride, padding=kernel // 2).numpy()
         yield Convolution(x, -shift, weight >= 0, stride, expected)
+
+
+def instruction_sets():
+    """Of burn.c, those of this CPU; within a loop over them each is in use."""
+    try:
+        for name in ("avx512", "avx2", "neon", "plain"):
+            if native.load().burn_use(name.encode()) == 0:
+                yield name
+    finally:
+        native.load().burn_use(None)
 
 
 def content(network, shape):

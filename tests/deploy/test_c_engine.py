@@ -22,68 +22,65 @@ from deploy.networks import (
     INPUTS,
     NETWORKS,
     Convolution,
+    cases_of,
     check_outputs,
     content,
     convolutions,
     counting,
     errors,
     images_of,
+    instruction_sets,
     lively,
-    sizes_with,
 )
 
 HERE = Path(__file__).parent
-SETS = [name for name in ("avx512", "avx2", "neon", "plain") if native.load().burn_use(name.encode()) == 0]
-native.load().burn_use(None)
-
-
-@pytest.fixture(params=SETS)
-def instructions(request):
-    assert native.load().burn_use(request.param.encode()) == 0
-    yield request.param
-    native.load().burn_use(None)
 
 
 def opened(network, shape, threads=1):
     return Network(content(network, shape), threads, library=native.load())
 
 
-def counts(case, threads=1):
+def counts(case):
+    """What each set of instructions gives, by its name."""
     network, images = counting(case)
-    return opened(network, images.shape, threads)(images, "feature_map")
+    data = content(network, images.shape)
+    return {name: Network(data, 1 + number % 2, library=native.load())(images, "feature_map")
+            for number, name in enumerate(instruction_sets())}
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_a_binary_convolution_is_exact(inputs, kernel, instructions):
-    cases = [*sizes_with(inputs, 1), *sizes_with(inputs, 2)]
+def test_a_binary_convolution_is_exact(inputs, kernel):
+    cases = cases_of(inputs, strides=(1, 2))
     if inputs == INPUTS[3]:  # kernels work on a few pixels at a time, in pieces of the image, and on blocks of outputs
         cases += [(1, 16, 24, (4, width), stride) for width in (*range(1, 20), 56, 112) for stride in (1, 2)]
         cases += [(2, 70, outputs, (9, 7), 1) for outputs in (8, 17, 31, 32, 40, 2049)]
-    for number, case in enumerate(convolutions(cases, kernel, seed=10 * inputs + kernel)):
-        got = counts(case, threads=1 + number % 2).astype(np.float64)
-        np.testing.assert_array_equal(got, case.expected, strict=True)
+    for case in convolutions(cases, kernel, seed=10 * inputs + kernel):
+        for name, got in counts(case).items():
+            np.testing.assert_array_equal(got.astype(np.float64), case.expected, name, strict=True)
 
 
-def test_the_largest_sum_is_exact_and_a_larger_one_is_refused(instructions):
+def test_the_largest_sum_is_exact_and_a_larger_one_is_refused():
     """Every bit differs, 61,952 of them in the middle; kernels sum in 16 bits."""
     def summed(inputs):
         negative, x = np.zeros((16, inputs, 11, 11), bool), np.ones((1, inputs, 11, 11), np.float32)
-        return counts(Convolution(x, np.zeros(inputs, np.float32), negative, 1, None))[0]
+        return counts(Convolution(x, np.zeros(inputs, np.float32), negative, 1, None))
 
     rows = np.array([6, 7, 8, 9, 10, 11, 10, 9, 8, 7, 6])
-    np.testing.assert_array_equal(summed(512), np.broadcast_to(-512 * np.outer(rows, rows), (16, 11, 11)))
+    for name, got in summed(512).items():
+        np.testing.assert_array_equal(got[0], np.broadcast_to(-512 * np.outer(rows, rows), (16, 11, 11)), name)
     with pytest.raises(BurnError, match="a binary 11x11 convolution of 513 channels"):
         summed(513)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("name", "shape", "options"), NETWORKS)
-def test_a_network_does_what_torch_does(name, shape, options, threads, digits, instructions):
+def test_a_network_does_what_torch_does(name, shape, options, digits):
     model, images = lively(name, **options), images_of(digits, shape)
-    network = opened(fold(model), shape, threads)
-    got = {output: torch.from_numpy(network(images.numpy(), output)) for output in network.outputs}
-    check_outputs(got, model, images)
+    data = content(fold(model), shape)
+    for number, _ in enumerate(instruction_sets()):
+        network = Network(data, 1 + number, library=native.load())
+        got = {output: torch.from_numpy(network(images.numpy(), output)) for output in network.outputs}
+        check_outputs(got, model, images)
 
 
 def test_another_size_without_a_new_export(digits):

@@ -14,12 +14,10 @@ from burn_timm.deploy.c_engine import C_SOURCES, network_bytes
 from burn_timm.deploy.export import export
 from burn_timm.deploy.fold import fold
 from burn_timm.kernels import native
-from deploy.networks import INPUTS, content, convolutions, counting, errors, lively, sizes_with
+from deploy.networks import INPUTS, cases_of, content, convolutions, counting, errors, instruction_sets, lively
 
 KERNELS = Path(native.__file__).parent
 HERE = Path(__file__).parent
-SETS = [name for name in ("avx512", "avx2", "neon", "plain") if native.load().burn_use(name.encode()) == 0]
-native.load().burn_use(None)
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +53,19 @@ def features_of(command):
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
 
 
-@pytest.mark.parametrize("compiler", [["gcc"], ["clang"], ZIG], ids=["gcc", "clang", "zig"])
+@pytest.mark.parametrize("compiler", [
+    pytest.param(["gcc"], id="gcc"), pytest.param(["clang"], id="clang", marks=pytest.mark.slow),
+    pytest.param(ZIG, id="zig", marks=pytest.mark.slow),
+])
 def test_the_exported_folder_compiles_and_gives_the_features_of_torch(compiler, folder):
     if compiler is ZIG:
         pytest.importorskip("ziglang")
     folder, expected = folder
     assert set(C_SOURCES) <= set(os.listdir(folder))
     program = compiled(folder, compiler, "-O3", "-Wall", "-Wextra", "-Werror", name=f"program_{compiler[-1]}")
-    for name in SETS:
-        for threads in (1, 2):
-            got = features_of([program, folder / "network.bin", folder / "image.ppm", threads, name])
-            assert errors(torch.from_numpy(got)[None], torch.from_numpy(expected)[None]) < 1e-4
+    for number, name in enumerate(instruction_sets()):
+        got = features_of([program, folder / "network.bin", folder / "image.ppm", 1 + number % 2, name])
+        assert errors(torch.from_numpy(got)[None], torch.from_numpy(expected)[None]) < 1e-4
     wrong = subprocess.run([program, folder / "network.bin", folder / "burn.c"], capture_output=True, text=True)
     assert wrong.returncode == 1 and "no binary PPM" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
 
@@ -118,6 +118,7 @@ def other_cpu(request, tmp_path, monkeypatch):
     return kernels, lambda *sources: [*runner, compiled(tmp_path, command, "-O3", "-w", sources=sources)]
 
 
+@pytest.mark.slow
 def test_other_cpus_give_the_features_of_torch(other_cpu, folder):
     (kernels, build), (folder, expected) = other_cpu, folder
     command = build("burn.c", "main.c")
@@ -126,10 +127,11 @@ def test_other_cpus_give_the_features_of_torch(other_cpu, folder):
         assert errors(torch.from_numpy(got)[None], torch.from_numpy(expected)[None]) < 1e-5
 
 
+@pytest.mark.slow
 def test_binary_convolutions_are_exact_on_other_cpus(other_cpu, tmp_path):
     kernels, build = other_cpu
     cases = [case for kernel in (1, 3) for case in convolutions(
-        [sizes_with(inputs, stride)[n % 6] for n, inputs in enumerate(INPUTS) for stride in (1, 2)], kernel, kernel)]
+        [cases_of(inputs, [stride])[n % 6] for n, inputs in enumerate(INPUTS) for stride in (1, 2)], kernel, kernel)]
     for number, case in enumerate(cases):
         network, images = counting(case)
         (tmp_path / f"{number}.net").write_bytes(content(network, images.shape))
@@ -145,15 +147,22 @@ def test_binary_convolutions_are_exact_on_other_cpus(other_cpu, tmp_path):
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
+@pytest.fixture(scope="module")
+def mutate(tmp_path_factory):
+    """mutate.c under AddressSanitizer and UBSan."""
+    folder = tmp_path_factory.mktemp("mutate")
+    for file in (*(KERNELS / source for source in C_SOURCES), HERE / "mutate.c"):
+        shutil.copy(file, folder)
+    return compiled(folder, ["gcc"], *SANITIZED, sources=("mutate.c",))
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["test_reactnet", "reactnet_18"])
-def test_mutated_files_are_an_error_or_the_exact_network(name, tmp_path):
-    """10,000 mutations under AddressSanitizer and UBSan, and 3,000 whose checksum was computed again."""
+def test_mutated_files_are_an_error_or_the_exact_network(name, times, mutate, tmp_path):
+    """A thousand mutations, and three hundred whose checksum was computed again; slow, ten times as many."""
     small = {"stem_chs": 16, "channels": (16, 24 if name == "reactnet_18" else 32), "depths": (1, 2), "num_classes": 5}
     folded = fold(lively(name, **small))
     (tmp_path / "network.bin").write_bytes(network_bytes(folded, (3, 24, 20), (0.5,) * 3, (0.2,) * 3))
-    for file in (*(KERNELS / source for source in C_SOURCES), HERE / "mutate.c"):
-        shutil.copy(file, tmp_path)
-    program = compiled(tmp_path, ["gcc"], *SANITIZED, sources=("mutate.c",))
-    for arguments in (["10000"], ["3000", "checksum"]):
-        done = subprocess.run([program, "network.bin", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    for arguments in ([str(1000 * times)], [str(300 * times), "checksum"]):
+        done = subprocess.run([mutate, "network.bin", *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

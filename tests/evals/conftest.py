@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from burn_timm.checkpoints import save_latent
 from burn_timm.data.published import VOC_CLASSES as CLASSES
+from burn_timm.evals.detection import network
 
 BOX = "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>30</xmax>" \
       "<ymax>28</ymax></bndbox></object>"
@@ -64,3 +65,9 @@ def voc(tmp_path_factory):
                 lines = (f"{name} {(0 if hard else 1) if own == index else -1}\n" for name, own, hard in members)
                 (root / "ImageSets" / "Main" / f"{kind}_{part}.txt").write_text("".join(lines))
     return root.parent.parent
+
+
+@pytest.fixture
+def narrow_pyramid(monkeypatch):
+    """A detector's head of 400 thousand weights instead of 14 million."""
+    monkeypatch.setattr(network, "MLP_CHANNELS", 32)

@@ -28,6 +28,7 @@ QUICK = [
     "--precise-bn", "1", "--log-interval", "1", "--anchor-sizes", "16", "32", "64",
 ]
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("narrow_pyramid")
 
 
 @pytest.fixture(scope="module")

@@ -51,17 +51,17 @@ def run_folder(folder, fs_loss, **watched):
 
 
 def test_pictures(tmp_path, capsys):
-    runs = [run_folder(tmp_path / "a", "cosine"), run_folder(tmp_path / "b", "l1")]
+    runs = [run_folder(tmp_path / "a", "cosine"), run_folder(tmp_path / "b", "l1"),
+            run_folder(tmp_path / "c", "cosine", target_information=1.0, knn=0.3, linear=0.4)]
     (tmp_path / "r.json").write_text(json.dumps(LINEAR))
-    argv = ["figures", "--output", str(tmp_path / "f"), "--results", str(tmp_path / "r.json"), "--runs", *runs]
-    eval_downstream.main(argv)
-    pictures = ["fig3_6_gradient_norms.png", "fig4_training_time.png", "fig5_moving_average.png"]
-    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == pictures
-    runs.append(run_folder(tmp_path / "c", "cosine", target_information=1.0, knn=0.3, linear=0.4))
-    eval_downstream.main([*argv, runs[-1]])  # one of the runs logs its target and its student's accuracies
-    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [*pictures, "targets.png"]
-    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in (tmp_path / "f").iterdir())
-    assert capsys.readouterr().out.count("wrote") == 7
+    out = tmp_path / "f"
+    eval_downstream.main(["figures", "--output", str(out), "--results", str(tmp_path / "r.json"), "--runs", *runs])
+    pictures = ["fig3_6_gradient_norms.png", "fig4_training_time.png", "fig5_moving_average.png", "targets.png"]
+    assert sorted(path.name for path in out.iterdir()) == pictures
+    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in out.iterdir())
+    assert capsys.readouterr().out.count("wrote") == 4
+    unwatched = {"a": [{"step": 1, "grad_norm_student": 0.5}]}
+    assert not figures.draw_runs(out / "none.png", unwatched, figures.TARGETS) and not (out / "none.png").exists()
 
 
 def test_figures_without_material_are_one_clear_line(tmp_path):

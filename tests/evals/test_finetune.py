@@ -81,12 +81,12 @@ def tune(path, *more):
 
 
 def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
-    grid = ["--epochs", "2", "--lrs", "0.1", "0.001", "--head-multipliers", "1", "10"]
-    result = tune(tmp_path / "r.json", "--model", f"local-dir:{run_folder}", *grid)
+    common = ["--model", f"local-dir:{run_folder}", "--epochs", "2"]
+    result = tune(tmp_path / "r.json", *common, "--lrs", "0.1", "0.001", "--head-multipliers", "10")
     starts = result["extra"]["starts"]
     assert list(starts) == ["packed", "latent"] == result["protocol"]["starts"]
     for start in starts.values():
-        assert len(start["grid"]) == 4
+        assert [row["lr"] for row in start["grid"]] == [0.1, 0.001]
         assert start["top1"] == max(row["top1"] for row in start["grid"]) and start["top5"] >= start["top1"]
     # Real-valued weights with a small rate may keep what signs lose: the two are trained apart.
     assert starts["packed"]["grid"] != starts["latent"]["grid"]
@@ -94,8 +94,8 @@ def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
     assert result["protocol"].items() >= {
         "fraction": 0.1, "weight_decay": 1e-4, "epochs": 2, "view_interpolation": "bicubic"}.items()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "run"]  # the grid's file is gone
-    alone = tune(tmp_path / "a.json", "--model", f"local-dir:{run_folder}", "--latent", "none", *grid)
-    assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"]
+    alone = tune(tmp_path / "a.json", *common, "--latent", "none", "--lrs", "0.1", "--head-multipliers", "10")
+    assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"][:1]
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def trained(monkeypatch):
     return points
 
 
-GRID = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "0.01", "--head-multipliers", "1"]
+GRID = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "--head-multipliers", "1", "10"]
 
 
 def test_a_killed_grid_goes_on_where_it_was_unless_the_settings_differ(tmp_path, trained):
@@ -125,7 +125,7 @@ def test_a_killed_grid_goes_on_where_it_was_unless_the_settings_differ(tmp_path,
         assert trained.done[-1] == (0.1, 1)  # each began anew
     trained.limit, trained.done = 99, []
     tune(tmp_path / "r.json", *GRID, *more)
-    assert trained.done == [(0.01, 1)]  # the first one is kept
+    assert trained.done == [(0.1, 10)]  # the first one is kept
     trained.done = []
     assert tune(tmp_path / "r.json", *GRID)["extra"]["starts"] == whole and len(trained.done) == 2
 
@@ -162,7 +162,7 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
     monkeypatch.setattr(augmented, "make_train_loader", recording)
     monkeypatch.setattr(finetune, "load_model", lambda *a, **k: models.append(load(*a, **k)) or models[-1])
     tune(tmp_path / "r.json", "--model", "test_resnet", "--epochs", "5", "--lrs", "0.005", "--head-multipliers", "10",
-         "--weight-decay", "0.01")
+         "--weight-decay", "0.01", "--limit-test", "20")
     torch.manual_seed(finetune.seed_for(0, 0xF17E))
     model = load("test_resnet", None, num_classes=10).train()
     velocity = {name: 0 for name, _ in model.named_parameters()}

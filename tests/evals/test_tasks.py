@@ -38,25 +38,27 @@ def test_svm_on_voc07_from_the_command_line(voc, tmp_path, capsys, eval_fails):
 
 @pytest.mark.parametrize("task", ["knn", "linear", "transfer", "svm", "finetune"])
 def test_every_task_takes_every_kind_of_checkpoint(task, exports, tmp_path, capsys):
+    """Tasks on frozen features open them in one way, which kNN shows; fine-tuning has its own."""
+    kinds = exports if task in ("knn", "finetune") else {"folder": exports["folder"]}
     options = {
-        "linear": ["--epochs", "2", "--lrs", "0.1"], "transfer": ["--classifier", "lbfgs"],
+        "linear": ["--epochs", "2", "--lrs", "0.1"], "transfer": ["--epochs", "2", "--lrs", "0.1"],
         "svm": ["--shots", "1", "--draws", "2", "--costs", "1", "--no-full"],
         "finetune": ["--fraction", "0.2", "--epochs", "1", "--lrs", "0.01", "--head-multipliers", "1",
                      "--sgd-batch-size", "16"],
     }.get(task, [])
     data = ["--img-size", "32", "--dataset", "digits", "--limit-train", "200", "--limit-test", "60", *options]
     found = {}
-    for kind, model in exports.items():
+    for kind, model in kinds.items():
         found[kind], _ = run([task, *model, *data], tmp_path / f"{kind}.json", capsys)
         file = Path(model[-1].removeprefix("local-dir:"))
         file = file / "model.safetensors" if file.is_dir() else file
         assert found[kind]["checkpoint"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert found[kind]["protocol"]["weights"] == f"checkpoint .../{file.name}" or task == "finetune"
         assert 0 <= found[kind]["value"] <= 1 and str(file.parent) not in json.dumps(found[kind])
-    assert found["packed"]["value"] == found["folder"]["value"]
-    if task != "finetune":  # signs and scales are those of the latent weights; training goes on from either
+    if "packed" in found:
+        assert found["packed"]["value"] == found["folder"]["value"]
+    if task == "knn":  # signs and scales are those of the latent weights
         assert found["packed"]["value"] == pytest.approx(found["latent"]["value"], abs=1e-6)
-    if task == "knn":
         for kind, name in (("packed", "test_reactnet"), ("float", "test_resnet")):
             other, _ = run([task, "--model", name, *data], tmp_path / "random.json", capsys)
             assert other["value"] != found[kind]["value"] and other["checkpoint"] is None

@@ -7,8 +7,9 @@ import torch
 from burn_timm.nn import Frozen
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_reactnet"])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "precision"), [
+    ("test_resnet", torch.float32), ("test_vit", torch.bfloat16), ("test_reactnet", torch.bfloat16),
+])
 @pytest.mark.parametrize("how", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_trained_layer_learns_on_the_features_of_a_frozen_module(name, precision, how):
     frozen = Frozen(timm.create_model(name, num_classes=0)).train()
