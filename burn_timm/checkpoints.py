@@ -252,6 +252,20 @@ def infer_model(state_dict: Mapping[str, torch.Tensor]) -> str:
     return fitting[0]
 
 
+def classes_in(state_dict: Mapping[str, torch.Tensor], architecture: str) -> int | None:
+    """How many classes the classifier in `state_dict` has; None where timm's architecture has none of its names."""
+    for name in _classifiers(architecture):
+        weight = state_dict.get(f"{name}.weight")
+        if weight is not None and weight.ndim:
+            return len(weight)
+    return None
+
+
+def _classifiers(architecture: str) -> tuple[str, ...]:
+    names = getattr(timm.get_pretrained_cfg(architecture), "classifier", None) or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def load_model(
     model_name: str, checkpoint: str | os.PathLike | None = None, num_classes: int | None = 0,
     pretrained: bool | None = None, **kwargs: Any,
@@ -364,14 +378,13 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
             size = (first.shape[1], *model.pretrained_cfg["input_size"][1:])
     elif is_packed(state_dict):
         raise BurnError(f"{path}: packed 1-bit weights, but {model_name} is no model of burn_timm")
-    heads = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
-    weights = [state_dict[f"{name}.weight"] for name in heads if f"{name}.weight" in state_dict]
-    counts = [len(weight) for weight in weights[:1] if weight.ndim]
+    classes = classes_in(state_dict, architecture)
     if kwargs.get("features_only"):
-        dropped = {f"{name}.{part}" for name in heads for part in ("weight", "bias")}
-        state_dict, counts = {name: state_dict[name] for name in state_dict if name not in dropped}, [0]
+        dropped = {f"{name}.{part}" for name in _classifiers(architecture) for part in ("weight", "bias")}
+        state_dict, classes = {name: state_dict[name] for name in state_dict if name not in dropped}, 0
     errors = []
-    for count in counts or (0, config.num_classes):  # a file of another library may name its classifier otherwise
+    # a file of another library may name its classifier otherwise
+    for count in (0, config.num_classes) if classes is None else (classes,):
         try:
             return _create(
                 model_name, f"{path} does not fit {model_name}", create_with_weights, state_dict=state_dict,

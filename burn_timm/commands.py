@@ -12,9 +12,9 @@ import torch
 
 from . import tables
 from .arguments import KeyValues, natural, positive
-from .checkpoints import binary_shapes, burn_models, save_folder, save_latent
+from .checkpoints import binary_shapes, burn_models, classes_in, save_folder, save_latent
 from .compat import write_config
-from .configs import read_config
+from .configs import images_of, read_config
 from .convert.own import Own, known, read_own
 from .convert.write import CONVERTED
 from .counting import count, count_stages
@@ -135,8 +135,7 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
         act_bits = model_args.get("act_bits") or (1 if bits else None)
         facts["stage"] = stages.get((bits, act_bits), "nothing in the file tells")
         facts["packed"] = "yes, one bit a weight" if is_packed(own.state_dict) else "no, floats"
-    head = own.state_dict.get(f"{timm.get_pretrained_cfg(name).classifier}.weight")
-    facts["classes"] = 0 if head is None else len(head)
+    facts["classes"] = classes_in(own.state_dict, name) or 0
     facts |= {"file": str(own.path), "bytes": own.path.stat().st_size, "sha256": file_sha256(own.path),
               "trained_by": _trainer(own)}
     if own.config.get("pretrained_cfg", {}).get("input_size"):
@@ -147,7 +146,7 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
 
 
 def _operations(own: Own, name: str, model_args: dict, classes: int, img_size: int | None) -> dict[str, Any]:
-    arguments = {"weight_bits": own.bits(name, model_args) or 1, **_shape(own, model_args), "num_classes": classes}
+    arguments = {"weight_bits": own.bits(name, model_args) or 1, **own.arguments(model_args), "num_classes": classes}
     model = timm.create_model(name, device="meta", **arguments)
     images = own.config.get("pretrained_cfg", {}).get("input_size") or model.pretrained_cfg["input_size"]
     size = img_size or images[-1]
@@ -194,7 +193,7 @@ def _pack(args: argparse.Namespace) -> None:
         told = own.config.get("model_args") or {}
         if told.get("weight_bits") == 32:
             own.config = {**own.config, "model_args": {**told, "weight_bits": 1, "act_bits": 1}}
-        _write_folder(args, own.config, lambda path: save_packed(path, packed))
+        _write_folder(own, args.dst, lambda path: save_packed(path, packed))
     elif args.dst.suffix == ".safetensors":
         save_packed(args.dst, packed)
         _say(args.dst)
@@ -213,7 +212,7 @@ def _unpack(args: argparse.Namespace) -> None:
         save_latent(path, floats, name, 1, model_args)
 
     if own.config:
-        _write_folder(args, own.config, save)
+        _write_folder(own, args.dst, save)
     else:
         save(args.dst)
         _say(args.dst)
@@ -221,58 +220,42 @@ def _unpack(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace, part: str | None = None) -> Own:
     """The weights in SRC; BurnError also where DST cannot take them."""
-    src, dst = Path(args.src), args.dst
-    if dst.exists() and src.exists() and dst.samefile(src):
+    dst, file = args.dst, args.dst.suffix == ".safetensors"
+    own = read_own(args.src, part)
+    folder = bool(own.config)
+    if dst.exists() and dst.samefile(own.path.parent if folder else own.path):
         raise BurnError(f"{dst}: SRC and DST are the same; give another DST")
-    file = dst.suffix == ".safetensors"
-    if src.is_dir() and file:
+    if folder and file:
         raise BurnError(f"{dst}: SRC is a folder, so DST must be a folder too")
-    if not src.is_dir() and (dst.is_dir() if file else args.command == "unpack"):
+    if not folder and (dst.is_dir() if file else args.command == "unpack"):
         raise BurnError(f"{dst}: DST must be a file that ends in .safetensors, as SRC is a file")
     if not file:
         require_replaceable(dst, _REPLACED)
-    return read_own(args.src, part)
+    return own
 
 
-def _write_folder(args: argparse.Namespace, config: dict, save: Callable[[Path], None]) -> None:
-    """DST from the folder SRC: other weights, `config`, and what tells of them as it is."""
-    with atomic_folder(args.dst) as folder:
-        save(folder / "model.safetensors")
-        write_config(folder / "config.json", config)
+def _write_folder(own: Own, folder: Path, save: Callable[[Path], None]) -> None:
+    """A folder from another: the weights in a new form, their configuration, and what tells of them as it is."""
+    with atomic_folder(folder) as beside:
+        save(beside / "model.safetensors")
+        write_config(beside / "config.json", own.config)
         for name in _CARRIED_OVER:
-            if (Path(args.src) / name).is_file():
-                shutil.copyfile(Path(args.src) / name, folder / name)
-    _say(args.dst / "model.safetensors")
+            if (own.path.parent / name).is_file():
+                shutil.copyfile(own.path.parent / name, beside / name)
+    _say(folder / "model.safetensors")
 
 
 def _write_new_folder(own: Own, name: str, model_args: dict[str, Any], folder: Path) -> None:
     """A folder from a file: the network as timm builds it, with a card of what the file tells."""
-    classifier = own.state_dict.get("head.fc.weight")
-    arguments = {**model_args, **_shape(own, model_args), "weight_bits": 1, "act_bits": 1}
-    model = timm.create_model(name, num_classes=0 if classifier is None else len(classifier), **arguments)
-    try:
-        model.load_state_dict(own.state_dict)
-    except RuntimeError as error:
-        raise BurnError(f"{own.path}: does not fit {name}: {' '.join(str(error).split())}") from error
-    images = timm.data.resolve_data_config(own.images, model=model)
-    images["input_size"] = (model.in_chans, *images["input_size"][1:])
-    for key in ("mean", "std"):  # timm has three values where nothing tells of other channels
-        values = images[key]
-        images[key] = values if len(values) == model.in_chans else (sum(values) / len(values),) * model.in_chans
+    arguments = {**own.arguments(model_args), "weight_bits": 1, "act_bits": 1}
+    model = own.network(name, arguments)
     with atomic_folder(folder) as beside:
-        save_folder(beside, model, 1, arguments, images, of_registration=False)
+        save_folder(beside, model, 1, arguments, images_of(model), of_registration=False)
         read_config(beside)
         describe(beside, own.details)
     for file in sorted(folder.iterdir()):
         _say(file)
     print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
-
-
-def _shape(own: Own, model_args: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that the shapes of the weights tell: input channels and a hidden layer in the head."""
-    stem, hidden = own.state_dict["stem.conv.weight"], own.state_dict.get("head.pre_logits.fc.weight")
-    shape = {**model_args, **({"in_chans": stem.shape[1]} if stem.shape[1] != 3 else {})}
-    return shape if hidden is None else {**shape, "head_hidden_size": len(hidden)}
 
 
 def _say(path: Path) -> None:

@@ -4,11 +4,12 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
+from torch import nn
 
 from .errors import BurnError
 from .files import read_json
@@ -52,6 +53,21 @@ def check_exported_config(config: dict[str, Any], where: str | os.PathLike) -> d
     missing = ((name, config.get(name), expected) for name, (expected, fits) in checks.items()
                if not fits(config.get(name)))
     return _first_wrong(config, where, itertools.chain(missing, _wrong(config, registered=False)))
+
+
+def images_of(model: nn.Module, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """timm's data config of a model, for as many channels as it takes.
+
+    Args:
+        options: Of timm's scripts (`img_size`, `mean`, ...), which come before what the model says.
+    """
+    images = timm.data.resolve_data_config(dict(options or {}), model=model)
+    channels = getattr(model, "in_chans", images["input_size"][0])
+    images["input_size"] = (channels, *images["input_size"][1:])
+    for key in ("mean", "std"):
+        if len(images[key]) != channels:  # timm keeps those of three channels for any number; the average suits all
+            images[key] = (sum(images[key]) / len(images[key]),) * channels
+    return images
 
 
 def _first_wrong(config: dict[str, Any], where: str | os.PathLike, wrong: Iterable[tuple[str, Any, str]]) -> dict:

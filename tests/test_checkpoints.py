@@ -300,6 +300,13 @@ def test_model_names_that_lead_nowhere(tmp_path, monkeypatch):
         assert "\n" not in str(error.value)
 
 
+def test_classes_are_counted_where_a_network_has_two_classifiers():
+    heads = {"head.weight": torch.zeros(7, 2), "head_dist.weight": torch.zeros(7, 2)}
+    assert checkpoints.classes_in(heads, "deit_tiny_distilled_patch16_224") == 7
+    assert checkpoints.classes_in({"fc.weight": torch.zeros(5, 2)}, "test_resnet") == 5
+    assert checkpoints.classes_in(heads, "test_resnet") is None
+
+
 def test_state_hash_sees_values_names_shapes_and_dtypes():
     state_dict = {"a": torch.arange(6.0), "b": torch.ones(2, dtype=torch.int64)}
     a = state_dict["a"]

@@ -175,7 +175,8 @@ def test_weights_that_were_not_trained_with_1_bit_need_binarize(tmp_path, fails,
 def test_folders_keep_what_tells_of_them_and_load_in_timm(shape, tmp_path):
     folder, first, floats, again = (tmp_path / name for name in ("floats", "first", "floats2", "again"))
     write_folder(folder, **shape)
-    assert run("pack", folder, first) == run("unpack", first, floats) == run("pack", floats, again) == 0
+    assert run("pack", f"local-dir:{folder}", first) == run("unpack", f"local-dir:{first}", floats) == 0
+    assert run("pack", floats, again) == 0
     assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     for path in (first, floats, again):
         assert {file.name for file in path.iterdir()} == {file.name for file in folder.iterdir()}

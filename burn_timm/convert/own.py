@@ -18,6 +18,7 @@ from ..checkpoints import (
     WEIGHTS_FILES,
     binary_shapes,
     burn_models,
+    classes_in,
     differences,
     download,
     infer_model,
@@ -26,7 +27,7 @@ from ..checkpoints import (
     read_state_dict,
     weights_file,
 )
-from ..configs import read_config
+from ..configs import images_of, read_config
 from ..errors import BurnError, one_line
 from ..files import read_json
 from ..packing import is_packed, trained_bits
@@ -90,6 +91,22 @@ class Own:
         """With how many bits, 1 or 32, the binary weights were trained; None where nothing tells."""
         told = {"weight_bits": str((self.config.get("model_args") or {}).get("weight_bits")), **self.told}
         return trained_bits(self.state_dict, binary_shapes(name, model_args), told)
+
+    def arguments(self, model_args: Mapping[str, Any]) -> dict[str, Any]:
+        """`model_args`, and what the shapes of the weights tell: input channels and a hidden layer in the head."""
+        stem, hidden = self.state_dict["stem.conv.weight"], self.state_dict.get("head.pre_logits.fc.weight")
+        told = {"in_chans": stem.shape[1]} if stem.shape[1] != 3 else {}
+        return {**model_args, **told, **({} if hidden is None else {"head_hidden_size": len(hidden)})}
+
+    def network(self, name: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
+        """The model with these weights and their classifier, for the images they were trained on, or BurnError."""
+        model = timm.create_model(name, num_classes=classes_in(self.state_dict, name) or 0, **arguments)
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise BurnError(f"{self.path}: does not fit {name}: {one_line(error, 1000)}") from error
+        model.pretrained_cfg = {**model.pretrained_cfg, **images_of(model, self.images)}
+        return model.eval()
 
 
 def known(model_name: str, where: Path | None = None) -> str:

@@ -12,18 +12,10 @@ from tqdm import tqdm
 
 from .. import provenance
 from ..arguments import positive, renamed
-from ..checkpoints import (
-    binary_shapes,
-    burn_models,
-    infer_model,
-    load_model,
-    read_state_dict,
-    require_model,
-    weights_file,
-)
+from ..checkpoints import burn_models, load_model, read_content, require_model, weights_file
+from ..convert.own import read_own
 from ..errors import BurnError
 from ..files import require_replaceable, write_json
-from ..packing import trained_bits
 from .bench import bench, draw_chart, table
 from .engines import ENGINES, SLOW_TO_START
 from .export import FILES, FORMATS, export
@@ -40,8 +32,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "  burn-timm export reactnet_a_burn FEATURES --pretrained --headless --format onnx",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=(
-        "a weights file, packed or not; a folder with config.json and model.safetensors (local-dir:FOLDER); "
-        "hf-hub:OWNER/REPO; or, with --pretrained, a timm name"
+        "a weights file, packed or not, or a training checkpoint; a folder with config.json and model.safetensors "
+        "(local-dir:FOLDER); hf-hub:OWNER/REPO; or, with --pretrained, a timm name"
     ))
     parser.add_argument("outdir", metavar="OUTDIR", type=Path, help="a new folder, or one of an earlier export")
     parser.add_argument("--format", type=renamed(numba="c"), choices=FORMATS, default="openvino", help=(
@@ -120,27 +112,25 @@ def _open(args: argparse.Namespace) -> torch.nn.Module:
         return load_model(f"local-dir:{path}", num_classes=None)
     if not path.exists() and source.partition(".")[0] in burn_models():
         raise BurnError(f"{source} names a network without weights: give a checkpoint, or --pretrained")
-    file = weights_file(path)
-    return load_model(_model_name(file, args.model), file, num_classes=None)
+    return _network_of_file(weights_file(path), args.model)
 
 
-def _model_name(file: Path, given: str | None) -> str:
-    """The model of a weights file, which must have been trained with 1 bit: the file is all there is to tell."""
-    state_dict, metadata = read_state_dict(file)
-    try:
-        name = given or metadata.get("model") or infer_model(state_dict)
-    except BurnError as error:
-        raise BurnError(f"{file}: {error}") from error
-    if name.partition(".")[0] in burn_models():
-        bits = trained_bits(state_dict, binary_shapes(name.partition(".")[0]), metadata)
-        if bits == 32:
-            raise BurnError(f"{file}: weights trained with 32 bits; give the folder with the config.json of its stage")
-        if bits is None:
-            raise BurnError(
-                f"{file}: nothing tells whether its weights were trained with 1 bit; if they were, first run: "
-                "burn-timm pack --binarize"
-            )
-    return name
+def _network_of_file(file: Path, given: str | None) -> torch.nn.Module:
+    """The network in a weights file. A binary one must have been trained with 1 bit: no config.json tells its stage."""
+    name = given or (read_content(file)[1] or {}).get("model")
+    if name and name.partition(".")[0] not in burn_models():
+        return load_model(name, file, num_classes=None)
+    own = read_own(str(file))
+    name, model_args = own.model(given)
+    bits = own.bits(name, model_args)
+    if bits == 32:
+        raise BurnError(f"{file}: weights trained with 32 bits; give the folder with the config.json of its stage")
+    if bits is None:
+        raise BurnError(
+            f"{file}: nothing tells whether its weights were trained with 1 bit; if they were, first run: "
+            "burn-timm pack --binarize"
+        )
+    return own.network(name, own.arguments(model_args))
 
 
 def _bench(args: argparse.Namespace) -> None:

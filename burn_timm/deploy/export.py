@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import nn
 
 from .. import provenance
 from ..checkpoints import state_hash
+from ..configs import images_of
 from ..files import atomic_folder, require_replaceable, write_json
 from .c_engine import C_SOURCES
 from .fold import fold
@@ -49,13 +49,10 @@ def export(
     """
     folder = Path(folder)
     require_replaceable(folder, FILES)
-    data = resolve_model_data_config(model)
+    data = images_of(model)
     channels, height, width = data["input_size"]
     batch_size = batch_size or (1 if format in ONE_BIT_FORMATS else None)
-    shape = (batch_size, getattr(model, "in_chans", channels), img_size or height, img_size or width)
-    for key in ("mean", "std"):
-        if len(data[key]) != shape[1]:  # timm keeps those of three channels for any number; the average suits all
-            data[key] = (sum(data[key]) / len(data[key]),) * shape[1]
+    shape = (batch_size, channels, img_size or height, img_size or width)
     with atomic_folder(folder) as beside, torch.no_grad():
         config = {**_write(model, format, beside, shape, data), **_described(model, data, shape)}
         used = {format: _version(format)} if format in ("openvino", "onnx") else {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+from argparse import Namespace
 
 import pytest
 import timm
@@ -100,6 +101,21 @@ def test_a_weights_file(trained, tmp_path, kind):
     assert run("export", file, tmp_path / "net", "--img-size", 41, "--headless") == 0
     headless = load(tmp_path / "net")
     assert headless.num_classes == 0 and headless.label_names is None and headless(x).shape == (1, 128)
+
+
+def test_a_file_of_a_shape_of_its_own_and_a_training_checkpoint(tmp_path):
+    """As `pack` reads them: the arguments that the file tells, and the images of timm's options."""
+    shape = {"depths": (1, 1, 1, 1)}
+    model = lively(num_classes=5, **shape)
+    save_latent(tmp_path / "floats.safetensors", model.state_dict(), "test_reactnet", 1, shape)
+    options = Namespace(model_kwargs=shape, img_size=40, mean=(0.5, 0.4, 0.3))
+    torch.save({"arch": "test_reactnet", "args": options, "state_dict": model.state_dict()}, tmp_path / "last.pth.tar")
+    for name, side in (("floats.safetensors", 64), ("last.pth.tar", 40)):
+        assert run("export", tmp_path / name, tmp_path / "net", "--format", "torch-export") == 0
+        x = torch.randn(1, 3, side, side)
+        assert errors(outputs(tmp_path / "net", "torch-export", x)[1], model(x).detach()) < 0.05
+    images = json.loads((tmp_path / "net" / "config.json").read_text())["pretrained_cfg"]
+    assert (images["input_size"], images["mean"]) == ([3, 40, 40], [0.5, 0.4, 0.3])
 
 
 @pytest.mark.parametrize(("format", "bits"), [("onnx", (32, 1)), ("torch-export", (32, 32))])
