@@ -43,9 +43,10 @@ def top1(model, photos, side):
 
 
 def test_few_shot(photos, tmp_path, capsys):
-    accuracy = run("few_shot.py", photos / "val", "--img-size", "32", "--output", tmp_path)
+    network = "reactnet_a_025_burn"
+    accuracy = run("few_shot.py", photos / "val", "--model", network, "--img-size", "32", "--output", tmp_path)
     assert accuracy > 0.8 and "of 45 test photos of 3 classes are right, trained on 15" in capsys.readouterr().out
-    model = timm.create_model("reactnet_a", num_classes=3, checkpoint_path=str(tmp_path / "model.pth.tar")).eval()
+    model = timm.create_model(network, num_classes=3, checkpoint_path=str(tmp_path / "model.pth.tar")).eval()
     assert 20 * 3 * top1(model, photos, 32) >= 45 * accuracy  # of all photos, the five a class too
     engine = burn_timm.deploy.load(tmp_path / "one_bit", threads=1)
     assert engine.label_names == ["digit 0", "digit 1", "digit 4"]
@@ -56,7 +57,7 @@ def test_few_shot(photos, tmp_path, capsys):
     assert np.median([(ours - theirs).abs().max() for ours, theirs in pairs]) < 1e-3
     assert (tmp_path / "confusion.png").stat().st_size > 1000
     with pytest.raises(SystemExit, match="give more than 20 photos a class"):
-        run("few_shot.py", photos / "val", "--shots", "20")
+        run("few_shot.py", photos / "val", "--model", network, "--shots", "20")
 
 
 def test_finetune(photos, tmp_path):
@@ -82,10 +83,11 @@ def test_segmentation(tmp_path):
         for folder, image in (("images", Image.fromarray(pixels)), ("masks", Image.fromarray(mask, "P"))):
             (tmp_path / folder).mkdir(exist_ok=True)
             image.save(tmp_path / folder / f"{number}.png")
-    iou = run("segmentation.py", tmp_path, "--img-size", "64", "--steps", "12", "--batch-size", "4", "--lr", "3e-3",
+    network = "reactnet_a_025_burn"
+    iou = run("segmentation.py", tmp_path, "--model", network, "--img-size", "64", "--steps", "12", "--batch-size", "4", "--lr", "3e-3",
               "--output", tmp_path / "out")
     assert iou > 0.5 and (tmp_path / "out" / "masks.png").is_file()
-    model = smp.create_model("Unet", "tu-reactnet_a_burn", encoder_weights=None, classes=2)
+    model = smp.create_model("Unet", f"tu-{network}", encoder_weights=None, classes=2)
     model.load_state_dict(torch.load(tmp_path / "out" / "model.pt", weights_only=True))
     Image.new("RGB", (64, 64)).save(tmp_path / "masks" / "0.png")
     with pytest.raises(SystemExit, match="0.png: expected a mask with one class number a pixel"):

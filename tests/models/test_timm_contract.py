@@ -1,6 +1,7 @@
-"""timm's own tests/test_models.py, from the sdist of the installed timm, on every model of burn_timm.
+"""timm's own tests/test_models.py, from the sdist of the installed timm, on the small models of burn_timm; with
+`-m slow` on the others.
 
-The tests run in processes of their own, because that file sets global switches of TorchScript. `-rP` shows their
+The tests run in a process of their own, because that file sets global switches of TorchScript. `-rP` shows their
 output; the terminal summary tells how many passed.
 """
 
@@ -26,9 +27,7 @@ REQUIRED = {
     "test_model_forward_fx_torchscript",
 }
 INTERMEDIATES = {"test_model_forward_intermediates_features", "test_model_forward_intermediates"}
-# Those of another width, or with other weights, than one of the rest.
-SLOW = ("reactnet_a", "reactnet_a_050")
-PROCESSES = 2  # one thread each; more of them would only fill the memory
+QUICK = ("test_reactnet", "test_reactnet_mlp", "resnet20_cifar")
 
 
 @pytest.fixture(scope="module")
@@ -64,45 +63,36 @@ def _fetch(folder: Path) -> bytes:
 def results(request, timm_tests, tmp_path_factory):
     """{model: {(test, parameters): "passed", "skipped" or the failure's text}}, of the models that are asked for."""
     models = [item.callspec.params["model"] for item in request.session.items if item.path == Path(__file__)]
-    reports = tmp_path_factory.mktemp("reports")
+    report = tmp_path_factory.mktemp("report") / "report.xml"
     here, package = Path(__file__).parent, Path(burn_timm.__file__).parents[1]
-    # Threads of several busy processes wait for each other, and on GitHub timm leaves some of its tests out.
+    # On GitHub timm leaves some of its tests out.
     environment = {key: value for key, value in os.environ.items() if key != "GITHUB_ACTIONS"}
     environment["OMP_NUM_THREADS"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join([str(here), str(package), environment.get("PYTHONPATH", "")])
-    running = []
-    try:
-        for number in range(min(PROCESSES, len(models))):
-            command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(timm_tests.parent), "-q"]
-            command += ["-p", "no:cacheprovider", "-p", "timm_plugin", "--strict-markers", "--tb=short"]
-            command += [str(timm_tests), f"--junitxml={reports / f'{number}.xml'}"]
-            command += ["--models", *models[number::PROCESSES]]
-            running.append(subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            ))
-        print(*[process.communicate()[0] for process in running], sep="\n")
-    finally:
-        for process in running:
-            process.kill()
-    codes = [process.returncode for process in running]
-    assert set(codes) <= {0, 1}, f"timm's tests did not run to their end: exit codes {codes}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(timm_tests.parent), "-q",
+         "-p", "no:cacheprovider", "-p", "timm_plugin", "--strict-markers", "--tb=short", str(timm_tests),
+         f"--junitxml={report}", "--models", *models],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    print(done.stdout)
+    assert done.returncode in (0, 1), f"timm's tests did not run to their end: exit code {done.returncode}"
 
     found = defaultdict(dict)
-    for report in sorted(reports.iterdir()):
-        for case in ElementTree.parse(report).iter("testcase"):
-            test, _, parameters = case.get("name").rstrip("]").partition("[")
-            named = [model for model in MODELS if model in parameters.replace(".", "-").split("-")]
-            assert len(named) == 1, f"{case.get('name')} names none of our models"
-            bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
-            outcome = "passed"
-            if bad:
-                outcome = "skipped" if bad[0].tag == "skipped" else f"{bad[0].get('message')}\n{bad[0].text}"
-            found[named[0]][test, parameters] = outcome
+    for case in ElementTree.parse(report).iter("testcase"):
+        test, _, parameters = case.get("name").rstrip("]").partition("[")
+        named = [model for model in MODELS if model in parameters.replace(".", "-").split("-")]
+        assert len(named) == 1, f"{case.get('name')} names none of our models"
+        bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        outcome = "passed"
+        if bad:
+            outcome = "skipped" if bad[0].tag == "skipped" else f"{bad[0].get('message')}\n{bad[0].text}"
+        found[named[0]][test, parameters] = outcome
     return found
 
 
 @pytest.mark.parametrize("model", [
-    pytest.param(model, marks=[pytest.mark.slow] if model in SLOW else []) for model in MODELS
+    pytest.param(model, marks=[] if model in QUICK else pytest.mark.slow) for model in MODELS
 ])
 def test_timms_own_tests_pass(model, results, record_property):
     failed = {name: outcome for name, outcome in results[model].items() if outcome != "passed"}
