@@ -1,13 +1,22 @@
-"""Shared by all tests: repeatable, on real images (the digits inside scikit-learn), few threads."""
+"""Shared by all tests: repeatable, on real images (the digits inside scikit-learn), few threads, without the real Hub."""
 
+import contextlib
 import gc
+import io
+import logging
 import os
+import time
+import traceback
 
 import numpy as np
 import pytest
 import torch
+from hub_server import TOKEN, HubServer
 
-import burn_timm  # noqa: F401 - registers the models
+HUB = HubServer()
+os.environ.update(HUB.environment())  # huggingface_hub, which burn_timm imports, reads it once
+
+import burn_timm  # noqa: E402, F401 - registers the models
 
 
 @pytest.fixture(autouse=True)
@@ -43,27 +52,41 @@ def burn_data():
 
 
 @pytest.fixture(scope="session")
-def _hub_and_client(tmp_path_factory):
-    from hub_client import HubClient
-    from hub_server import HubServer
-
-    with HubServer() as hub:
-        client = HubClient(hub, tmp_path_factory.mktemp("hub"))
-        yield hub, client
-        client.close()
+def _hub():
+    with HUB:
+        yield HUB
 
 
 @pytest.fixture
-def hub(_hub_and_client):
-    """A Hub on 127.0.0.1 with nothing on it (hub_server.HubServer)."""
-    _hub_and_client[0].clear()
-    return _hub_and_client[0]
+def hub(_hub, monkeypatch, tmp_path):
+    """A Hub on 127.0.0.1 with nothing on it (hub_server.HubServer), a token for it, and a cache of this test's own."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # the client waits, then tries again
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    _hub.clear()
+    return _hub
 
 
 @pytest.fixture
-def hub_client(_hub_and_client):
-    """A process that uses it (hub_client.HubClient)."""
-    return _hub_and_client[1]
+def streams():
+    """Calls a command line, `streams(main, *words)`: its exit code, and all it tells on stdout and stderr."""
+
+    def streams(main, *words):
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        logging.getLogger().addHandler(logging.lastResort)  # as where no test listens
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main([str(word) for word in words])
+            except SystemExit as stopped:
+                code = stopped.code
+            except Exception:
+                code = 1
+                traceback.print_exc()
+        logging.getLogger().removeHandler(logging.lastResort)
+        return code, out.getvalue(), err.getvalue()
+
+    return streams
 
 
 def _fails(capsys, start, main, words):

@@ -3,14 +3,8 @@
 Weights come as they do to the Hub, by Git LFS: the batch endpoint says where to, a PUT takes them there, and the commit
 only names them. Xet, which the client would rather use, is kept off: it is another protocol, to other servers.
 
-huggingface_hub reads HF_ENDPOINT when it is imported, so what is to use this Hub runs in a process of its own:
-
-    with HubServer() as hub:
-        hub.commit("somebody/model", {"config.json": b"{}"})
-        subprocess.run(..., env={**os.environ, **hub.environment(tmp_path)})
-        hub.files("somebody/model")["README.md"]
-
-or in a `hub_client.HubClient`, a process that many tests may share.
+huggingface_hub reads HF_ENDPOINT when it is imported: conftest.py sets it before, and a process that a test starts gets
+`hub.environment()`.
 """
 
 import base64
@@ -40,10 +34,13 @@ class HubServer:
         self.requests: list[str] = []
         self.faults: dict[str, list[int]] = {}
         self.objects: dict[str, bytes] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler, bind_and_activate=False)
+        self._server.server_bind()  # a port; until the block begins, nobody listens there
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "HubServer":
+        self._server.server_activate()
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         return self
@@ -53,10 +50,11 @@ class HubServer:
         self._thread.join()
         self._server.server_close()
 
-    def environment(self, home: Path) -> dict[str, str]:
-        """Variables of a process that uses this Hub, with its cache in the folder `home`."""
-        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
-                "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    def environment(self, home: Path | None = None) -> dict[str, str]:
+        """Variables of a process that asks this Hub; with `home`, its token too, and that folder for the cache."""
+        user = {"HF_HOME": str(home), "HF_TOKEN": TOKEN} if home else {}
+        return {"HF_ENDPOINT": self.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1", **user}
 
     def clear(self) -> None:
         """Forget all repositories, large files, faults and requests."""

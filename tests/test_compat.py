@@ -8,10 +8,8 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import tarfile
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -198,13 +196,17 @@ def test_accelerates_variable_for_the_cpu(monkeypatch):
         assert compat.use_cpu_is_set() is expected
 
 
-def test_launcher_arguments(tmp_path):
-    """If it fails: `accelerate.commands.launch.launch_command_parser` has moved, or the launcher is no longer the
-    parent of the script's process. Without it, --gradient_accumulation_steps of `accelerate launch` is ignored."""
-    script = tmp_path / "script.py"
-    script.write_text("from burn_timm import compat\nprint(compat.launcher_arguments())")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--gradient-accumulation-steps=3"]
-    env = {**os.environ, "PYTHONPATH": str(Path(compat.__file__).parents[1])}
-    told = subprocess.run([*launch, str(script), "--cpu"], capture_output=True, text=True, env=env, check=True).stdout
-    assert "'gradient_accumulation_steps': 3" in told and "'gradient_clipping': None" in told
+@pytest.mark.parametrize("start", [
+    ["/usr/bin/python", "-m", "accelerate.commands.launch"], ["/usr/bin/python", "/venv/bin/accelerate", "launch"],
+    ["/venv/bin/accelerate-launch"],
+])
+def test_launcher_arguments(start, monkeypatch):
+    """If it fails: `accelerate.commands.launch.launch_command_parser` has moved. Without it,
+    --gradient_accumulation_steps of `accelerate launch` is ignored. (That the launcher is the parent of the script's
+    process is tested in tests/training/test_launch.py.)"""
+    parent = SimpleNamespace(cmdline=lambda: [*start, "--cpu", "--gradient-accumulation-steps=3", "script.py", "--cpu"])
+    monkeypatch.setattr("psutil.Process", {os.getppid(): parent}.get)
+    told = compat.launcher_arguments()
+    assert told["gradient_accumulation_steps"] == 3 and told["gradient_clipping"] is None
+    parent.cmdline = lambda: ["python", "-m", "pytest", "accelerate"]
     assert compat.launcher_arguments() == {}

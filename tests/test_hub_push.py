@@ -10,6 +10,10 @@ import timm
 from exported import write_export
 from hub_server import TOKEN
 
+from burn_timm.cli import main
+from burn_timm.errors import BurnError
+from burn_timm.hub.push import check_target, push_folder
+
 CARD = b"---\nlibrary_name: timm\n---\n# A model\n"
 NAMES = {"README.md", "config.json", "model.safetensors", "curves.png"}
 
@@ -26,8 +30,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def push(hub_client):
-    return functools.partial(hub_client.command, "burn-timm", "push")
+def push(streams):
+    return functools.partial(streams, main, "push")
 
 
 def one_line(done, start):
@@ -108,12 +112,17 @@ def test_what_failed_is_completed_by_the_next_push(hub, push, folder):
     assert push(folder, "me/copy")[0] == 0 and hub.requests.count(put) == sent  # the Hub has them already
 
 
-def test_what_the_hub_refuses_is_one_line_without_the_token(hub, push, folder):
+def test_what_the_hub_refuses_is_one_line_without_the_token(hub, push, folder, monkeypatch):
     other = "hf_SomebodyElse0123456789"
+    monkeypatch.setenv("HF_TOKEN", other)
     for name in ("me/model", "model"):  # the server repeats it in its answer
-        said = one_line(push(folder, name, HF_TOKEN=other), f"{name}: ")
-        assert other not in said and "401" in said or "token" in said
-    assert not hub.repos
+        said = one_line(push(folder, name), f"{name}: ")
+        assert other not in said and ("401" in said or "token" in said)
+    with pytest.raises(BurnError, match="^lab/model: ") as error:  # and a run finds it before it trains
+        check_target("lab/model")
+    assert other not in str(error.value) and not hub.repos
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert check_target("lab/model") == "lab/model"
     (folder / "README.md").write_bytes(b"---\nlicense: my-own\n---\n# A model\n")
     assert "license" in one_line(push(folder, "me/model"), "me/model: Invalid metadata in README.md")
     assert not hub.repos["me/model"]
@@ -144,38 +153,23 @@ def test_an_incomplete_damaged_or_foreign_folder_stays_at_home(folder, fails, na
     assert str(folder) in line and text in line
 
 
-CHECK = """
-import sys
-from pathlib import Path
-from burn_timm.errors import BurnError
-from burn_timm.hub.push import check_target, push_folder
-try:
-    print(check_target({name!r}, Path({record!r})))
-    if {folder!r}:
-        push_folder(Path({folder!r}), {name!r}, record=Path({record!r}))
-except BurnError as error:
-    sys.exit(str(error))
-"""
+def test_a_run_pushes_again_over_what_it_pushed_itself_and_nobody_touched(hub, folder, tmp_path):
+    record = tmp_path / "pushed.json"
 
+    def push():
+        check_target("me/model", record)
+        push_folder(folder, "me/model", record=record)
 
-def test_a_run_pushes_again_over_what_it_pushed_itself_and_nobody_touched(hub, hub_client, folder, tmp_path):
-    def run(record, export=folder):
-        code = CHECK.format(name="me/model", record=str(tmp_path / record), folder=str(export or ""))
-        return hub_client.python(code)[0]
-
-    assert run("pushed.json") == 0
+    push()
     (folder / "README.md").write_bytes(CARD + b"better figures\n")  # as after a resumed run
-    assert run("pushed.json") == 0 and hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 2
-    assert run("pushed.json") == 0 and len(hub.repos["me/model"]) == 2  # the same files: nothing to do
-    assert run("other.json", None).startswith("me/model: holds files already")  # another run
+    push()
+    assert hub.files("me/model") == content(folder) and len(hub.repos["me/model"]) == 2
+    push()  # the same files: nothing to do
+    assert len(hub.repos["me/model"]) == 2
+    with pytest.raises(BurnError, match="^me/model: holds files already"):
+        check_target("me/model", tmp_path / "another_run.json")
     hub.commit("me/model", {"README.md": CARD + b"edited on the Hub"})
-    (folder / "README.md").write_bytes(CARD)
-    assert run("pushed.json").startswith("me/model: holds files already")
+    for check in (check_target, functools.partial(push_folder, folder)):
+        with pytest.raises(BurnError, match="^me/model: holds files already"):
+            check("me/model", record=record)
     assert hub.files("me/model")["README.md"].endswith(b"edited on the Hub")
-
-
-def test_a_refused_token_is_found_before_training_even_for_a_whole_name(hub, hub_client, tmp_path):
-    code = CHECK.format(name="lab/model", record=str(tmp_path / "pushed.json"), folder="")
-    assert hub_client.python(code)[0] == 0
-    said = hub_client.python(code, HF_TOKEN="hf_SomebodyElse0123456789")[0]
-    assert str(said).startswith("lab/model: ") and "hf_SomebodyElse" not in said
