@@ -1,4 +1,4 @@
-"""Shared by all tests: repeatable, on real images (the digits inside scikit-learn), few threads, without the real Hub."""
+"""Shared by all tests: repeatable, on real images (the digits inside scikit-learn), few threads, no real Hub."""
 
 import contextlib
 import gc
@@ -69,13 +69,13 @@ def hub(_hub, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def streams():
+def streams(monkeypatch):
     """Calls a command line, `streams(main, *words)`: its exit code, and all it tells on stdout and stderr."""
 
     def streams(main, *words):
         out, err, code = io.StringIO(), io.StringIO(), 0
-        logging.getLogger().addHandler(logging.lastResort)  # as where no test listens
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), monkeypatch.context() as patch:
+            patch.setattr(logging.root, "handlers", [])  # pytest's: as where no test listens
             try:
                 main([str(word) for word in words])
             except SystemExit as stopped:
@@ -83,7 +83,6 @@ def streams():
             except Exception:
                 code = 1
                 traceback.print_exc()
-        logging.getLogger().removeHandler(logging.lastResort)
         return code, out.getvalue(), err.getvalue()
 
     return streams

@@ -84,8 +84,8 @@ def test_segmentation(tmp_path):
             (tmp_path / folder).mkdir(exist_ok=True)
             image.save(tmp_path / folder / f"{number}.png")
     network = "reactnet_a_025_burn"
-    iou = run("segmentation.py", tmp_path, "--model", network, "--img-size", "64", "--steps", "12", "--batch-size", "4", "--lr", "3e-3",
-              "--output", tmp_path / "out")
+    iou = run("segmentation.py", tmp_path, "--model", network, "--img-size", "64", "--steps", "12", "--batch-size", "4",
+              "--lr", "3e-3", "--output", tmp_path / "out")
     assert iou > 0.5 and (tmp_path / "out" / "masks.png").is_file()
     model = smp.create_model("Unet", f"tu-{network}", encoder_weights=None, classes=2)
     model.load_state_dict(torch.load(tmp_path / "out" / "model.pt", weights_only=True))

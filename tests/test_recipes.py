@@ -1,5 +1,6 @@
 """Every shipped recipe: a dry run on images in ImageNet's layout, and the rows of the paper."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import train_burn
 from burn_timm.evals.tables import TABLES, row_name
 from burn_timm.methods import METHODS
 from burn_timm.packing import is_packed
+from burn_timm.training.options import parse_options
 
 RECIPES = sorted((Path(__file__).parents[1] / "burn_timm" / "recipes").glob("*.yaml"))
 SYNSETS = ("n01440764", "n01443537")
@@ -35,6 +37,24 @@ def imagenet(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_setting_of_a_recipe_is_that_of_the_run(path):
+    settings = yaml.safe_load(path.read_text())
+    teacher = ["--teacher", "test_resnet"] if METHODS[settings["method"]].teacher_output else []
+    options = parse_options(["--recipe", path.stem, "--data-dir", "photos", *teacher])
+    found = json.loads(json.dumps(vars(options)))
+    for name in settings.keys() - {"teacher"}:
+        value = settings[name]
+        assert found[name] == ([value] if name == "weight_decay" and not isinstance(value, list) else value), name
+
+
+def quick(path):
+    """One recipe for each method, and the released code's, which has switches of its own."""
+    return path.stem in ("burn_released_imagenet", "simclrv2_imagenet", *(f"{name}_imagenet" for name in METHODS))
+
+
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=path.stem, marks=() if quick(path) else pytest.mark.slow) for path in RECIPES
+])
 def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     on_the_cpu_without_pictures(monkeypatch)
     settings = yaml.safe_load(path.read_text())
@@ -50,12 +70,7 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     options += ["--queue-size", "64"] if settings.get("queue_size", 0) > 64 else []
     options += ["--small-img-size", "16"] if settings.get("small_views") else []
     summary = train_burn.main(options)
-    found = {**summary["settings"], "export_img_size": summary["export_img_size"]}
-    given = {word[2:].replace("no-", "").replace("-", "_") for word in options if word.startswith("--")}
-    for name in settings.keys() - given - {"export_img_size", "small_img_size"}:  # the last two go with --img-size
-        value = settings[name]
-        assert found[name] == ([value] if name == "weight_decay" and not isinstance(value, list) else value), name
-    assert found["export_img_size"] == 32
+    assert summary["export_img_size"] == 32 and summary["method"] == settings["method"]
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
     assert sum(p.numel() for p in model.parameters()) > 1000
     assert is_packed(load_file(tmp_path / "run" / "export" / "model.safetensors")) == binary

@@ -10,6 +10,7 @@ import train_burn
 
 from .runs import ONE_STEP, words_of
 
+
 def test_a_teacher_from_the_hub_and_an_export_to_it(hub, streams, tmp_path):
     teacher = timm.create_model("test_resnet", num_classes=0)
     teacher.pretrained_cfg.update({"input_size": (3, 32, 32), "mean": (0.4, 0.4, 0.4)})
