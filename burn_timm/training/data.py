@@ -36,8 +36,8 @@ def open_data(options: Options, tell: bool) -> Data:
             the other one.
     """
     train = _open(options, options.train_split)
-    if METHODS[options.method].needs_labels and not train.labelled:
-        raise BurnError(f"--method {options.method} needs labels; {train.description}")
+    if METHODS[options.method].needs_labels and (not train.labelled or train.streaming):
+        raise BurnError(f"--method {options.method} needs labels, and no stream; {train.description}")
     if train.streaming and tell:
         _logger.warning(
             f"{train.description}: a stream. A resumed run sees other images than an unbroken one, so its weights are "

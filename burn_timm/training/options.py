@@ -153,21 +153,21 @@ def _check_method(name: str, given: Mapping[str, Any]) -> None:
     own |= {"reset_target_head"} if name == "burn" else set()
     if ignored := set(given) & (_OF_METHODS | {"small_img_size"}) - own:
         raise BurnError(f"--method {name} takes no {_flags(ignored)}; leave that out of the command and the recipe")
-    if "teacher_output" in given and not METHODS[name].teacher_output:
-        raise BurnError(f"--method {name} has no teacher; leave --teacher-output out")
+    if not METHODS[name].teacher_output and (told := [word for word in given if word.startswith("teacher")]):
+        taught = ", ".join(other for other, method in METHODS.items() if method.teacher_output)
+        raise BurnError(f"--method {name} has no teacher, as {taught} have; leave {_flags(told)} out")
 
 
 def _check(options: Options) -> None:
     """Raise BurnError where options do not go together."""
     require_model(options.model)
     _check_stages(options)
-    taught = [name for name, method in METHODS.items() if method.teacher_output]
-    if options.method in taught and not options.teacher:
+    if METHODS[options.method].teacher_output and not options.teacher:
         raise BurnError(
             f"--method {options.method} needs --teacher: any timm model name, hf-hub:... or local-dir:... of a backbone"
         )
-    if options.method not in taught and options.teacher:
-        raise BurnError(f"--teacher goes with --method {', '.join(taught)}; --method {options.method} has none")
+    if "num_classes" in options.model_kwargs:
+        raise BurnError("--model-kwargs num_classes: leave it out; what is trained are the features, not a classifier")
     if options.cache_size and options.cache not in ("memory", "disk"):
         raise BurnError("--cache-size needs --cache memory or --cache disk")
     if options.cache_size and options.cache_size < options.img_size:
@@ -188,7 +188,9 @@ def _check(options: Options) -> None:
         raise BurnError("--resume auto needs --output: the folder of the run to go on with")
     try:
         weight = torch.nn.Parameter(torch.zeros(1))
-        create_optimizer_v2([weight], opt=options.opt, lr=options.lr, weight_decay=0.0, momentum=options.momentum)
+        made = create_optimizer_v2([weight], opt=options.opt, lr=options.lr, weight_decay=0.0, momentum=options.momentum)
+        if getattr(made, "is_second_order", False):
+            raise ValueError("needs second derivatives, which binary networks have not")
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         expected = "expected an optimiser of timm.optim.list_optimizers()"
         raise BurnError(f"--opt {options.opt}: {one_line(error)}; {expected}") from error

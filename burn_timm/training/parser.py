@@ -135,7 +135,7 @@ def _add_optimisation(add: Callable) -> None:
         "warm-up; no: at step 0, and the warm-up scales it")
     add("--sched-on-updates", default=True, action=argparse.BooleanOptionalAction, help="the decay moves in every "
         "step; no: from epoch to epoch")
-    add("--clip-grad", type=not_negative, help="largest gradient norm; default: no limit")
+    add("--clip-grad", type=above_zero, help="largest gradient norm; default: no limit")
     add("--drop", type=not_negative, default=0.0, help="dropout rate of the network")
     add("--seed", type=int, default=42, help="of weights, order of images and views; resuming needs the same")
 

@@ -55,8 +55,10 @@ def test_a_default_validation_split_that_does_not_fit_is_told_of_and_not_measure
     assert ("knn_student" in summary) == (classes == others)
 
 
-def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog):
+def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog, refused):
     pytest.importorskip("data.test_data_stream").write_shards(tmp_path, 3)
+    supervised = "--model test_resnet --method supervised --dataset wds/digits --data-dir"
+    assert "--method supervised needs labels, and no stream; wds" in refused(supervised, tmp_path)
     with caplog.at_level(logging.WARNING):
         run(tmp_path, "--dataset wds/digits --log-interval 1 --data-dir", tmp_path)
     assert log(tmp_path / "run", "step") == [1, 2, 3, 4] and (tmp_path / "run" / "export").is_dir()

@@ -39,8 +39,10 @@ def refusal(capsys, *words) -> str:
     (f"{TINY} --stages fp", "real-valued stage is w32a32"),
     ("--model resnet18 --teacher resnet50 --stages w1a1", "not a binary network"),
     (f"{TINY} --stages w1a1 w32a1", "give them in the order w32a1 w1a1"),
-    (f"{SIMCLR} --teacher resnet50", "--teacher goes with --method burn, s2"),
-    (f"{SIMCLR} --teacher-output logits", "--method simclr has no teacher; leave --teacher-output out"),
+    (f"{SIMCLR} --teacher resnet50", "--method simclr has no teacher, as burn, s2bnn, supervised_kl have; leave --tea"),
+    (f"{SIMCLR} --teacher-output logits --teacher-img-size 9", "leave --teacher-img-size, --teacher-output out"),
+    (f"{SIMCLR} --model-kwargs num_classes=10", "--model-kwargs num_classes: leave it out"),
+    (f"{SIMCLR} --clip-grad 0", "--clip-grad: expected a number above 0, not 0"),
     (f"{SIMCLR} --lambda-0 0.5 --queue-size 9", "--method simclr takes no --lambda-0, --queue-size"),
     (f"{SIMCLR} --small-img-size 9", "--method simclr takes no --small-img-size"),
     (f"{SIMCLR} --recipe distill_small", "--method simclr takes no --adapter, --fs-loss"),
@@ -56,6 +58,7 @@ def refusal(capsys, *words) -> str:
     ("--recipe tiny_mini_imagenet_distill --view light", "leave --view out"),
     (f"{TINY} --min-lr 1", "--min-lr 1 is above --lr 0.0003"),
     (f"{TINY} --opt lookahead_adamm", "--opt lookahead_adamm: "),
+    (f"{TINY} --opt adahessian", "--opt adahessian: needs second derivatives"),
 ])
 def test_bad_options_are_one_line(words, message, capsys):
     assert message in refusal(capsys, words)
