@@ -103,8 +103,11 @@ def _filled_in(values: dict[str, Any]) -> dict[str, Any]:
     return values | {name: value for name, value in derived.items() if values[name] is None} | whole
 
 
-def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action]) -> dict[str, Any]:
-    """The options of a recipe, under the same rules as on the command line."""
+def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action], above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The options of a recipe, under the same rules as on the command line, and of the recipe that is its `base`.
+
+    above: The recipes that lead to this one.
+    """
     shipped = importlib.resources.files("burn_timm") / "recipes"
     path = Path(recipe) if Path(recipe).suffix else Path(str(shipped / f"{recipe}.yaml"))
     if not path.is_file():
@@ -116,8 +119,12 @@ def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action]) -> dict[st
         raise BurnError(f"{path.name}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(values, dict):
         raise BurnError(f"{path.name}: expected a YAML mapping of option: value")
+    base = values.pop("base", None)
+    if base in (recipe, *above):
+        raise BurnError(f"{path.name}: its base {base} leads back to it")
+    inherited = _read_recipe(str(base), actions, (recipe, *above)) if base else {}
     words = [word for key, value in values.items() for word in _words(path.name, str(key), value, actions)]
-    return _given(build_parser(f"train_burn.py: {path.name}"), words)
+    return inherited | _given(build_parser(f"train_burn.py: {path.name}"), words)
 
 
 def _words(file: str, key: str, value: Any, actions: Mapping[str, argparse.Action]) -> list[str]:
@@ -188,7 +195,7 @@ def _check(options: Options) -> None:
         raise BurnError("--resume auto needs --output: the folder of the run to go on with")
     try:
         weight = torch.nn.Parameter(torch.zeros(1))
-        made = create_optimizer_v2([weight], opt=options.opt, lr=options.lr, weight_decay=0.0, momentum=options.momentum)
+        made = create_optimizer_v2([weight], options.opt, options.lr, weight_decay=0.0, momentum=options.momentum)
         if getattr(made, "is_second_order", False):
             raise ValueError("needs second derivatives, which binary networks have not")
     except (ValueError, TypeError, AssertionError, ImportError) as error:

@@ -69,10 +69,12 @@ def test_bad_options_are_one_line(words, message, capsys):
     ("epochs: 5.5", "expected a whole number"), ("lr: [1, 2]", "takes one value"), ("sync_bn: 3", "true or false"),
     ("- a\n- b", "mapping"), ("a: [", "not valid YAML"), ("model: caf\xe9", "not valid YAML"),
     ("model_kwargs: 3", "mapping"), ("resume: auto", "resume belongs on the command line"),
+    ("base: bad.yaml", "its base bad.yaml leads back to it"),
 ])
-def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path, text, message, capsys):
+def test_a_bad_recipe_is_one_line_that_names_the_file(tmp_path, text, message, capsys, monkeypatch):
     (tmp_path / "bad.yaml").write_bytes(text.encode("latin1"))
-    told = refusal(capsys, TINY, "--recipe", tmp_path / "bad.yaml")
+    monkeypatch.chdir(tmp_path)
+    told = refusal(capsys, TINY, "--recipe bad.yaml")
     assert "bad.yaml: " in told and message in told
 
 
@@ -83,6 +85,9 @@ def test_a_recipe_sets_defaults_and_the_command_line_wins(tmp_path):
     options = parsed(TINY, "--recipe", recipe, "--batch-size 32")
     assert options.lr == pytest.approx(1e-2) and options.batch_size == 32 and options.stages == ["w1a1"]
     assert options.model_kwargs == {"act_norm": True, "dims": [1, 2], "s": "x"} and options.views == "cross"
+    (tmp_path / "other.yaml").write_text(f"base: {recipe}\nlr: 3\n")
+    options = parsed(TINY, "--recipe", tmp_path / "other.yaml")
+    assert options.lr == 3 and options.batch_size == 64
     assert (options.channels_last, options.teacher_pretrained, options.grad_checkpointing) == (False, False, True)
 
 
