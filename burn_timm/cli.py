@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: Code 2 after one line on stderr for bad input, 130 after Ctrl-C.
     """
     parser = _parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
+    args.command_line = ["burn-timm", *argv]
     if args.command is None:
         parser.print_help()
     else:

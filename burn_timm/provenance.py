@@ -1,5 +1,6 @@
 """Where a figure comes from: commit, command, hardware and versions, without paths of this machine."""
 
+import datetime
 import hashlib
 import os
 import platform
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -74,6 +76,15 @@ def redact_command(argv: Sequence[str]) -> str:
             escaped = re.sub(r'([\\"`]|\$(?!BURN_DATA\b|HOME\b))', r"\\\1", word)
             words.append(f'"{escaped}"')
     return " ".join(words)
+
+
+def made_by(command: Sequence[str]) -> dict[str, Any]:
+    """What stands beside a figure: commit, command, hardware, versions, and date (UTC, ISO 8601)."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "commit": git_commit(), "command": redact_command(command), "hardware": hardware(), "versions": versions(),
+        "date": now.isoformat(timespec="seconds"),
+    }
 
 
 def git_commit() -> str:

@@ -1,7 +1,6 @@
 """`burn-timm export` and `burn-timm bench`."""
 
 import argparse
-import datetime
 import importlib.metadata
 import json
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..convert.own import read_own
 from ..errors import BurnError
 from ..files import require_replaceable, write_json
 from .bench import bench, draw_chart, table
-from .engines import ENGINES, SLOW_TO_START
+from .engines import ENGINES
 from .export import FILES, FORMATS, export
 from .interchange import NOT_ONE_BIT, ONNX_OPSET
 
@@ -59,12 +58,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help=(
         "timm names (random weights: times do not depend on them), local-dir:FOLDER or hf-hub:OWNER/REPO"
     ))
-    usual = [name for name in ENGINES if name not in SLOW_TO_START]
     older = renamed(**{"numba-1bit": "c-1bit"})
-    parser.add_argument("--engines", nargs="+", type=older, choices=ENGINES, metavar="ENGINE", default=usual, help=(
-        f"of {', '.join(ENGINES)} (default: all but {', '.join(SLOW_TO_START)})"
-    ))
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes and a C++ compiler")
+    parser.add_argument("--engines", nargs="+", type=older, choices=ENGINES, metavar="ENGINE", default=list(ENGINES),
+                        help=f"of {', '.join(ENGINES)} (default: all)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="in every engine (default: 1)")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images a call (default: 1)")
     parser.add_argument("--img-size", type=positive, default=224, metavar="PIXELS", help="default: %(default)s")
@@ -136,7 +132,7 @@ def _network_of_file(file: Path, given: str | None) -> torch.nn.Module:
 def _bench(args: argparse.Namespace) -> None:
     for name in args.models:
         require_model(name)
-    engines = list(dict.fromkeys([*args.engines, *(SLOW_TO_START if args.compile else ())]))
+    engines = list(dict.fromkeys(args.engines))
     with tqdm(total=len(args.models) * len(engines) * (1 + args.rounds), unit="step", leave=False) as bar:
         def progress(what: str) -> None:
             bar.set_description(what, refresh=False)
@@ -153,7 +149,7 @@ def _bench(args: argparse.Namespace) -> None:
         _write(args, engines, rows)
         print(f"\nwrote {args.output}")
     if not any(row["ms"] for row in rows):
-        raise BurnError("no row was measured; the reasons stand in the table")
+        raise BurnError("no row was measured" + ("; the table says why" if rows else ": no engine runs these networks"))
     if args.output is not None:
         picture = args.output.with_suffix(".png")
         draw_chart(picture, rows, vars(args), cpu)
@@ -171,17 +167,8 @@ def _write(args: argparse.Namespace, engines: list[str], rows: list[dict[str, An
     }
     installed = {package for engine in ENGINES.values() for package in engine.packages if not engine.missing()}
     versions = {package: importlib.metadata.version(package) for package in sorted(installed)}
+    made_by = provenance.made_by(args.command_line)
     write_json(args.output, {
         "task": "bench", "settings": provenance.redact_tree(settings), "rows": provenance.redact_tree(rows),
-        "commit": provenance.git_commit(), "command": provenance.redact_command(_command(args)),
-        "hardware": provenance.hardware(), "versions": {**provenance.versions(), **versions},
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **made_by, "versions": {**made_by["versions"], **versions},
     })
-
-
-def _command(args: argparse.Namespace) -> list[str]:
-    """The command line of this benchmark, from its options: it may have been called by another program."""
-    words = ["burn-timm", "bench", *args.models, "--engines", *args.engines]
-    for option in ("threads", "batch_size", "img_size", "rounds", "runs", "output"):
-        words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
-    return words + ["--compile"] * args.compile + ["--no-memory"] * args.no_memory

@@ -63,26 +63,20 @@ def _one_bit(title: str, format: str) -> Engine:
     return Engine(title, () if format == "c" else (format,), prepare, open_it, fits)
 
 
-def _torch(title: str, dtype: torch.dtype, compiled: bool = False) -> Engine:
-    def prepare(model: nn.Module, folder: Path, shape: Shape) -> None:
-        network = with_standard_layers(model).to(dtype=dtype, memory_format=torch.channels_last)
-        torch.save(network, folder / "model.pt")
+def _prepare_torch(model: nn.Module, folder: Path, shape: Shape) -> None:
+    torch.save(with_standard_layers(model).to(memory_format=torch.channels_last), folder / "model.pt")
 
-    def open_it(folder: Path, threads: int, images: np.ndarray) -> Run:
-        torch.set_num_threads(threads)
-        network = torch.load(folder / "model.pt", weights_only=False)  # this process or its parent has just written it
-        if compiled:
-            network = torch.compile(network)
-        x = torch.from_numpy(images).to(dtype=dtype, memory_format=torch.channels_last)
 
-        def run() -> torch.Tensor:
-            torch.set_num_threads(threads)  # of the whole process: other engines may have changed it
-            with torch.inference_mode():
-                return network(x)
+def _open_torch(folder: Path, threads: int, images: np.ndarray) -> Run:
+    network = torch.load(folder / "model.pt", weights_only=False)  # this process or its parent has just written it
+    x = torch.from_numpy(images).to(memory_format=torch.channels_last)
 
-        return run
+    def run() -> torch.Tensor:
+        torch.set_num_threads(threads)  # of the whole process: other engines may have changed it
+        with torch.inference_mode():
+            return network(x)
 
-    return Engine(title, (), prepare, open_it)
+    return run
 
 
 def _prepare_onnx(model: nn.Module, folder: Path, shape: Shape) -> None:
@@ -153,15 +147,12 @@ def _not_binary(model: nn.Module) -> bool:
     return not is_binary(model)
 
 
-_F32, _BF16 = torch.float32, torch.bfloat16
 _ORT = ("onnx", "onnxruntime")
 OURS = ("c-1bit", "openvino-1bit")
 ENGINES = {
     OURS[0]: _one_bit("C 1-bit", "c"),
     OURS[1]: _one_bit("OpenVINO 1-bit", "openvino"),
-    "torch": _torch("torch fp32", _F32),
-    "torch-bf16": _torch("torch bf16", _BF16),
-    "torch-compile": _torch("torch.compile fp32", _F32, compiled=True),
+    "torch": Engine("torch fp32", (), _prepare_torch, _open_torch),
     "onnxruntime": Engine("onnxruntime fp32", _ORT, _prepare_onnx, _open_onnxruntime),
     "onnxruntime-int8": Engine("onnxruntime int8", _ORT, _prepare_int8, _open_onnxruntime, _not_binary),
     "openvino": Engine("OpenVINO fp32", ("onnx", "openvino"), _prepare_openvino(False), _open_openvino("f32")),
@@ -170,4 +161,3 @@ ENGINES = {
         "OpenVINO int8", (*_ORT, "openvino"), _prepare_int8, _open_openvino("f32"), _not_binary,
     ),
 }
-SLOW_TO_START = ("torch-compile",)  # only where asked for

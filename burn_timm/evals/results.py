@@ -4,7 +4,6 @@ The names tell which results are seeds of one row of a table: ROW_sSEED_TASK, wh
 the path of a file without `.json`, or the entry `name` of a line in a `.jsonl` file.
 """
 
-import datetime
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any
 
 from ..errors import BurnError
 from ..files import read_json, read_lines, write_json
-from ..provenance import file_sha256, git_commit, hardware, redact_command, redact_tree, versions
+from ..provenance import file_sha256, made_by, redact_tree
 from ..tables import spread
 
 _SEED = re.compile(r"_s\d+(?=_|/|$)")
@@ -40,8 +39,8 @@ def write_result(
 ) -> dict:
     """Write one result as JSON, whole or not at all, and return what was written.
 
-    Keys: task, value, protocol, dataset, model, checkpoint (None, or dict(path, sha256)), commit, command, hardware,
-    versions, date (UTC, ISO 8601), and, if given, extra and training. All strings go through `redact`.
+    Keys: task, value, protocol, dataset, model, checkpoint (None, or dict(path, sha256)), those of `made_by`, and, if
+    given, extra and training. All strings go through `redact`.
 
     Args:
         value: the headline figure, a fraction in [0, 1].
@@ -54,16 +53,12 @@ def write_result(
         BurnError: the checkpoint cannot be read, or `path` cannot be written.
         ValueError: a value is not finite.
     """
-    result = {
+    result = redact_tree({
         "task": task, "value": value, "protocol": protocol, "dataset": dataset, "model": model,
         "checkpoint": checkpoint and {"path": os.path.abspath(checkpoint), "sha256": file_sha256(checkpoint)},
-        "commit": git_commit(), "command": redact_command(command), "hardware": hardware(), "versions": versions(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "extra": extra, "training": training,
-    }
-    optional = {name for name in ("extra", "training") if result[name] is None}
-    result = {name: entry if name == "command" else redact_tree(entry) for name, entry in result.items()
-              if name not in optional}
+    })
+    optional = {"extra": extra, "training": training}
+    result |= made_by(command) | redact_tree({name: entry for name, entry in optional.items() if entry is not None})
     write_json(path, result)
     return result
 
