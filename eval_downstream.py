@@ -34,8 +34,8 @@ from burn_timm.evals.features import calibrate_batchnorm, eval_transform, extrac
 from burn_timm.evals.figures import draw_all
 from burn_timm.evals.inputs import Source, Split, open_splits, subset
 from burn_timm.evals.results import read_results, write_result
-from burn_timm.evals.tables import TABLES, all_tables, summary
-from burn_timm.files import locked, write_text
+from burn_timm.evals.tables import all_tables, summary
+from burn_timm.files import locked
 from burn_timm.provenance import redact, redact_tree
 
 ENGINE_BATCH = 16  # images a call of another engine than torch, whose batch is fixed: more are no faster
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(argv)
-    call = {"table": write_tables, "figures": draw_figures}.get(args.task, lambda args: measure(args, argv))
+    call = {"table": print_tables, "figures": draw_figures}.get(args.task, lambda args: measure(args, argv))
     again = {"detection": "resume with --resume", "finetune": "the same command goes on from the finished points"}
     arguments.run("eval_downstream.py", lambda: call(args), again.get(args.task, ""))
 
@@ -86,8 +86,6 @@ def _parser() -> Parser:
         task.add_options(command)
     table = commands.add_parser("table", help="the paper's tables, in Markdown, from results")
     table.add_argument("results", nargs="+", metavar="RESULTS", help="by this script: .json, or .jsonl with one a line")
-    table.add_argument("--number", type=int, nargs="+", choices=TABLES, metavar="N", help="1 to 7 (default: all)")
-    table.add_argument("--output", metavar="TABLE.md", help="default: print it")
     figures = commands.add_parser("figures", help="the paper's figures 3 to 6, and targets over training")
     figures.add_argument("--runs", nargs="+", default=[], metavar="FOLDER",
                          help="of train_burn.py: gradient norms, targets")
@@ -106,7 +104,8 @@ def measure(args: argparse.Namespace, argv: list[str]) -> None:
     if args.output is None and picture is None:
         raise BurnError("knn needs --output RESULT.json, --neighbours FILE.png or both")
     for option, path in {"--output": args.output, "--neighbours or --confusion": picture}.items():
-        _require_place(option, path)
+        if path:
+            _require_place(option, path)
     output = args.output and Path(args.output)
     lock = locked(output.with_name(f".{output.name}.lock"), f"--output {output}") if output else nullcontext()
     with lock:
@@ -120,10 +119,8 @@ def measure(args: argparse.Namespace, argv: list[str]) -> None:
             print(f"drew {picture}")
 
 
-def _require_place(option: str, path: str | None) -> None:
+def _require_place(option: str, path: str) -> None:
     """Make the folder of a file to be written. Raises BurnError where that cannot be, before the work begins."""
-    if path is None:
-        return
     if os.path.isdir(path):
         raise BurnError(f"{option} {path} is a folder; name a file in it")
     try:
@@ -294,14 +291,9 @@ def evaluate_detection(args: argparse.Namespace, device: torch.device) -> Measur
     return Measured({**outcome, **extra}, protocol, dataset, checkpoint)
 
 
-def write_tables(args: argparse.Namespace) -> None:
-    """`table`: print or write the paper's tables. Raises BurnError where there is nothing to show."""
-    text = all_tables(read_results(args.results), args.number)
-    if args.output is None:
-        print(text)
-    else:
-        write_text(args.output, text)
-        print(f"wrote {args.output}")
+def print_tables(args: argparse.Namespace) -> None:
+    """`table`: print the paper's tables. Raises BurnError where there is nothing to show."""
+    print(all_tables(read_results(args.results)))
 
 
 def draw_figures(args: argparse.Namespace) -> None:

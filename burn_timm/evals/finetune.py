@@ -11,6 +11,7 @@ import gzip
 import itertools
 import json
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -125,18 +126,20 @@ def labelled_subset(source: ImageSource, args: argparse.Namespace) -> tuple[Imag
     With --subset-list those whose file name it holds; else a seeded share of each class, at least one image.
 
     Raises:
-        BurnError: an image has no label; the list cannot be read, or names images that are not there.
+        BurnError: an image has no label; the list cannot be read, or names images that are not there or not alone.
     """
     labels = source.labels()
     if args.subset_list:
-        names = read_list(args.subset_list)
-        places = {os.path.basename(source.file_name(index)): index for index in range(len(source))}
-        if missing := [name for name in names if name not in places]:
-            raise BurnError(
-                f"--subset-list {args.subset_list}: {len(missing)} of {len(names)} images are not in "
-                f"{source.description}; the first is {missing[0]}"
-            )
-        chosen = sorted(places[name] for name in names)
+        names, places = read_list(args.subset_list), defaultdict(list)
+        for index in range(len(source)):
+            places[os.path.basename(source.file_name(index))].append(index)
+        for found, what in ((0, "are not in"), (2, "have a name that several have in")):
+            if wrong := [name for name in names if min(len(places[name]), 2) == found]:
+                raise BurnError(
+                    f"--subset-list {args.subset_list}: {len(wrong)} of {len(names)} images {what} "
+                    f"{source.description}; the first is {wrong[0]}"
+                )
+        chosen = sorted({places[name][0] for name in names})
         words = f"{len(chosen)} images of the list {os.path.basename(args.subset_list)}"
     else:
         rng = np.random.default_rng(args.seed)
@@ -175,9 +178,10 @@ def starts(args: argparse.Namespace, checkpoint: Path | None) -> dict[str, Path 
         return {"pretrained" if args.pretrained or ":" in args.model else "random": None}
     if args.latent == "none":
         return {"weights": checkpoint}
-    beside = checkpoint.absolute().parent.parent / "latent.safetensors"
-    latent = Path(args.latent) if args.latent else beside if checkpoint.parent.name == "export" else None
-    if latent is None or not latent.is_file() or not is_packed(read_state_dict(checkpoint)[0]):
+    folder = checkpoint.absolute().parent
+    latent = Path(args.latent or folder.parent / "latent.safetensors")
+    found = latent.is_file() and (args.latent or folder.name == "export")
+    if not found or not is_packed(read_state_dict(checkpoint)[0]):
         return {"weights": checkpoint}  # an export of a stage with real-valued weights is its own latent file
     return {"packed": checkpoint, "latent": latent}
 

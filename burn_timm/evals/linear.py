@@ -47,7 +47,6 @@ class Settings:
     lrs: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     milestones: tuple[float, ...] = (0.6, 0.8)  # shares of the epochs
     weight_decay: float = 0.0
-    penalties: tuple[float, ...] = logistic.PENALTIES
     seed: int = 0
 
     def __post_init__(self):
@@ -63,7 +62,7 @@ class Settings:
             "metric": "top-1 accuracy, fraction",
         }
         if self.classifier == "lbfgs":
-            return {**logistic.protocol(self.penalties, HOLD_OUT), **common}
+            return {**logistic.protocol(HOLD_OUT), **common}
         heads = {"linear": "linear classifier", "mlp": "hidden layer as wide as the features, ReLU, linear classifier"}
         steps = " and ".join(f"{share:.4g}" for share in self.milestones)
         return {
@@ -122,9 +121,7 @@ def run(
         return linear_probe(*features, settings)
     check_features(*features)
     require_images(len(train_features))
-    return logistic.logistic_regression(
-        *features, penalties=settings.penalties, hold_out=HOLD_OUT, seed=settings.seed,
-    )
+    return logistic.logistic_regression(*features, hold_out=HOLD_OUT, seed=settings.seed)
 
 
 @torch.no_grad()

@@ -27,13 +27,13 @@ PENALTIES = tuple(np.logspace(-6, 5, 45).tolist())
 ITERATIONS = 1000
 
 
-def protocol(penalties: tuple[float, ...], hold_out: float) -> dict:
+def protocol(hold_out: float) -> dict:
     """The settings in words, for the result file."""
     return {
         "method": "multinomial logistic regression by L-BFGS on cached frozen features, no augmentation",
         "objective": "sum of the cross-entropies + penalty / 2 * squared norm of the weights",
         "iterations": f"at most {ITERATIONS}",
-        "penalties": sorted(penalties),
+        "penalties": sorted(PENALTIES),
         "penalty_choice": f"best top-1 on a seeded {hold_out:.0%} of the training set, then refit on the whole set",
     }
 

@@ -90,6 +90,11 @@ def row_of(result: dict) -> str:
     return row if seed else row.removesuffix(result["task"]).rstrip("_/") or "."
 
 
+def dataset_key(name: str) -> str:
+    """The last part of a dataset's name, small letters and digits alone: `cifar10` for `hfds//data/CIFAR-10`."""
+    return re.sub(r"[^a-z0-9]", "", name.rstrip("/").rsplit("/", 1)[-1].lower())
+
+
 def without_seed(text: str) -> str:
     """`text` without `_s0`, `_s1`, ... at the end of a word."""
     return _SEED.sub("", text)

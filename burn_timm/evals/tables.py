@@ -6,7 +6,7 @@ figures stand beside ours only where the protocol is the same.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import mean
@@ -16,7 +16,7 @@ import yaml
 
 from ..errors import BurnError
 from ..tables import markdown
-from .results import cell, entry, measured_how, row_of, without_seed
+from .results import cell, dataset_key, entry, measured_how, row_of, without_seed
 
 TABLES: dict[int, dict] = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
 _COMPARED = [{"heading": "kNN", "task": "knn", "figure": "value"},
@@ -39,20 +39,16 @@ Row = tuple[str, str]  # the name of its results, and the network in words
 Cells = dict[int, list[dict]]  # results of a column, by its index: one a seed
 
 
-def all_tables(results: list[dict], numbers: Iterable[int] | None = None) -> str:
+def all_tables(results: list[dict]) -> str:
     """Markdown of the comparison of frozen features and of the paper's tables that the results have figures for.
-
-    Args:
-        numbers: only these tables of the paper.
 
     Raises:
         BurnError: There is none.
     """
-    parts = [] if numbers else [comparison_table(results)]
-    parts += [paper_table(number, results) for number in numbers or TABLES]
+    parts = [comparison_table(results), *(paper_table(number, results) for number in TABLES)]
     text = "\n".join(part for part in parts if part)
     if not text:
-        raise BurnError("the results have no figure for these tables")
+        raise BurnError("the results have no figure for the paper's tables")
     return text
 
 
@@ -133,7 +129,7 @@ def figure(result: dict, column: dict) -> Any:
     """A column's figure of a result; None where the column is about something else."""
     if result["task"] != column["task"]:
         return None
-    if "dataset" in column and _last_part(result["dataset"]["name"]) != column["dataset"]:
+    if "dataset" in column and dataset_key(result["dataset"]["name"]) != column["dataset"]:
         return None
     if "fraction" in column and result["protocol"].get("fraction") != column["fraction"]:
         return None
@@ -214,7 +210,7 @@ def same_protocol(number: int, result: dict) -> bool:
     """
     training, protocol, dataset = result.get("training") or {}, _flat(result["protocol"]), result["dataset"]
     published = TABLES[number].get("published", {})
-    found = published.get(_last_part(dataset["name"]) if result["task"] == "transfer" else result["task"])
+    found = published.get(dataset_key(dataset["name"]) if result["task"] == "transfer" else result["task"])
     same_network = (training.get("model") in ("reactnet_a", "reactnet_a_burn") and training.get("img_size") == 224
                     and "1,281,167 images" in str(training.get("dataset")))
     if found is None or not same_network:
@@ -245,8 +241,3 @@ def _flat(nested: dict, prefix: str = "") -> dict[str, Any]:
     for name, value in nested.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def _last_part(dataset: str) -> str:
-    """The last part of a dataset's name in small letters: `cifar10` for `hfds//data/CIFAR-10`."""
-    return dataset.rstrip("/").rsplit("/", 1)[-1].lower().replace("-", "")

@@ -7,10 +7,10 @@ logistic regression with 45 penalties. Images of any size are brought to the mod
 """
 
 import argparse
-import re
 
 from ..data import ImageSource
 from . import linear
+from .results import dataset_key
 
 DESCRIPTION = "a classifier on frozen features of another set (cub, birdsnap, places205, torch/cifar10, ...): top-1"
 
@@ -25,7 +25,7 @@ PRESETS: dict[str, dict] = {
 
 def preset(dataset: str) -> dict:
     """The published settings of a dataset by its name on the command line, `{}` where there are none of its own."""
-    return PRESETS.get(re.sub(r"[^a-z0-9]", "", dataset.rsplit("/", 1)[-1].lower()), {})
+    return PRESETS.get(dataset_key(dataset), {})
 
 
 def settings(args: argparse.Namespace, train: ImageSource) -> linear.Settings:

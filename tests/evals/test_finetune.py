@@ -64,6 +64,11 @@ def test_a_list_of_file_names(source, tmp_path, zipped):
     file.write_text("n02_3.png\nn09_9.png\n")
     with pytest.raises(BurnError, match="1 of 2 images are not in .* the first is n09_9.png"):
         finetune.labelled_subset(source, options(subset_list=str(file)))
+    twin = tmp_path / "train" / "n02" / "n01_0.png"
+    twin.write_bytes((tmp_path / "train" / "n01" / "n01_0.png").read_bytes())
+    file.write_text("n01_0.png\n")
+    with pytest.raises(BurnError, match="1 of 1 images have a name that several have in"):  # else the last one is taken
+        finetune.labelled_subset(open_dataset("folder", str(tmp_path), "train"), options(subset_list=str(file)))
 
 
 @pytest.fixture
@@ -140,9 +145,11 @@ def test_a_result_that_cannot_be_written_costs_no_grid(tmp_path, trained, monkey
         assert len(tune(tmp_path / "r.json", *GRID)["extra"]["starts"]["random"]["grid"]) == 2
 
 
-def test_an_export_with_real_valued_weights_is_one_start(run_folder):
+def test_an_export_with_real_valued_weights_is_one_start(run_folder, monkeypatch):
     args = options(model=f"local-dir:{run_folder}", checkpoint=None, pretrained=False, latent=None)
     assert list(finetune.starts(args, run_folder / "model.safetensors")) == ["packed", "latent"]
+    monkeypatch.chdir(run_folder)
+    assert list(finetune.starts(args, Path("model.safetensors"))) == ["packed", "latent"]
     (run_folder.parent / "latent.safetensors").replace(run_folder / "model.safetensors")
     (run_folder.parent / "latent.safetensors").write_bytes((run_folder / "model.safetensors").read_bytes())
     assert list(finetune.starts(args, run_folder / "model.safetensors")) == ["weights"]

@@ -151,14 +151,13 @@ def test_table_from_files(tmp_path, capsys, eval_fails, monkeypatch):
     assert "Table 2" in printed and "Table 5" in printed and "Table 1" not in printed
     assert rows(printed.partition("## Table 2")[0]) == {
         "x": ["", "50.00", "1", "10.0", ""], "y": ["", "60.00", "1", "10.0", ""]}
-    eval_downstream.main(["table", str(one), "--number", "2", "--output", "t.md"])
-    assert (tmp_path / "t.md").read_text().startswith("## Table 2")
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "broken.jsonl").write_text("{\n" + both.read_text())
+    (tmp_path / "other.json").write_text(json.dumps({**first, "task": "train_step"}))
     for argv, message in (
         ([str(summary)], "no results among the files"), (["none.jsonl"], "none.jsonl"),
         (["broken.json"], "broken.json"), (["broken.jsonl"], "broken.jsonl, line 1"),
-        ([str(one), "--number", "1"], "no figure for these tables"),
+        (["other.json"], "no figure for the paper's tables"),
     ):
         assert message in eval_fails("table", *argv)
 
