@@ -219,11 +219,11 @@ def _add_run(add: Callable) -> None:
 
 def _of_methods(add: Callable) -> Callable:
     """`add` for options that some methods take: help shows which, with the default of each from its signature."""
+    options = {method: cls.options() for method, cls in METHODS.items()}
 
     def of_methods(flag: str, text: str, **kwargs: Any) -> None:
         name = flag.lstrip("-").replace("-", "_")
-        taken = {method: cls.options()[name] for method, cls in METHODS.items() if name in cls.options()}
-        defaults = ", ".join(f"{method} {_shown(value)}" for method, value in taken.items())
+        defaults = ", ".join(f"{method} {_shown(own[name])}" for method, own in options.items() if name in own)
         add(flag, dest=name, help=f"{text}; default: {defaults}", **kwargs)
 
     return of_methods

@@ -79,18 +79,14 @@ def test_blur(photos, size):
     )
 
 
-@pytest.mark.parametrize("name", ON_DEVICE)
-def test_whole_views(photos, name):
+@pytest.mark.parametrize(("name", "size"), [("burn", 16), ("swav", 64), *((name, 32) for name in ON_DEVICE)])
+def test_whole_views(photos, name, size):
     """A level apart before an operation may be more behind it: factors of up to 1.8, three in a row."""
-    for size in (16, 32, 64):
-        view = make_view(name, size)
-        made = []
-        for make in (drawn_views, made_views):
-            torch.manual_seed(0)
-            groups = {"views": [view]}
-            items = [{**make(groups, image), "corrupt": torch.empty(0)} for image in photos * 3]
-            made.append(collate_views(items))
-        assert_close(made[1]["views"], DeviceViews({"views": [view]})(made[0], CPU)["views"], most=6, share=1e-3)
+    groups, made = {"views": [make_view(name, size)]}, []
+    for make in (drawn_views, made_views):
+        torch.manual_seed(0)
+        made.append(collate_views([{**make(groups, image), "corrupt": torch.empty(0)} for image in photos]))
+    assert_close(made[1]["views"], DeviceViews(groups)(made[0], CPU)["views"], most=6, share=1e-3)
 
 
 def test_a_loaders_batches(tmp_path, photos):

@@ -95,11 +95,15 @@ def test_batches(name, options, golden, folder):
 
 
 @pillow_13
-@pytest.mark.parametrize(
-    ("name", "golden"), [("cifar10", "d1511a4fc63cc9ca"), ("tiny-imagenet-80", "f85c21a9612b910d")]
-)
-def test_batches_of_real_photos(name, golden, burn_data, tmp_path):
+@pytest.mark.parametrize(("name", "count", "classes", "side", "golden"), [
+    ("cifar10", 50_000, "airplane automobile", 32, "d1511a4fc63cc9ca"),
+    ("tiny-imagenet-80", 40_000, "n01629819", 64, "f85c21a9612b910d"),
+])
+def test_real_photos(name, count, classes, side, golden, burn_data, tmp_path):
     pytest.importorskip("datasets")
     source = open_dataset(f"hfds/$BURN_DATA/{name}", str(tmp_path))
+    assert source.description == f"hfds/$BURN_DATA/{name} [train], {count:,} images, {source.num_classes} classes"
+    assert " ".join(source.class_names).startswith(classes) and source.load(123)[0].size == (side, side)
+    assert name != "cifar10" or f"/{source.class_names[source.load(123)[1]]}/" in source.name(123)
     for workers in (2, 0):  # decoded by workers into the shared cache first
         assert batches_of(source, workers=workers) == golden

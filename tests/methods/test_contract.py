@@ -8,15 +8,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from burn_timm import losses
 from burn_timm.distributed import most_exact
-from burn_timm.losses import FS_LOSSES
 from burn_timm.methods import METHODS, supervised
 
 from .cases import NAMES, OPTIONS, batch_of, make
 
 MOMENTUM = ("keys.backbone", "keys.head", "target_backbone", "target_head")  # BYOL's target_head, not BURN's
 OF_BURN = [
-    *({"fs_loss": loss} for loss in FS_LOSSES), {"fs_on": "projection"}, {"views": "cross"}, {"head_type": "linear"},
-    {"kl_direction": "target-student"}, {"adapter": "mlp"}, {"target_head": "frozen"}, {"teacher_norm": "batch"},
+    {"fs_loss": "l1", "adapter": "mlp"}, {"fs_loss": "l2", "fs_on": "projection"},
+    {"fs_loss": "unit-l2", "head_type": "linear"}, {"fs_loss": "assignment", "views": "cross"},
+    {"kl_direction": "target-student", "teacher_norm": "batch"}, {"target_head": "frozen"},
 ]
 of_every_method = pytest.mark.parametrize("case", OPTIONS)
 
@@ -67,18 +67,15 @@ def test_one_step_moves_what_is_trained_and_leaves_the_teacher_bit_identical(cas
 
 @of_every_method
 def test_a_state_dict_is_enough_to_go_on_bit_for_bit(case, digits):
-    torch.manual_seed(1)
-    unbroken = make(case).train()
-    first = copy.deepcopy(unbroken)
-    found = train(unbroken, digits, 6)
-    assert train(first, digits, 3) == found[:3]
+    first = make(case).train()
+    train(first, digits, 2)
     second = make(case).train()
     if second.teacher is not None:  # not in the state dict: its identity is checked by the training script
         second.teacher.load_state_dict(first.teacher.state_dict())
     state = copy.deepcopy(first.state_dict())
     second.load_state_dict(state)
-    assert train(second, digits, 3, first=3) == found[3:]
-    for name, tensor in unbroken.state_dict().items():
+    assert train(second, digits, 2, first=2) == train(first, digits, 2, first=2)
+    for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
     state.popitem()
     with pytest.raises(RuntimeError, match="method state: missing"):
@@ -115,9 +112,8 @@ def test_half_precision_gives_nearly_the_same_loss(case, digits):
     assert loss.item() == pytest.approx(exact, rel=0.1, abs=0.05)
 
 
-@pytest.mark.parametrize("case", ["mocov2", "s2bnn_contrastive", "infomin"])
-def test_the_queue_holds_the_newest_keys(case, digits):
-    method = make(case).train()
+def test_the_queue_holds_the_newest_keys(digits):
+    method = make("mocov2").train()
     queue = method.keys.queue
     start = queue.newest.clone()
     assert torch.allclose(start.norm(dim=-1), torch.ones(20))
@@ -139,21 +135,21 @@ def test_a_step_asks_the_device_for_no_number_that_it_keeps(case, digits, monkey
     """From an empty queue to a full one, after a resume, and in the next stage. (A GPU would be waited for.)"""
     asked = []
 
-    def three_steps(method):
+    def steps(method, count):
         with monkeypatch.context() as patched:
             for name in ("item", "__bool__", "__int__", "__float__", "__index__"):
                 ask = getattr(torch.Tensor, name)
                 patched.setattr(torch.Tensor, name, lambda t, name=name, ask=ask: asked.append(name) or ask(t))
-            for step in range(3):
+            for step in range(count):
                 method(batch_of(method, digits, start=100 * step), step / 8)["loss"].backward()
                 method.after_step(step / 8)
         return method
 
-    method = three_steps(make(case).train())
+    method = steps(make(case).train(), 3)
     holder = method if case == "swav" else method.keys
     assert holder.queue.seen == 24 >= len(holder.queue.newest)
     for take_over in ("load_state_dict", "hand_over"):
         other = make(case).train()
         getattr(other, take_over)(method.state_dict())
-        three_steps(copy.deepcopy(other))
+        steps(copy.deepcopy(other), 1)
     assert not asked

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import burn_timm.runs
 import train_burn
 from burn_timm.methods import METHODS
+from burn_timm.training import measure
 
 ROOT = Path(__file__).parents[2]
 DIGITS = (
@@ -24,6 +25,7 @@ DIGITS = (
 )
 TEACHER = "--teacher test_resnet --no-teacher-pretrained --teacher-img-size 32"
 SHORT = f"{DIGITS} {TEACHER} --head-dim 32"
+FIGURE_IMAGES = (200, 100)  # training and validation images of a figure
 ONE_STEP = f"{SHORT} --stages w1a1 --max-steps 1 --val-split none"
 
 
@@ -37,9 +39,14 @@ def words_of(*options: object) -> list[str]:
 
 
 def on_the_cpu_without_pictures(monkeypatch) -> None:
-    """For runs in this process: drawing the curves takes half of the time of a short one."""
+    """For runs in this process: curves and card, and figures of all digits, take longer than a short training. Runs in
+    processes of their own have them."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(burn_timm.runs, "draw_curves", lambda log, picture, *panels, **words: picture.touch())
+    monkeypatch.setattr(train_burn, "describe", lambda *args: None)
+    monkeypatch.setattr(measure, "CALIBRATION_IMAGES", 128)
+    for name in ("MOST_IMAGES", "SMALL_MOST_IMAGES"):
+        monkeypatch.setattr(measure, name, FIGURE_IMAGES)
 
 
 def here(*options: object) -> dict:

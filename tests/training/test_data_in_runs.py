@@ -5,12 +5,13 @@ import time
 
 import pytest
 import torch
-from data.pictures import write
+from data.pictures import refused, write
 
 from burn_timm.training import stage
+from burn_timm.training.data import open_data
+from burn_timm.training.options import parse_options
 
-from .runs import ONE_STEP, SHORT, checkpoint, failure, here, log
-from .test_failures import photos
+from .runs import ONE_STEP, SHORT, checkpoint, failure, here, log, options_of, words_of
 
 RUN = f"{SHORT} --stages w1a1 --batch-size 25 --epochs 1 --val-split none"
 
@@ -26,16 +27,17 @@ def folder(root, count: int, broken: int) -> str:
     return f"--dataset '' --data-dir {root}"
 
 
-def test_a_corrupt_image_is_skipped_with_one_warning_and_counted(tmp_path, caplog):
+def test_one_percent_of_corrupt_images_is_skipped_and_counted_and_more_is_an_error(tmp_path, caplog, capsys):
     summary = run(tmp_path, folder(tmp_path / "photos", 100, 1), "--epochs 2")
     warnings = [message for message in caplog.messages if "cannot be read" in message]
     assert len(warnings) == 1 and "class0/000.png" in warnings[0]
     assert summary["corrupt_images"] == 1 and checkpoint(tmp_path / "run")["corrupt"]["indices"] == [0]
-
-
-def test_more_than_one_percent_of_corrupt_images_is_an_error(tmp_path, refused):
-    line = refused(RUN, folder(tmp_path / "photos", 100, 2))
+    line = failure(capsys, RUN, folder(tmp_path / "photos", 100, 2), "--output", tmp_path / "more")
     assert "error: at least 2 of 100 images cannot be read, more than 1%: " in line
+    assert not (tmp_path / "more" / "export").exists()
+
+
+FIGURES = f"{SHORT} --batch-size 25 --dataset ''"
 
 
 @pytest.mark.parametrize(("classes", "others", "said"), [
@@ -47,12 +49,32 @@ def test_more_than_one_percent_of_corrupt_images_is_an_error(tmp_path, refused):
 def test_a_default_validation_split_that_does_not_fit_is_told_of_and_not_measured(
     tmp_path, caplog, classes, others, said,
 ):
-    photos(tmp_path / "photos", train=classes, val=others)
-    summary = here(f"{SHORT} --stages w1a1 --max-steps 1 --batch-size 25 --dataset '' --data-dir",
-                   tmp_path / "photos --output", tmp_path / "run")
+    photos(tmp_path, train=classes, val=others)
+    data = open_data(parse_options(words_of(FIGURES, "--data-dir", tmp_path)), tell=True)
     told = [message for message in caplog.messages if "no kNN figures" in message]
     assert len(told) == (said is not None) and (said is None or said in told[0] and "--val-split" in told[0])
-    assert ("knn_student" in summary) == (classes == others)
+    assert (data.val is not None) == (classes == others)
+
+
+@pytest.mark.parametrize(("classes", "others", "named", "said"), [
+    ("01", "89", "--val-split val", "8, 9 not among the 2 classes"),
+    ("01", "0", "--val-split val", "unlabelled; name a split with labels"),
+    ("0", "01", "--val-split val", "--val-split val: figures need training images with labels"),
+    ("0", "01", "--method supervised", "needs labels"),
+    ("01", "01", "--knn-steps 1 --val-split none", "--knn-steps needs labels"),
+])
+def test_labels_that_are_asked_for_and_cannot_be_used(tmp_path, classes, others, named, said):
+    photos(tmp_path, train=classes, val=others)
+    options = options_of("supervised") + " --dataset ''" if "supervised" in named else FIGURES
+    with refused(said):
+        open_data(parse_options(words_of(options, "--data-dir", tmp_path, named)), tell=False)
+
+
+def photos(folder, **classes: str) -> None:
+    """30 images in the classes of each split, named by one letter; those of one class are unlabelled."""
+    for number in range(30):
+        for split, names in classes.items():
+            write(folder / split / names[number % len(names)] / f"{number}.png", number + 100 * (split == "val"))
 
 
 def test_a_stream_trains_and_says_once_that_its_resumption_is_not_exact(tmp_path, caplog, refused):
@@ -80,7 +102,7 @@ def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatc
 
 
 def test_losses_do_not_depend_on_the_cache(tmp_path):
-    """A cold and a warm cache, in memory and in a file, filled by workers or not: the same bits in three epochs."""
+    """A file that two workers fill, and the same again: the same bits in three epochs."""
     photos_options = folder(tmp_path / "photos", 60, 0)
 
     def losses(name: str, options: str) -> list[float]:
@@ -90,16 +112,7 @@ def test_losses_do_not_depend_on_the_cache(tmp_path):
 
     kept = f"--cache disk --cache-dir {tmp_path / 'cache'}"
     one = losses("off", "--cache off")
-    assert len(one) == 6 and losses("memory", "--cache memory") == one
-    assert losses("cold", f"{kept} --workers 2") == losses("warm", kept) == one
-
-
-def test_cache_size_is_part_of_a_run_and_the_cache_is_not(tmp_path, capsys):
-    common = f"{folder(tmp_path / 'photos', 60, 0)} --img-size 4 --max-steps 2 --resume auto"
-    run(tmp_path, common, "--cache memory --cache-size 6")
-    line = failure(capsys, RUN, "--output", tmp_path / "run", common)
-    assert "cache-size 6 there, None here" in line
-    assert run(tmp_path, common, f"--cache disk --cache-dir {tmp_path} --cache-size 6")["settings"]["cache_size"] == 6
+    assert len(one) == 6 and losses("cold", f"{kept} --workers 2") == losses("warm", kept) == one
 
 
 def test_what_a_kill_left_behind_is_cleared_away_at_the_next_start(tmp_path, capsys):

@@ -10,12 +10,17 @@ from safetensors.torch import load_file
 
 from burn_timm.convert.moco import load_moco_teacher
 from burn_timm.data.datasets import open_dataset
+from burn_timm.data.loader import seed_for
 from burn_timm.methods.base import Method
+from burn_timm.packing import is_packed
 from burn_timm.training import measure
+from burn_timm.training.build import build_teacher
 from burn_timm.training.options import parse_options
+from burn_timm.training.processes import make_accelerator
+from burn_timm.training.teacher_cache import TeacherCache, keep_teacher
 from eval_downstream import main as evaluate
 
-from .runs import DIGITS, ONE_STEP, SHORT, TEACHER, checkpoint, here, log, options_of, words_of
+from .runs import DIGITS, FIGURE_IMAGES, ONE_STEP, SHORT, TEACHER, checkpoint, here, log, options_of, words_of
 
 
 def exported(folder):
@@ -58,6 +63,24 @@ def test_a_vit_trained_at_another_size_is_exported_at_it(tmp_path):
     assert torch.equal(exported(tmp_path)(images), trained(images))
 
 
+@pytest.mark.parametrize(("options", "classes"), [
+    (options_of("supervised"), 10), (options_of("supervised_kl"), 96),
+    (f"{options_of('byol')} --hidden-dim 16 --head-dim 6", 0),
+])
+def test_a_floating_point_network_trains_and_its_export_loads(options, classes, tmp_path):
+    summary = here(options, "--model test_resnet --stages fp --max-steps 2 --batch-size 16 --val-split none --output",
+                   tmp_path)
+    assert summary["stages"] == ["fp"] and summary["settings"]["seed"] == 42
+    weights = load_file(tmp_path / "export" / "model.safetensors")
+    model = exported(tmp_path)
+    assert model.num_classes == classes and not is_packed(weights)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    torch.manual_seed(seed_for(42, 0))  # two steps: the last BatchNorm of a residual branch starts at zero
+    start = timm.create_model("test_resnet", num_classes=0).state_dict()
+    assert [name for name, tensor in start.items() if torch.equal(tensor, weights[name])] == []
+
+
 @pytest.mark.slow  # trains to some accuracy
 def test_the_classifier_is_exported_and_predicts(tmp_path, digits):
     here(options_of("supervised"), "--epochs 6 --lr 3e-3 --stages w1a1 --output", tmp_path)
@@ -83,11 +106,12 @@ def test_figures_during_training_are_those_of_the_export_and_change_nothing(tmp_
     assert [line["step"] for line in lines] == [2, 3, 4, 6]  # those of --log-interval besides
     assert [line["step"] for line in lines if "knn" in line] == [3, 6]
     assert [line["step"] for line in lines if "linear" in line] == [2, 4, 6]
-    assert lines[-1]["knn"] == summary["knn_student"] != lines[1]["knn"]  # digits are fewer images than either bound
+    assert lines[-1]["knn"] == summary["knn_student"] != lines[1]["knn"]
     weights = [(tmp_path / name / "latent.safetensors").read_bytes() for name in ("plain", "watched")]
     assert weights[0] == weights[1]
+    limits = "--seed 42 --limit-train {} --limit-test {}".format(*FIGURE_IMAGES)  # those of the run
     evaluate(words_of(
-        "linear --dataset digits --val-split validation --threads 1 --workers 0",
+        f"linear --dataset digits --val-split validation --threads 1 --workers 0 {limits}",
         f"--model local-dir:{tmp_path}/watched/export --output {tmp_path / 'linear.json'}",
     ))
     value = json.loads((tmp_path / "linear.json").read_text())["value"]
@@ -104,7 +128,7 @@ def test_calibration_makes_the_views_of_the_training(monkeypatch):
 
 
 def test_training_gains_and_the_log_has_its_keys(tmp_path):
-    summary = here(SHORT, "--lr 3e-3 --epochs 3 --output", tmp_path)
+    summary = here(SHORT, "--lr 3e-3 --epochs 1 --output", tmp_path)
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     assert summary["knn_student"] > summary["knn_untrained"] + 0.1
     keys = (
@@ -130,7 +154,7 @@ def test_training_gains_and_the_log_has_its_keys(tmp_path):
 @pytest.mark.parametrize(("count", "view"), [(1, "none"), (3, "light")])
 def test_a_cached_teacher_is_the_teacher_asked_about_the_same_views_in_every_step(tmp_path, monkeypatch, count, view):
     kept = f"--cache-dir {tmp_path} --cache-teacher {count} --view {view}"
-    options = f"{ONE_STEP} --max-steps 12 --lambda-0 1 {kept} --output"
+    options = f"{ONE_STEP} --train-split test --max-steps 3 --lambda-0 1 {kept} --output"
     here(options, tmp_path / "kept")
     asked = []
 
@@ -140,20 +164,24 @@ def test_a_cached_teacher_is_the_teacher_asked_about_the_same_views_in_every_ste
 
     monkeypatch.setattr(Method, "taught", live)
     here(options, tmp_path / "live")
-    assert len(asked) == 12
+    assert len(asked) == 3
     weights = [(tmp_path / name / "latent.safetensors").read_bytes() for name in ("kept", "live")]
     assert weights[0] == weights[1]
 
 
-def test_another_teacher_view_or_set_has_cached_files_of_its_own(tmp_path):
+def test_another_teacher_view_or_set_has_cached_files_of_its_own(tmp_path, monkeypatch):
     """A run that differs in the student alone shares them."""
-    for run, (options, sets) in enumerate((
-        ("", 1), ("--lr 2e-3", 1), ("--teacher-kwargs global_pool=max", 2), ("--seed 1", 3), ("--view burn", 4),
-        ("--train-split train", 5),
-    )):
-        here(ONE_STEP, f"--cache-teacher 2 --cache-dir {tmp_path / 'cache'} --train-split test {options} --output",
-             tmp_path / str(run))
-        assert len(list((tmp_path / "cache").iterdir())) == 2 * sets
+    monkeypatch.setattr(TeacherCache, "fill", lambda *args: 0)
+    accelerator, digits = make_accelerator("none", tmp_path), open_dataset("digits")
+
+    def files(words: str = "", source=digits) -> list:
+        options = parse_options(words_of(SHORT, "--cache-teacher 2", words, "--cache-dir", tmp_path))
+        return keep_teacher(options, source, *build_teacher(options), accelerator).paths
+
+    shared, other_set = files(), files(source=open_dataset("digits", split="test"))
+    others = [files(words) for words in ("--teacher-kwargs global_pool=max", "--seed 1", "--view burn")]
+    assert files("--lr 2e-3") == shared
+    assert len({*shared, *sum(others, other_set)}) == 2 * 5
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,13 @@ from .runs import (
     failure,
     here,
     log,
+    on_the_cpu_without_pictures,
 )
 
+# 360 digits make 9 steps of 40 an epoch.
 RUN = (
-    f"{SHORT} --epochs 2 --max-steps 30 --checkpoint-steps 4 --log-interval 1 --drop 0.1 --val-split none "
-    "--train-split test --batch-size 16"
+    f"{SHORT} --epochs 2 --max-steps 14 --checkpoint-steps 4 --log-interval 1 --drop 0.1 --val-split none "
+    "--train-split test --batch-size 40"
 )
 
 
@@ -38,7 +40,7 @@ RUN = (
 def unbroken(tmp_path_factory):
     output = tmp_path_factory.mktemp("unbroken") / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("ACCELERATE_USE_CPU", "true")
+        on_the_cpu_without_pictures(patched)
         here(RUN, "--output", output)
     return output
 
@@ -62,28 +64,28 @@ def kill_after(step: int, output, *options: object) -> None:
 def killed(tmp_path_factory):
     """A run that was killed in its second stage."""
     output = tmp_path_factory.mktemp("killed") / "run"
-    kill_after(47, output, RUN)
+    kill_after(21, output, RUN)
     return output
 
 
 def test_killed_and_resumed_equals_unbroken(unbroken, killed, tmp_path):
     output = shutil.copytree(killed, tmp_path / "run")
     before = checkpoint(output)
-    assert before["stage"] == 1 and before["step"] in (12, 16)
+    assert before["stage"] == 1 and before["step"] in (4, 8, 9)
     here(RUN, "--resume auto --output", output)
     assert_same_run(unbroken, output)
-    assert len(log(output)) == 60
+    assert len(log(output)) == 28
     kept = checkpoint(output)["seconds"]
     summary = json.loads((output / "summary.json").read_text())
     for name in ("train_seconds", "cpu_seconds"):
         assert 0 < before["seconds"][name] < kept[name] <= summary[name]
 
 
-# 360 digits make 22 steps of 16 an epoch: 7 and 27 lie in the first and second epoch of stage 1, 47 in stage 2.
+# In the first and second epoch of stage 1, and in stage 2.
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_three_times_equals_unbroken(unbroken, tmp_path, workers):
-    for step in (7, 27, 47):
+    for step in (3, 11, 21):
         kill_after(step, tmp_path, RUN, "--workers", workers)
     here(RUN, "--resume auto --workers", workers, "--output", tmp_path)
     assert_same_run(unbroken, tmp_path)
@@ -92,16 +94,15 @@ def test_killed_three_times_equals_unbroken(unbroken, tmp_path, workers):
 @pytest.mark.parametrize("options", [
     "--method swav --queue-size 48 --queue-start-epoch 0 --freeze-prototypes-epochs 0.05 --prototypes 20 "
     "--hidden-dim 32 --small-views 1",
-    "--method mocov2 --queue-size 48 --target-momentum 0.9",
-    "--method mocov2 --queue-size 48 --view burn --views-on device --workers 1 --grad-checkpointing --cache memory",
-    f"{TEACHER} --views cross --channels-last --grad-accum-steps 2 --cache disk --cache-size 32",
-    f"{TEACHER} --cache-teacher 2",
+    "--method mocov2 --queue-size 48 --target-momentum 0.9 --view burn --views-on device --workers 1 "
+    "--grad-checkpointing --cache memory",
+    f"{TEACHER} --cache-teacher 2 --channels-last --grad-accum-steps 2 --cache disk --cache-size 32",
 ])
 def test_every_kind_of_state_resumes_within_a_stage_and_across_stages(options, tmp_path, monkeypatch):
     """Broken off in step 3, and in step 5, the first of stage 2; each time what the last checkpoint holds is kept."""
     argv = (
-        f"{DIGITS} --cache-dir {tmp_path / 'cache'} {options} --batch-size 16 --max-steps 4 --lr 1e-2 "
-        "--checkpoint-steps 2 --log-interval 1 --val-split none --output"
+        f"{DIGITS} --train-split test --cache-dir {tmp_path / 'cache'} {options} --batch-size 16 --max-steps 4 "
+        "--lr 1e-2 --checkpoint-steps 2 --log-interval 1 --val-split none --output"
     )
     here(argv, tmp_path / "unbroken")
     step, left = train_burn.RunLog.step, []
@@ -154,7 +155,6 @@ def test_a_finished_run_resumes_to_its_own_export(unbroken):
 @pytest.mark.parametrize("options, message", [
     ("", "holds a run already"),
     ("--resume auto --lr 1e-2", "belongs to another run: lr 0.0003 there, 0.01 here"),
-    ("--resume auto --teacher-kwargs drop_rate=0.1", "drop-rate None there, 0.1 here"),
     ("--resume auto --teacher test_efficientnet", "name 'test_resnet' there, 'test_efficientnet' here; sha"),
     ("--resume missing.pt", "no such file"),
     ("--resume {other}", "holds a run already; --resume auto goes on with it"),
@@ -169,9 +169,8 @@ def test_a_resume_that_does_not_fit_is_one_line(unbroken, capsys, tmp_path, opti
 @pytest.mark.parametrize(("changes", "message"), [
     ({"identity": {"mixed_precision": "bf16"}}, "belongs to another run: mixed-precision 'bf16' there, 'no' here"),
     *(({"content": content}, "no checkpoint of such a run (") for content in (
-        {"stage": "one"}, {"stage": 7}, {"step": -1}, {"step": 2.0}, {"method": {}}, {"method": {"backbone": 1}},
-        {"method": []}, {"optimizer": None}, {"optimizer": {"state": 1}}, {"seconds": {"train_seconds": "many"}},
-        {"corrupt": {}}, {"corrupt": None}, {"more": 1}, {"scaler": "x"},
+        {"stage": "one"}, {"stage": 7}, {"step": -1}, {"method": {}}, {"optimizer": None},
+        {"optimizer": {"state": 1}}, {"seconds": {"train_seconds": "many"}}, {"corrupt": {}}, {"more": 1},
     )),
 ], ids=str)
 def test_an_edited_checkpoint_is_one_line(changes, message, killed, tmp_path, refused):
@@ -182,10 +181,9 @@ def test_an_edited_checkpoint_is_one_line(changes, message, killed, tmp_path, re
     assert "odd.pt" in told and message in told
 
 
-@pytest.mark.parametrize("line", [b"\xff\xfe{}", b"[1]", b'"text"', b'{"step": "one"}', b"{}"])
-def test_an_odd_line_of_a_log_is_one_line(line, killed, tmp_path, refused):
+def test_an_odd_line_of_a_log_is_one_line(killed, tmp_path, refused):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "log.jsonl").write_bytes(line + b"\n" + (killed / "log.jsonl").read_bytes())
+    (tmp_path / "run" / "log.jsonl").write_text('{"step": "one"}\n' + (killed / "log.jsonl").read_text())
     assert "log.jsonl" in refused(RUN, "--resume", killed / "checkpoint.pt")
 
 

@@ -19,7 +19,7 @@ from .two_process_worker import encoder, record
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
 SCRIPT = ROOT / "train_burn.py"
-EIGHT_STEPS = f"{SHORT} --batch-size 32 --log-interval 1 --val-split none --max-steps 4"
+STEPS = f"{SHORT} --batch-size 32 --log-interval 1 --val-split none --max-steps 2"
 
 
 def run(*options: object, launcher: str = "--standalone --nproc_per_node 2", **env: str) -> subprocess.Popen:
@@ -39,16 +39,16 @@ def told(process: subprocess.Popen, fails: bool = False) -> list[str]:
 def both(tmp_path_factory):
     """Records of one process and of two, and the folder of a run in two: starting them takes longer than the steps."""
     folder = tmp_path_factory.mktemp("both")
-    two = run(WORKER, 16, folder / "2.pt", EIGHT_STEPS, "--output", folder / "run")
+    two = run(WORKER, 16, folder / "2.pt", STEPS, "--output", folder / "run")
     record(32, str(folder / "1.pt"))
     told(two)
     return [torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2)], folder / "run"
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_losses_and_gradients_of_three_steps_agree(case, both):
+def test_losses_and_gradients_of_two_steps_agree(case, both):
     one, two = (record[case] for record in both[0])
-    assert [step["processes"] for step in one] == [1] * 3 and [step["processes"] for step in two] == [2] * 3
+    assert [step["processes"] for step in one] == [1] * 2 and [step["processes"] for step in two] == [2] * 2
     for a, b in zip(one, two, strict=True):
         assert len(a["gradients"]) > 20
         for kind in ("scalars", "queues", "gradients"):
@@ -82,7 +82,7 @@ def test_what_fails_on_the_main_process_fails_on_both(both):
 
 def test_train_burn_in_two_processes_is_one_run(both):
     _, whole = both
-    assert log(whole, "step") == list(range(1, 9)) and set(log(whole, "total_batch_size")) == {64}
+    assert log(whole, "step") == list(range(1, 5)) and set(log(whole, "total_batch_size")) == {64}
     assert checkpoint(whole)["identity"]["processes"] == 2
     assert_no_gloo(whole)
 
@@ -98,7 +98,7 @@ def assert_no_gloo(folder: Path) -> None:
 @pytest.mark.slow
 def test_no_thread_of_the_process_group_outlives_a_run_that_fails(tmp_path):
     output = tmp_path / "run"
-    lines = told(run(WORKER, 16, tmp_path / "2.pt", EIGHT_STEPS, "--opt sgd --lr 1e30 --output", output), fails=True)
+    lines = told(run(WORKER, 16, tmp_path / "2.pt", STEPS, "--opt sgd --lr 1e30 --output", output), fails=True)
     assert sum("train_burn.py: error: " in line and "not finite" in line for line in lines) == 2, lines
     assert_no_gloo(output)
 
@@ -106,10 +106,10 @@ def test_no_thread_of_the_process_group_outlives_a_run_that_fails(tmp_path):
 @pytest.mark.slow
 def test_train_burn_in_two_processes_repeats_and_two_machines_are_one_run(both, tmp_path):
     """Two agents of torchrun on loopback, with a process each, train what two processes of one agent do."""
-    told(run(SCRIPT, EIGHT_STEPS, "--checkpoint-steps 2 --output", tmp_path / "again"))
+    told(run(SCRIPT, STEPS, "--checkpoint-steps 1 --output", tmp_path / "again"))
     machines = "--nnodes 2 --nproc_per_node 1 --rdzv_backend c10d --rdzv_id 1 --rdzv_endpoint 127.0.0.1:29618"
     agents = [
-        run(SCRIPT, EIGHT_STEPS, "--output", tmp_path / "machines", launcher=f"{machines} --node_rank {rank}")
+        run(SCRIPT, STEPS, "--output", tmp_path / "machines", launcher=f"{machines} --node_rank {rank}")
         for rank in range(2)
     ]
     for agent in agents:
@@ -121,7 +121,7 @@ def test_train_burn_in_two_processes_repeats_and_two_machines_are_one_run(both, 
 @pytest.mark.slow
 def test_a_refused_push_ends_both_processes_with_the_same_line(tmp_path):
     """Before the first step, and after the last: the other process would wait for one that has gone."""
-    options = f"{EIGHT_STEPS} --stages w1a1 --max-steps 1 --push-to-hub student --output {tmp_path / 'run'}"
+    options = f"{STEPS} --stages w1a1 --max-steps 1 --push-to-hub student --output {tmp_path / 'run'}"
     with HubServer() as hub:
         env = hub.environment(tmp_path / "home")
         hub.commit("me/student", {"README.md": b"another network"})

@@ -1,6 +1,6 @@
 """Run by test_two_processes.py: `BATCH_SIZE RECORDS [WORDS OF train_burn.py]`.
 
-Three steps of each case, in one and in two processes: losses and gradients go into the file RECORDS. Then, in the same
+Two steps of each case, in one and in two processes: losses and gradients go into the file RECORDS. Then, in the same
 processes, a run of train_burn.py with the words given; threads.RANK.json in its folder holds the names of the threads
 that it leaves.
 
@@ -29,7 +29,7 @@ from burn_timm.errors import BurnError
 from burn_timm.methods.moco import MomentumKeys
 from burn_timm.training.processes import on_main_process
 
-# Queues that the first step fills or nearly so (32 images), so that the next ones use it and overwrite its oldest.
+# Queues that the first step fills or nearly so (32 images), so that the second uses it and overwrites its oldest.
 ALSO = {
     "burn": {"views": "cross", "information_weight": 0.5},
     "swav": {"queue_size": 30, "small_views": 1},
@@ -39,7 +39,7 @@ ALSO = {
 
 def record(batch_size: int, output: str) -> None:
     accelerator = Accelerator(cpu=True)
-    records = {case: three_steps(case, batch_size, accelerator) for case in OPTIONS}
+    records = {case: two_steps(case, batch_size, accelerator) for case in OPTIONS}
     records["shuffled keys"] = shuffled_keys(batch_size, accelerator.process_index)
     records["refused"] = refused()
     if accelerator.is_main_process:
@@ -83,7 +83,7 @@ def shuffled_keys(batch_size: int, process: int) -> list[dict]:
     return steps
 
 
-def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[dict]:
+def two_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[dict]:
     torch.manual_seed(0)
     method = make(name, **ALSO.get(name, {})).double().train()  # queues are filled in training mode only
     for module in method.modules():
@@ -96,11 +96,11 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
     groups = view_groups(view, plain.n_views, small, plain.n_small_views)
     loader = make_train_loader(
         ViewDataset(open_dataset("digits"), groups, seed=1), batch_size=batch_size, rank=accelerator.process_index,
-        world_size=accelerator.num_processes, micro_steps_per_epoch=40, total_micro_steps=3, workers=0,
+        world_size=accelerator.num_processes, micro_steps_per_epoch=40, total_micro_steps=2, workers=0,
     )
     steps = []
     for step, batch in enumerate(loader):
-        values = method(batch, step / 3)
+        values = method(batch, step / 2)
         accelerator.backward(values["loss"])
         scalars = {
             key: accelerator.reduce(torch.as_tensor(value, dtype=torch.float64).detach(), "mean")
@@ -114,7 +114,7 @@ def three_steps(name: str, batch_size: int, accelerator: Accelerator) -> list[di
         })
         optimizer.step()
         optimizer.zero_grad()
-        plain.after_step(step / 3)
+        plain.after_step(step / 2)
     return steps
 
 
