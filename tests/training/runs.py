@@ -4,13 +4,16 @@ Options are given as on a command line: in one string, or as words.
 """
 
 import json
+import multiprocessing
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 import burn_timm.runs
@@ -70,6 +73,18 @@ def command(*options: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+
+
+def forked(call: Callable, *args: object, **environment: str) -> multiprocessing.Process:
+    """A process that begins as a copy of this one: most of a process's time goes into its imports."""
+    def run() -> None:
+        os.environ.update(environment)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        call(*args)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
 def checkpoint(output: Path) -> dict:

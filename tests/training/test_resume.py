@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
 import time
 
 import pytest
@@ -21,9 +19,8 @@ from .runs import (
     TEACHER,
     assert_same_run,
     checkpoint,
-    command,
-    environment,
     failure,
+    forked,
     here,
     log,
     on_the_cpu_without_pictures,
@@ -47,24 +44,23 @@ def unbroken(tmp_path_factory):
 
 def kill_after(step: int, output, *options: object) -> None:
     """Start or resume a run and SIGKILL it as soon as its log shows `step`."""
-    process = subprocess.Popen(
-        command(*options, "--resume auto --output", output), env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )
+    process = forked(here, *options, "--resume auto --output", output)
     path = output / "log.jsonl"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and (path.read_text() if path.exists() else "").count("}\n") < step:
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """A run that was killed in its second stage."""
     output = tmp_path_factory.mktemp("killed") / "run"
-    kill_after(21, output, RUN)
+    with pytest.MonkeyPatch.context() as patched:
+        on_the_cpu_without_pictures(patched)
+        kill_after(21, output, RUN)
     return output
 
 

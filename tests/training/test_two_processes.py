@@ -1,6 +1,7 @@
 """Two processes of 16 images compute what one of 32 does."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ from methods.cases import OPTIONS
 
 from burn_timm.data.loader import epoch_order, seed_for
 
-from .runs import ROOT, SHORT, assert_same_run, checkpoint, log, words_of
+from .runs import ROOT, SHORT, assert_same_run, checkpoint, forked, log, words_of
 from .test_launch import plain_environment
-from .two_process_worker import encoder, record
+from .two_process_worker import encoder, record, work
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
 SCRIPT = ROOT / "train_burn.py"
@@ -37,11 +38,20 @@ def told(process: subprocess.Popen, fails: bool = False) -> list[str]:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Records of one process and of two, and the folder of a run in two: starting them takes longer than the steps."""
+    """Records of one process and of two, and the folder of a run in two."""
     folder = tmp_path_factory.mktemp("both")
-    two = run(WORKER, 16, folder / "2.pt", STEPS, "--output", folder / "run")
-    record(32, str(folder / "1.pt"))
-    told(two)
+    words = words_of(STEPS, "--output", folder / "run")
+    with pytest.MonkeyPatch.context() as patched, socket.socket() as free:
+        patched.delenv("ACCELERATE_USE_CPU", raising=False)
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+        free.close()
+        env = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        two = [forked(work, 16, folder / "2.pt", words, RANK=rank, LOCAL_RANK=rank, **env) for rank in "01"]
+    record(32, folder / "1.pt")
+    for process in two:
+        process.join(240)
+    assert [process.exitcode for process in two] == [0, 0]
     return [torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2)], folder / "run"
 
 

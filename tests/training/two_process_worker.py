@@ -1,4 +1,4 @@
-"""Run by test_two_processes.py: `BATCH_SIZE RECORDS [WORDS OF train_burn.py]`.
+"""Run by test_two_processes.py, also as a script: `BATCH_SIZE RECORDS WORDS OF train_burn.py`.
 
 Two steps of each case, in one and in two processes: losses and gradients go into the file RECORDS. Then, in the same
 processes, a run of train_burn.py with the words given; threads.RANK.json in its folder holds the names of the threads
@@ -37,7 +37,7 @@ ALSO = {
 }
 
 
-def record(batch_size: int, output: str) -> None:
+def record(batch_size: int, output: Path | str) -> None:
     accelerator = Accelerator(cpu=True)
     records = {case: two_steps(case, batch_size, accelerator) for case in OPTIONS}
     records["shuffled keys"] = shuffled_keys(batch_size, accelerator.process_index)
@@ -128,6 +128,10 @@ def train(words: list[str]) -> None:
         (output / f"threads.{os.environ['RANK']}.json").write_text(json.dumps(names))
 
 
+def work(batch_size: int, output: Path | str, words: list[str]) -> None:
+    record(batch_size, output)
+    train(words)
+
+
 if __name__ == "__main__":
-    record(int(sys.argv[1]), sys.argv[2])
-    train(sys.argv[3:])
+    work(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
