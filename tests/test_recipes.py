@@ -44,7 +44,7 @@ def imagenet(tmp_path_factory):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_setting_of_a_recipe_is_that_of_the_run(path):
-    settings = yaml.safe_load(path.read_text())
+    settings = settings_of(path)
     teacher = ["--teacher", "test_resnet"] if METHODS[settings["method"]].teacher_output else []
     options = parse_options(["--recipe", path.stem, "--data-dir", "photos", *teacher])
     found = json.loads(json.dumps(vars(options)))
