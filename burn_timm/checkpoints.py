@@ -359,11 +359,14 @@ def _create(model_name: str, context: str, create: Any = timm.create_model, **kw
 
 def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]) -> torch.nn.Module:
     """The model with all of a file's weights, and as many classes as the file has."""
-    state_dict, _ = read_state_dict(path)
+    state_dict, metadata = read_state_dict(path)
     config, size = timm.get_pretrained_cfg(architecture) or PretrainedCfg(), None
     if architecture in burn_models():
         plain = {key: value for key, value in kwargs.items() if key not in _FEATURE_ARGS}
         model = _create(model_name, f"model {model_name}", **{**plain, "num_classes": 0, "device": "meta"})
+        if metadata.get("weight_bits") == "32" and model.weight_bits == 1 and "weight_bits" not in kwargs:
+            raise BurnError(f"{path}: weights trained with 32 bits, but {model_name} would use their signs alone; give "
+                            "the folder of their export, or pass weight_bits=32")
         if is_packed(state_dict):
             shapes = {name: model.get_parameter(name).shape for name in binary_weight_names(model)}
             try:

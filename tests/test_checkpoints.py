@@ -190,6 +190,8 @@ def test_stages_carry_over_and_input_channels_come_from_the_file(tmp_path):
     for bits in (1, 32):
         model = checkpoints.load_model("test_reactnet", tmp_path / "latent.safetensors", weight_bits=bits)
         assert model.weight_bits == bits and same(model.state_dict(), source.state_dict())
+    with pytest.raises(BurnError, match="latent.safetensors: weights trained with 32 bits"):  # nobody asks for signs
+        checkpoints.load_model("test_reactnet", tmp_path / "latent.safetensors")
 
 
 def test_timms_own_renaming_is_applied(tmp_path):

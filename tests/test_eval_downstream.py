@@ -122,7 +122,7 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     (["linear", *DIGITS, "--pixels", "--augment"], "leave out --augment"),
     (["knn", *DIGITS, "--pixels", "--crop-pct", "0.9"], "leave out --crop-pct"),
     (["linear", *RESNET, "--augment", "--engine", "c"], "--engine c takes neither"),
-    (["transfer", *RESNET, "--classifier", "lbfgs", "--probe", "mlp"], "--classifier lbfgs fits a linear classifier"),
+    (["transfer", *RESNET, "--classifier", "lbfgs", "--probe", "mlp", "--lrs", "1"], "leave out --probe, --lrs"),
     (["knn", "--model", "test_resnet", "--data-dir", "missing"], "missing"),
     (["knn", *RESNET, "--val-split", "nope"], "nope"),
     (["knn", *RESNET, "--batch-size", "0"], "--batch-size: expected a whole number of at least 1, not 0"),

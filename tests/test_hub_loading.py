@@ -115,5 +115,6 @@ def test_eval_downstream_measures_a_model_of_the_hub(hub, streams, tmp_path):
         code, _, err = knn(name)
         assert code == 0, err
         result = json.loads(out.read_text())
+        assert result["checkpoint"]["sha256"] == file_sha256(tmp_path / "export" / "model.safetensors")
         values.append(result["value"])
         assert values[-1] == values[0] and (not values[1:] or "me/model" in result["protocol"]["weights"])

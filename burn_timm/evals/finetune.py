@@ -194,7 +194,8 @@ def _trained(args, device, train: ImageSource, file: Path | None, lr: float, mul
         model.set_input_size(img_size=side)
     own = resolve_model_data_config(model)
     network = Backbone(model, own["mean"], own["std"], (side, side)).to(device)
-    head = list(model.get_classifier().parameters())
+    classifiers = model.get_classifier()  # several of a distilled network
+    head = list(nn.ModuleList(classifiers if isinstance(classifiers, tuple) else [classifiers]).parameters())
     of_head = set(map(id, head))
     backbone = [parameter for parameter in model.parameters() if id(parameter) not in of_head]
     optimizer = torch.optim.SGD(

@@ -49,10 +49,6 @@ class Settings:
     weight_decay: float = 0.0
     seed: int = 0
 
-    def __post_init__(self):
-        if self.classifier == "lbfgs" and (self.augment or self.probe != "linear"):
-            raise BurnError("--classifier lbfgs fits a linear classifier on cached features: drop --augment, --probe")
-
     def protocol(self) -> dict:
         """In words, for the result file."""
         common = {
@@ -102,10 +98,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(args: argparse.Namespace, train: ImageSource, **defaults) -> Settings:
-    """`defaults`, the options that were given instead of them, and what follows from both."""
+    """`defaults`, and the options that were given instead of them. Raises BurnError where these contradict."""
     given = {field.name: getattr(args, field.name, None) for field in fields(Settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    if chosen.get("classifier") == "lbfgs":
+        if of_sgd := [name for name, value in given.items() if value and name not in ("classifier", "seed")]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in of_sgd)
+            raise BurnError(f"--classifier lbfgs fits a linear classifier on cached features: leave out {options}")
     if chosen.get("augment") and train.streaming:
         raise BurnError("--augment needs images by number, which a stream (wds/...) has not: use folder or hfds")
     return Settings(**chosen)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..arguments import positive
-from ..checkpoints import load_model, model_source, weights_file
+from ..checkpoints import WEIGHTS_FILES, download, load_model, model_source, weights_file
 from ..errors import BurnError, one_line
 from ..files import read_json
 from .features import data_config, eval_mode
@@ -19,7 +19,6 @@ from .inputs import Source
 _TRAINING_SETTINGS = (
     "fs_loss", "fs_temperature", "adapter", "lambda_0", "lambda_T", "lambda_schedule", "target_head",
     "reset_target_head", "information_weight", "kl_direction", "contrastive_weight", "lr", "temperature",
-    "target_temperature", "center_momentum", "fs_center",
 )
 _TRAINING = (
     "method", "model", "stages", "teacher", "dataset", "img_size", "export_img_size", "epochs", "max_steps",
@@ -117,20 +116,21 @@ def _fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
 
 
 def checkpoint_file(args: argparse.Namespace) -> Path | None:
-    """The local file the weights came from, if they came from one; released weights lie in the package."""
-    scheme, folder = model_source(args.model)
-    path = args.checkpoint or (folder if scheme == "local-dir" else None)
-    if path is None and args.pretrained and not folder and timm.is_model_pretrained(args.model):
+    """The local file the weights came from, if they came from one; released weights lie in the package, those of a
+    repository in the Hub's cache."""
+    scheme, place = model_source(args.model)
+    path = args.checkpoint or (place if scheme == "local-dir" else None)
+    if path is None and scheme == "hf-hub":
+        path = download(args.model, *WEIGHTS_FILES)
+    elif path is None and args.pretrained and timm.is_model_pretrained(args.model):
         path = timm.get_pretrained_cfg(args.model).file
     return weights_file(path) if path else None
 
 
 def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoint: Path | None) -> str:
     """Where the weights came from, in words."""
-    if checkpoint is not None and not args.pretrained:
-        return f"checkpoint {checkpoint.absolute()}"
-    if not args.pretrained and not model_source(args.model)[0] == "hf-hub":
-        return f"random, seed {args.seed}"
+    if args.checkpoint or not args.pretrained and model_source(args.model)[0] != "hf-hub":
+        return f"checkpoint {checkpoint.absolute()}" if checkpoint else f"random, seed {args.seed}"
     config = getattr(model, "pretrained_cfg", None) or {}
     source = next((config[key] for key in ("file", "hf_hub_id", "url") if config.get(key)), args.model)
     tag = f", tag {config['tag']}" if config.get("tag") else ""

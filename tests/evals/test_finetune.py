@@ -189,6 +189,12 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
         assert (ours - theirs).norm() < 0.03 * (theirs - start).norm() + 1e-6
 
 
+def test_a_network_with_two_classifiers(tmp_path):
+    result = tune(tmp_path / "r.json", "--model", "deit_tiny_distilled_patch16_224", "--limit-train", "100",
+                  "--epochs", "1", "--lrs", "0.1", "--head-multipliers", "1")
+    assert 0 <= result["value"] <= 1
+
+
 @pytest.mark.parametrize(("argv", "message"), [
     (["--latent", "missing.safetensors"], "--latent missing.safetensors: no such file"),
     (["--latent", __file__], "--latent goes beside packed weights"),
