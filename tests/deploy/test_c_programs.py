@@ -144,7 +144,7 @@ def test_binary_convolutions_are_exact_on_other_cpus(other_cpu, tmp_path):
             np.testing.assert_array_equal(got, case.expected)
 
 
-SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ def test_pooled_features_of_any_number_of_images(digits, format):
 
 
 DIGITS = ["--model", "test_reactnet", "--dataset", "digits", "--workers", "0", "--img-size", "64",
-          "--limit-train", "300", "--limit-test", "90", "--calibrate-bn", "256", "--batch-size", "64"]
+          "--limit-train", "200", "--limit-test", "60", "--calibrate-bn", "128", "--batch-size", "64"]
 
 
 def test_an_evaluation_through_the_engines(tmp_path):

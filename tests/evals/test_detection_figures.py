@@ -118,19 +118,6 @@ EASY, HARD = [1, 1, 100, 100], [201, 1, 300, 100]
 ROW = [(1, [1 + 100 * i, 1, 50 + 100 * i, 50], False) for i in range(10)]
 
 
-@pytest.mark.parametrize(("found", "expected"), [
-    ([], 0),
-    ([(1, EASY, 0.5)], 1),
-    ([(1, EASY, 0.5), (1, HARD, 0.9), (1, HARD, 0.9)], 1),  # difficult: neither true nor false, however often
-    ([(1, HARD, 0.9)], 0),
-    ([(1, EASY, 0.5), (1, [1, 301, 100, 400], 0.8)], 0.5),  # one false before the true one
-    ([(1, EASY, 0.5), (1, EASY, 0.4)], 1),  # a second detection is false, but at full recall already
-])
-def test_difficult_objects_count_neither_way(found, expected):
-    objects = [[(1, EASY, False), (1, HARD, True)]]
-    assert voc_ap(*arrays(objects, [found]), (0.5,))["map"] == pytest.approx(expected)
-
-
 def test_recall_levels_and_thresholds_are_exact():
     # three of ten objects found without a mistake: the levels 0, .1, .2 and .3 (not 0.1 * 3) are reached
     found = [(label, box, 0.9) for label, box, _ in ROW[:3]]

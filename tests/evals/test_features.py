@@ -76,6 +76,7 @@ def test_calibration_is_the_average_of_the_batch_statistics(name):
     model = timm.create_model(name, num_classes=0, drop_rate=0.5, drop_path_rate=0.5).train()
     inputs = [x * 3 + 1 for x, _ in batches(6, 4, 5, side=64)]
     norms = {k: m for k, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    model(inputs[0] + 7)  # statistics that are to be forgotten
     seen = {k: [] for k in norms}
 
     def record(key, _, args):
@@ -85,6 +86,7 @@ def test_calibration_is_the_average_of_the_batch_statistics(name):
 
     hooks = [m.register_forward_pre_hook(functools.partial(record, k)) for k, m in norms.items()]
     weights = {k: v.clone() for k, v in model.named_parameters()}
+    next(iter(norms.values())).momentum = 0.01
     momenta = [m.momentum for m in norms.values()]
     assert calibrate_batchnorm(model, iter(inputs)) == len(norms) > 5
     for hook in hooks:
@@ -107,6 +109,7 @@ def test_wrong_input_and_a_network_without_batchnorm(model):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(BurnError, match="two images"):
         calibrate_batchnorm(model, [torch.zeros(1, 3, 32, 32)])
+    assert model.bn1.momentum == 0.1  # it comes back after an error
     with pytest.raises(BurnError, match="no batch"):
         extract_features(model, [])
     with pytest.raises(BurnError, match="num_classes=0"):

@@ -44,14 +44,6 @@ def test_equals_the_slow_loop(seed, n, m, d, classes, k, temperature):
         assert knn_accuracy(train_x, train_y, test_x, test_y, k, temperature, chunk) == expected
 
 
-def test_weights_decide_against_the_majority():
-    # One near image of class 1 against two far ones of class 0: the weighted vote takes the near one, a plain one not.
-    train_x, train_y = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 0.05]]), torch.tensor([0, 0, 1])
-    query, one = torch.tensor([[1.0, 0.0]]), torch.tensor([1])
-    assert knn_accuracy(train_x, train_y, query, one, k=3, temperature=0.07) == 1.0
-    assert knn_accuracy(train_x, train_y, query, one, k=3, temperature=10.0) == 0.0
-
-
 def test_ties_go_to_the_lower_index_then_to_the_lower_class():
     # 64 copies of one image, so that an unstable top-k would pick any of them.
     train_x = torch.tensor([[1.0, 0.0]]).repeat(64, 1)

@@ -14,7 +14,7 @@ from burn_timm.packing import PackedError, pack_weight
 # Where the gradients have corners, and both zeros.
 CORNERS = torch.tensor([0.0, -0.0, 1.0, -1.0, 1e-30, -1e-30, 0.5, -0.5, 1.0000001, -1.0000001, 3.0, -3.0])
 GRADIENTS = {
-    "approx": lambda x: 2 - 2 * abs(x) if abs(x) <= 1 else 0.0,
+    "approx": lambda x: 2 - 2 * abs(x) if abs(x) <= 1 else 0.0,  # of Bi-Real Net's polynomial, Eq. 3
     "clip": lambda x: 1.0 if abs(x) <= 1 else 0.0,
 }
 eager_and_scripted = pytest.mark.parametrize("scripted", [False, True], ids=["eager", "scripted"])
@@ -37,21 +37,6 @@ def test_sign_and_its_gradient(grad, scripted, points):
     (y * weights).sum().backward()
     expected = torch.tensor([w * GRADIENTS[grad](v) for v, w in zip(points.tolist(), weights.tolist(), strict=True)])
     torch.testing.assert_close(x.grad, expected.double())
-
-
-def test_approx_is_the_derivative_of_bi_reals_polynomial():
-    # Bi-Real Net, Eq. 3: F(x) = 2x + x^2 below zero, 2x - x^2 above, constant outside [-1, 1].
-    x = torch.linspace(-1.5, 1.5, 301).double()
-    below, above = (x > -1) & (x < 0), (x >= 0) & (x < 1)
-    step = 1e-6
-
-    def polynomial(v):
-        return torch.where(below, 2 * v + v * v, torch.where(above, 2 * v - v * v, torch.sign(v)))
-
-    slope = torch.where(below | above, (polynomial(x + step) - polynomial(x - step)) / (2 * step), 0.0)
-    x.requires_grad_()
-    binary_sign(x, "approx").sum().backward()
-    torch.testing.assert_close(x.grad, slope.detach(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
