@@ -14,7 +14,7 @@ from torch import nn
 from ..checkpoints import read_state_dict
 from ..errors import BurnError, one_line
 
-QUERY, KEY, QUEUE = "encoder_q.", "encoder_k.", "queue"
+QUERY = "encoder_q."
 
 
 def head_layers(names: Container[str], at: str = "fc") -> list[str]:
