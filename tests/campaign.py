@@ -5,7 +5,7 @@
     python tests/campaign.py folders --count 1000    # image folders in disorder: the right label and the right pixels
 
 Ends with one line of JSON, and with code 1 if it found something. `--first N --count 1` with the same `--seed` repeats
-case N of files or folders alone. pytest does not collect this file.
+case N of files or folders alone. test_campaign.py runs a few cases with the other tests.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -154,69 +155,75 @@ def outcome(output: Path) -> dict:
 
 def cases(options: argparse.Namespace, deadline: float) -> tuple[Counter, list]:
     """Counts by outcome, and the findings."""
-    counts, findings, worker, pipe = Counter(), [], None, None
+    counts, findings = Counter(), []
+    todo = list(range(options.first, options.first + options.count))
     with tempfile.TemporaryDirectory(prefix="burn-campaign-") as work:
-        for index in range(options.first, options.first + options.count):
-            if time.monotonic() > deadline:
-                break
-            if worker is None:
-                pipe, end = multiprocessing.Pipe()
-                worker = multiprocessing.get_context("spawn").Process(
-                    target=run_cases, args=(options.what, options.seed, work, end), daemon=True,
-                )
-                worker.start()
-                end.close()
-                pipe.recv()  # it is ready
-            pipe.send(index)
-            try:
-                if not pipe.poll(SLOWEST):
-                    raise TimeoutError
-                kind, finding = pipe.recv()
-            except (EOFError, ConnectionError, TimeoutError) as error:
-                worker.kill()
-                worker.join()
-                late = isinstance(error, TimeoutError)
-                kind = "too slow" if late else "crash"
-                finding = f"takes more than {SLOWEST} s" if late else f"ended with code {worker.exitcode}"
-                worker = None
-            counts[kind] += 1
-            if finding:
-                findings.append({"case": index, "finding": finding})
-                print(f"case {index}: {finding}", file=sys.stderr, flush=True)
-        if worker is not None:
-            pipe.send(None)
+        while todo and time.monotonic() < deadline:
+            pipe, end = multiprocessing.Pipe(duplex=False)
+            words = (options.what, options.seed, todo, deadline, work, end)
+            worker = multiprocessing.get_context("spawn").Process(target=run_cases, args=words)
+            worker.start()
+            end.close()
+            while todo:  # a crash loses the case that it came in
+                try:
+                    kind, finding = pipe.recv()
+                except EOFError:
+                    worker.join()
+                    if worker.exitcode == 0:  # at its deadline
+                        break
+                    late = worker.exitcode == -signal.SIGALRM
+                    kind = "too slow" if late else "crash"
+                    finding = f"takes more than {SLOWEST} s" if late else f"ended with code {worker.exitcode}"
+                counts[kind] += 1
+                if finding:
+                    findings.append({"case": todo[0], "finding": finding})
+                    print(f"case {todo[0]}: {finding}", file=sys.stderr, flush=True)
+                del todo[0]
+                if worker.exitcode is not None:
+                    break
             worker.join()
         counts["cases"] = sum(counts.values())
     return counts, findings
 
 
-def run_cases(what: str, seed: int, work: str, pipe) -> None:
-    """In a process of its own: runs the cases whose numbers come through the pipe."""
+def run_cases(what: str, seed: int, todo: list[int], deadline: float, work: str, pipe) -> None:
+    """In a process of its own: sends the outcome of each case. An alarm ends it where one takes too long."""
     import logging
     import resource
-    import warnings
 
     import torch
 
     logging.disable()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    run = maker(what, Path(tempfile.mkdtemp(dir=work)))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for number in todo:
+        if time.monotonic() > deadline:
+            break
+        signal.alarm(SLOWEST)
+        pipe.send(outcome_of(run, f"{seed} {number}"))
+        signal.alarm(0)
+
+
+def maker(what: str, folder: Path):
+    """What runs a case of this kind in `folder`."""
     if what == "files":
         from campaign_files import Files as Cases
     else:
         from campaign_folders import Folders as Cases
-    every = Cases(Path(tempfile.mkdtemp(dir=work)))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    pipe.send("ready")
-    for index in iter(pipe.recv, None):
-        try:
-            answer = every.run(random.Random(f"{seed} {index}"))
-        except AssertionError as wrong:
-            answer = ("wrong", str(wrong)[:500])
-        except BaseException as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            answer = ("another exception", f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"[:500])
-        pipe.send(answer)
+    return Cases(folder).run
+
+
+def outcome_of(run, name: str) -> tuple[str, str | None]:
+    """Of one case: its kind, and what is wrong."""
+    try:
+        return run(random.Random(name))
+    except AssertionError as wrong:
+        return "wrong", str(wrong)[:500]
+    except BaseException as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return "another exception", f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"[:500]
 
 
 if __name__ == "__main__":

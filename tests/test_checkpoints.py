@@ -44,16 +44,16 @@ class Harmful:
 # read_state_dict
 
 
-@pytest.mark.parametrize("wrap", [
+@pytest.mark.parametrize(("wrap", "zipped"), [(wrap, True) for wrap in (
     lambda state: state,
-    lambda state: {"state_dict": state, "epoch": 3, "best_acc1": np.float64(71.5), "config": Stranger()},
     lambda state: {"model": state, "optimizer": {"lr": 0.1}},
     lambda state: {"model": {"state_dict": state}},
     lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
     lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1)},
     lambda state: {"state_dict": make(seed=1, num_classes=10).state_dict(), "state_dict_ema": state},  # timm's order
-])
-@pytest.mark.parametrize("zipped", [True, False])
+)] + [(
+    lambda state: {"state_dict": state, "epoch": 3, "best_acc1": np.float64(71.5), "config": Stranger()}, zipped,
+) for zipped in (True, False)])
 def test_torch_files_are_unwrapped(wrap, zipped, tmp_path):
     state_dict = make(num_classes=10).state_dict()
     torch.save(wrap(state_dict), tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
@@ -152,7 +152,7 @@ def save(state_dict, path):
 
 @pytest.mark.parametrize("name", ["test_reactnet", "test_resnet", "test_vit"])
 @pytest.mark.parametrize("file_classes", [0, 10])
-@pytest.mark.parametrize("classes", [0, 10, 3, None])
+@pytest.mark.parametrize("classes", [0, 3, None])
 def test_the_body_loads_whatever_the_classifier(name, file_classes, classes, tmp_path):
     state_dict = make(name, num_classes=file_classes).state_dict()
     model = checkpoints.load_model(name, save(state_dict, tmp_path / "weights.safetensors"), num_classes=classes)
@@ -166,7 +166,7 @@ def test_the_body_loads_whatever_the_classifier(name, file_classes, classes, tmp
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-@pytest.mark.parametrize("classes", [0, 3, 10, None])
+@pytest.mark.parametrize("classes", [0, 3, None])
 def test_packed_weights_load(kind, classes, tmp_path):
     source = make(num_classes=10)
     words = [f"local-dir:{folder(tmp_path, source)}"]  # means its weights
@@ -176,8 +176,8 @@ def test_packed_weights_load(kind, classes, tmp_path):
     stages = checkpoints.load_model(*words, features_only=True, out_indices=(1, 3))
     with torch.no_grad():
         assert torch.equal(model.forward_features(IMAGES), source.forward_features(IMAGES))
-        assert model(IMAGES).shape == (2, 10 if classes is None else classes or 128)
-        assert classes not in (10, None) or torch.equal(model(IMAGES), source(IMAGES))
+        assert model(IMAGES).shape == (2, {0: 128, 3: 3, None: 10}[classes])
+        assert classes is not None or torch.equal(model(IMAGES), source(IMAGES))
         expected = source.forward_intermediates(IMAGES, [1, 3], intermediates_only=True)
         assert all(torch.equal(a, b) for a, b in zip(stages(IMAGES), expected, strict=True))
     random = checkpoints.load_model(words[0], pretrained=False, num_classes=10)
@@ -264,7 +264,7 @@ def test_missing_and_surplus_tensors_are_errors_through_us_and_through_timm(
     """A model with random layers and no word is the worst of all answers. (Packed ones: test_packing_malformed.py.)"""
     source = make("resnet20_cifar" if "cifar" in architecture else "test_reactnet", num_classes=own)
     name = f"local-dir:{folder(tmp_path, source, architecture, False, change)}"
-    for classes in (0, 3, 10, None):
+    for classes in (0, 3, None):  # with others than the file's, timm loads unstrictly
         with pytest.raises(BurnError, match=tensor) as error:
             checkpoints.load_model(name, num_classes=classes)
         assert "\n" not in str(error.value)

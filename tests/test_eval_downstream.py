@@ -150,7 +150,7 @@ def test_a_stream_has_no_random_subset_and_no_picture():
 @pytest.mark.skipif("BURN_DATA" not in os.environ, reason="BURN_DATA names no folder of datasets")
 def test_photos_from_parquet_without_a_path_of_this_machine(output):
     data = os.environ["BURN_DATA"]
-    options = ["--input-key", "img", "--target-key", "label", "--img-size", "32", "--workers", "2"]
+    options = ["--input-key", "img", "--target-key", "label", "--img-size", "32", "--workers", "0"]
     result = run(
         output, "knn", "--model", "test_resnet", "--dataset", f"hfds/{data}/cifar10", *options,
         "--limit-train", "300", "--limit-test", "100", "--calibrate-bn", "64",

@@ -1,7 +1,6 @@
-"""Malformed packed files, by hand and by fuzzing, on every way a file gets into a model."""
+"""Malformed packed files on every way a file gets into a model; damaged at random: test_campaign.py."""
 
 import json
-import random
 
 import pytest
 import timm
@@ -10,7 +9,7 @@ from exported import packed as pack
 
 import burn_timm  # noqa: F401
 from burn_timm import packing
-from burn_timm.checkpoints import load_model, read_state_dict
+from burn_timm.checkpoints import load_model
 from burn_timm.cli import main
 from burn_timm.errors import BurnError
 from burn_timm.nn import binary_weight_names
@@ -81,7 +80,7 @@ def ways(folder, checked_by_us):
     safetensors file, with errors of its own."""
     path, timms = folder / "model.safetensors", BurnError if checked_by_us else Exception
     yield lambda: load_model("test_reactnet", path, num_classes=10), BurnError
-    for classes in (10, 3, 0):  # other classes than the file's make timm load with strict=False
+    for classes in (10, 0):  # other classes than the file's make timm load with strict=False
         yield lambda n=classes: load_model(f"local-dir:{folder}", num_classes=n), BurnError
         yield lambda n=classes: timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=n), timms
     yield lambda: timm.create_model("test_reactnet", num_classes=10, checkpoint_path=path), timms
@@ -115,9 +114,8 @@ def test_every_way_refuses_and_names_file_and_tensor(case, packed, folder, fails
         if kind is BurnError:
             assert str(path) in str(error.value) and "\n" not in str(error.value)
         assert case in FILES or tensor in str(error.value)
-    for source, target in ((path, folder / "floats.safetensors"), (folder, folder.parent / "floats")):
-        line = fails("unpack", source, target, "--model", "test_reactnet")
-        assert str(folder) in line and tensor in line and not target.exists()
+    line = fails("unpack", folder, folder.parent / "floats", "--model", "test_reactnet")
+    assert str(folder) in line and tensor in line and not (folder.parent / "floats").exists()
 
 
 def test_a_classifier_without_shape_is_refused(packed, folder):
@@ -146,54 +144,3 @@ def test_padding_bits_and_signs_without_size():
     bits[0, 0] = 0
     with pytest.raises(packing.PackedError, match="scale is 0"):
         packing.restore_weight(bits, scale, (2, 5, 1, 1), "layer.weight")
-
-
-def mutate(data: bytes, generator: random.Random) -> bytes:
-    """Flip one byte or several, cut the end off, or cut a piece out; half of the places are in the header."""
-    header = 8 + int.from_bytes(data[:8], "little")
-
-    def place() -> int:
-        return generator.randrange(header if generator.random() < 0.5 else len(data))
-
-    kind = generator.randrange(4)
-    if kind == 2:
-        return data[: place()]
-    if kind == 3:
-        start = place()
-        return data[:start] + data[start + generator.randint(1, 64) :]
-    changed = bytearray(data)
-    for _ in range(1 if kind == 0 else generator.randint(2, 8)):
-        changed[place()] ^= generator.randint(1, 255)
-    return bytes(changed)
-
-
-def same(left, right):
-    return left.keys() == right.keys() and all(
-        left[name].dtype == right[name].dtype and torch.equal(left[name], right[name]) for name in right
-    )
-
-
-@pytest.mark.parametrize(("places", "timm_every"), [(300, 4), pytest.param(10_000, 20, marks=pytest.mark.slow)])
-def test_a_mutated_file_is_refused_or_changes_nothing(packed, folder, places, timm_every):
-    path = folder / "model.safetensors"
-    packing.save_packed(path, packed)
-    whole = path.read_bytes()
-    floats = load_model("test_reactnet", path, num_classes=10).state_dict()
-    body = {name: tensor for name, tensor in floats.items() if not name.startswith("head.")}
-    refused = 0
-    for seed in range(places):
-        path.write_bytes(mutate(whole, random.Random(seed)))
-        try:
-            tensors = read_state_dict(path)[0]
-        except BurnError as error:
-            assert str(path) in str(error) and "\n" not in str(error), seed
-            refused += 1
-        else:  # without any trace of packing left, the names do not fit a model
-            assert same(tensors, packed) or not packing.is_packed(tensors), seed
-        for create, kind in ways(folder, False) if seed % timm_every == 0 else ():
-            try:
-                loaded = create().state_dict()
-            except kind:
-                continue
-            assert same({name: loaded[name] for name in body}, body), seed
-    assert refused > 0.9 * places  # all but the flips in the metadata, which carry nothing

@@ -43,12 +43,14 @@ def test_a_headless_file_leaves_a_new_head_and_says_so(folder, caplog):
     assert torch.equal(new_head.forward_head(new_head.forward_features(IMAGES), pre_logits=True), model(IMAGES))
 
 
-@pytest.mark.parametrize("kwargs", [
-    {}, {"out_indices": (1, 3)}, {"feature_cls": "getter"}, {"feature_cls": "dict"}, {"feature_cls": "hook"},
-    {"feature_cls": "fx"}, {"out_indices": (0, 1), "feature_cls": "getter"},
+@pytest.mark.parametrize(("door", "kwargs"), [
+    ("local-dir", {}), ("local-dir", {"out_indices": (0, 1), "feature_cls": "getter"}),
+    ("checkpoint_path", {}), ("checkpoint_path", {"out_indices": (1, 3)}),
+    ("checkpoint_path", {"feature_cls": "dict"}), ("checkpoint_path", {"feature_cls": "hook"}),
+    ("checkpoint_path", {"feature_cls": "fx"}), ("checkpoint_path", {"feature_cls": "getter"}),
+    ("checkpoint_path", {"out_indices": (0, 1), "feature_cls": "getter"}),
 ])
-@pytest.mark.parametrize("door", ["local-dir", "checkpoint_path"])
-def test_features_only(folder, kwargs, door):
+def test_features_only(folder, door, kwargs):
     folder, model = folder
     words = {"model_name": f"local-dir:{folder}", "pretrained": True}
     if door == "checkpoint_path":

@@ -9,9 +9,12 @@ import torch
 
 from .oracle import randomise
 
-NARROW_18 = ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64)})
+NARROW_18 = ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64), "depths": (1, 2, 1, 1)})
 FAMILIES = pytest.mark.parametrize("name,kwargs", [("test_reactnet", {}), NARROW_18])
-STAGES = pytest.mark.parametrize("weight_bits,act_bits", [(32, 32), (32, 1), (1, 1)])
+EACH = pytest.mark.parametrize("name,kwargs,weight_bits,act_bits,act_grad", [
+    ("test_reactnet", {}, 1, 1, "approx"), ("test_reactnet", {}, 32, 1, "clip"),
+    (*NARROW_18, 1, 1, "clip"), (*NARROW_18, 32, 32, "approx"),
+])
 scripting = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 
 
@@ -45,9 +48,7 @@ def _assert_trains_alike(model, other, images):
 
 
 @scripting
-@FAMILIES
-@STAGES
-@pytest.mark.parametrize("act_grad", ["approx", "clip"])
+@EACH
 def test_scripted(name, kwargs, weight_bits, act_bits, act_grad, images):
     model = _model(name, weight_bits=weight_bits, act_bits=act_bits, act_grad=act_grad, **kwargs)
     scripted = torch.jit.script(copy.deepcopy(model))
@@ -59,10 +60,9 @@ def test_scripted(name, kwargs, weight_bits, act_bits, act_grad, images):
     torch.testing.assert_close(torch.jit.load(buffer)(images), model.eval()(images))
 
 
-@FAMILIES
-@STAGES
-def test_symbolic_trace(name, kwargs, weight_bits, act_bits, images):
-    model = _model(name, weight_bits=weight_bits, act_bits=act_bits, **kwargs)
+@EACH
+def test_symbolic_trace(name, kwargs, weight_bits, act_bits, act_grad, images):
+    model = _model(name, weight_bits=weight_bits, act_bits=act_bits, act_grad=act_grad, **kwargs)
     traced = torch.fx.symbolic_trace(copy.deepcopy(model))
     # One node for each sign, so that a compiler can recognise it.
     signs = [node for node in traced.graph.nodes if getattr(node.target, "__name__", "") == "binary_sign"]
@@ -72,7 +72,7 @@ def test_symbolic_trace(name, kwargs, weight_bits, act_bits, images):
 
 
 @pytest.mark.parametrize("name,kwargs,weight_bits,act_bits", [
-    ("test_reactnet", {}, 1, 1), (*NARROW_18, 32, 1),
+    ("test_reactnet", {}, 1, 1), pytest.param(*NARROW_18, 32, 1, marks=pytest.mark.slow),
 ])
 def test_export(name, kwargs, weight_bits, act_bits, images):
     model = _model(name, weight_bits=weight_bits, act_bits=act_bits, **kwargs).eval()
@@ -83,7 +83,7 @@ def test_export(name, kwargs, weight_bits, act_bits, images):
 
 
 @pytest.mark.parametrize("name,kwargs,act_grad,backend", [
-    ("test_reactnet", {}, "approx", "aot_eager"),
+    ("test_reactnet", {"channels": (16, 32), "depths": (1, 2)}, "approx", "aot_eager"),
     pytest.param("test_reactnet", {}, "clip", "inductor", marks=pytest.mark.slow),
     pytest.param(*NARROW_18, "approx", "inductor", marks=pytest.mark.slow),
 ])
@@ -110,10 +110,10 @@ def test_channels_last(name, kwargs, images):
         torch.testing.assert_close(feature, wanted)
 
 
-@FAMILIES
-@STAGES
-def test_bfloat16_autocast(name, kwargs, weight_bits, act_bits, images):
-    model = timm.create_model(name, num_classes=5, weight_bits=weight_bits, act_bits=act_bits, **kwargs)
+@EACH
+def test_bfloat16_autocast(name, kwargs, weight_bits, act_bits, act_grad, images):
+    model = timm.create_model(
+        name, num_classes=5, weight_bits=weight_bits, act_bits=act_bits, act_grad=act_grad, **kwargs)
     images = images.float()
     wanted, (wanted_first,) = model.forward_intermediates(images, indices=[0])
     with torch.autocast("cpu", torch.bfloat16):
