@@ -12,12 +12,16 @@ NARROW = {"stem_chs": 16, "channels": (16, 32, 64, 128)}
 PLAN = [(0, 0, 1), (1, 0, 2), (2, 0, 2), (2, 1, 1), (3, 0, 2)]  # of test_reactnet
 
 
-@pytest.mark.parametrize("name,size,kwargs,oracle,weight_bits,act_bits", [("reactnet_a", (32, 64), {}, reactnet_a, 1, 1)] + [
-    (*network, *bits) for bits in [(32, 32), (32, 1), (1, 1)] for network in (
-        ("reactnet_a_025", (65, 97), {}, reactnet_a),
-        ("reactnet_18", (64, 96), NARROW, reactnet_18), ("reactnet_18", (65, 97), NARROW, reactnet_18),
-        ("test_reactnet", (33, 64), {}, functools.partial(reactnet_a, plan=PLAN)),
-    )
+NETWORKS = [
+    ("reactnet_a_025", (65, 97), {}, reactnet_a), ("reactnet_18", (64, 96), NARROW, reactnet_18),
+    ("reactnet_18", (65, 97), NARROW, reactnet_18),
+    ("test_reactnet", (33, 64), {}, functools.partial(reactnet_a, plan=PLAN)),
+]
+CASES = [(*network, *bits) for network in NETWORKS for bits in [(32, 32), (32, 1), (1, 1)]]
+
+
+@pytest.mark.parametrize("name,size,kwargs,oracle,weight_bits,act_bits", [
+    ("reactnet_a", (32, 64), {}, reactnet_a, 1, 1), *CASES,
 ])
 def test_the_network_is_the_papers(name, size, kwargs, oracle, weight_bits, act_bits, digits):
     model = timm.create_model(
