@@ -162,14 +162,15 @@ class Stranger:
         self.value = 1
 
 
-def test_load_pickle_puts_placeholders_for_foreign_classes(tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_load_pickle_puts_placeholders_for_foreign_classes(tmp_path, zipped):
     """If it fails: torch words its refusals otherwise. Correct the two patterns in compat.py, which find the class that
     torch.load(weights_only=True) refused in the text of its UnpicklingError."""
     content = {
         "weights": torch.ones(2), "args": argparse.Namespace(lr=1), "best": np.float64(0.5), "array": np.ones(2),
         "settings": Settings(a=1), "other": Stranger(),
     }
-    torch.save(content, tmp_path / "file.pth")
+    torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
     read = compat.load_pickle(tmp_path / "file.pth")
     assert torch.equal(read["weights"], content["weights"]) and read["args"].lr == 1
     assert not isinstance(read["other"], Stranger) and not isinstance(read["best"], float)

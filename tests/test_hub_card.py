@@ -15,7 +15,6 @@ from exported import write_export
 import burn_timm
 from burn_timm.cli import main
 from burn_timm.compat import save_model_config
-from burn_timm.counting import count
 from burn_timm.hub.figures import Row
 
 ROOT = Path(__file__).parents[1]
@@ -104,33 +103,22 @@ def test_the_released_card_is_what_the_command_writes(tag, studies, said, tmp_pa
         released / f"{tag}.md").read_text()
 
 
-def test_front_matter_sizes_and_usage(folder, tmp_path):
+def usage(body):
+    return body.split("```python\n")[1].split("```")[0].splitlines()
+
+
+def test_the_load_lines_run_and_name_folder_or_repository(folder, tmp_path):
+    """All else of a card's text is that of the released ones, above."""
     front, body = card(folder)
-    assert front["library_name"] == "timm" and front["pipeline_tag"] == "image-feature-extraction"
-    assert (front["license"], front["license_name"]) == ("other", "imagenet-terms-of-access")
-    assert front["license_link"] == "https://www.image-net.org/download.php"
-    assert front["datasets"] == ["zh-plus/tiny-imagenet"] and front["base_model"] == "timm/resnet50.a1_in1k"
-    assert {"timm", "burn-timm", "binary-neural-network", "knowledge-distillation", "burn"} == set(front["tags"])
-    assert "model-index" not in front and "`timm/resnet50.a1_in1k`, are under apache-2.0" in body
-    assert "train_burn.py --model test_reactnet --seed 7" in body and "curves.png" not in body
-    assert "a subset of [Tiny ImageNet](https://huggingface.co/datasets/zh-plus/tiny-imagenet), 40,000 images" in body
-    counts = count(timm.create_model("test_reactnet", num_classes=0, device="meta"))
-    assert f" {(folder / 'model.safetensors').stat().st_size:,} |" in body
-    assert all(f"{counts[key]:,.0f}" in body for key in ("params", "binary_params", "flops", "bops", "ops"))
-
-    def usage(body):
-        return body.split("```python\n")[1].split("```")[0].splitlines()
-
-    lines = usage(body)
-    assert len(lines) == 3 and lines[0].startswith("import burn_timm") and "local-dir:" in lines[1]
+    assert front["license_link"] == "https://www.image-net.org/download.php" and "model-index" not in front
+    assert f" {(folder / 'model.safetensors').stat().st_size:,} |" in body and "curves.png" not in body
     names = {"images": torch.randn(2, 3, 64, 64)}
-    exec("\n".join(lines).replace("PATH_OF_THIS_FOLDER", str(folder)), names)
+    exec("\n".join(usage(body)).replace("PATH_OF_THIS_FOLDER", str(folder)), names)
     assert names["output"].shape == (2, names["model"].num_features)
     (folder / "curves.png").write_bytes(b"picture")
     front, body = card(folder, "--repo", "me/small")
     assert '("hf-hub:me/small", pretrained=True)' in usage(body)[1] and "# small\n" in body and "](curves.png)" in body
-    front, body = card(make_folder(tmp_path / "classifier", num_classes=5))
-    assert front["pipeline_tag"] == "image-classification" and "5 logits" in body
+    assert card(make_folder(tmp_path / "classifier", num_classes=5))[0]["pipeline_tag"] == "image-classification"
 
 
 def cells(body):
@@ -147,7 +135,6 @@ def test_figures_with_margins_first(folder, result, tmp_path):
     assert cells(body) == [("kNN, top-1", data, "**+40.00**", "**+37.50**", "50.00", "10.00", "12.50")]
     (entry,) = front["model-index"][0]["results"]
     assert entry["dataset"]["type"] == "zh-plus/tiny-imagenet" and entry["metrics"][0]["value"] == 50
-    assert "kNN in the same run: 75.00" in body
 
     tuned = {"task": "finetune", "fraction": 0.01}
     files = [
@@ -162,7 +149,6 @@ def test_figures_with_margins_first(folder, result, tmp_path):
         ("kNN, top-1", data, "**+25.00**", "**+35.00**", "50.00", "25.00", "15.00 ± 7.07"),
         ("fine-tuning with 1% of the labels, top-1", data, "", "**+5.00**", "25.00", "", "20.00"),
     ]
-    assert "50.0 of 100 test pictures the right class (raw pixels 25.0, the network untrained 15.0)" in body
     assert "`knn --dataset hfds/uoft-cs/cifar10 # own`" in body and "BURN_DATA" not in body  # a path to follow
     (index,) = front["model-index"]
     entry = index["results"][0]["dataset"], index["results"][0]["metrics"][0]
