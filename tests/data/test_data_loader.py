@@ -68,7 +68,7 @@ def test_micro_steps_per_epoch():
         micro_steps_per_epoch(31, 16, 2)
 
 
-@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2)])
 def test_batches_against_a_slow_loop(digits, rank, world_size):
     """Around the end of an epoch; what several processes see together depends on their whole batch only."""
     view, size, whole = make_view("burn", 32), 64 // world_size, 64
@@ -98,15 +98,14 @@ def test_a_view_for_each_and_small_views(digits):
     assert "small_views" not in batch and not torch.equal(batch["views"][:, 0], batch["views"][:, 1])
 
 
-def test_workers_and_cold_starts_change_nothing():
-    digits = open_dataset("digits", split="test")
-    per_epoch = len(digits) // 40
-    whole = list(loader(digits, batch_size=40, total=per_epoch + 3))
-    for start in (0, 3, per_epoch - 1, per_epoch + 1):
-        for workers in (0, 2):
-            cold = loader(digits, batch_size=40, start=start, total=per_epoch + 3, workers=workers)
-            assert_same(whole[start:], list(cold))
-    assert list(loader(digits, start=3, total=3)) == []
+@pytest.mark.parametrize(("start", "workers"), [(0, 2), (1, 0), (2, 2), (3, 0)])
+def test_workers_and_cold_starts_change_nothing(digits, start, workers):
+    few = digits.subset(range(90))  # two steps an epoch
+    whole, cold = (
+        list(loader(few, batch_size=40, total=5, start=first, workers=by)) for first, by in ((0, 0), (start, workers))
+    )
+    assert_same(whole[start:], cold)
+    assert list(loader(few, start=3, total=3)) == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -126,13 +125,12 @@ def test_an_error_in_a_view_is_no_corrupt_image_and_restores_the_random_state_to
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_corrupt_images_are_replaced_and_all_counted(tmp_path, workers, caplog):
+def test_corrupt_images_are_replaced_and_all_counted(tmp_path, caplog):
     broken = {0, 200, 201, 299}
     source = folder_of_digits(tmp_path, 300, broken)
     log = CorruptLog(total=500)
     with caplog.at_level(logging.WARNING):
-        for batch in loader(source, batch_size=30, total=20, workers=workers):  # two epochs
+        for batch in loader(source, batch_size=30, total=20, workers=2):  # two epochs
             log.add(batch["corrupt"], source)
     assert log.indices == sorted(broken) and len(log) == 4
     assert caplog.text.count("it cannot be read (image file is truncated") == 4
@@ -174,11 +172,10 @@ def test_a_wholly_unreadable_set_is_one_line(tmp_path, workers, count):
             list(read)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_eval_loader_is_in_order_and_leaves_out_the_corrupt(tmp_path, workers, caplog):
+def test_eval_loader_is_in_order_and_leaves_out_the_corrupt(tmp_path, caplog):
     source, view = folder_of_digits(tmp_path, 250, {3, 10}), make_view("none", 32)
     with caplog.at_level(logging.WARNING):
-        batches = list(eval_loader(source, view, batch_size=4, workers=workers, limit=246))
+        batches = list(eval_loader(source, view, batch_size=4, workers=2, limit=246))
     assert [len(targets) for _, targets in batches] == [3, 4, 3] + [4] * 58 + [2]
     readable = [index for index in range(246) if index not in (3, 10)]
     assert torch.equal(torch.cat([x for x, _ in batches]), torch.stack([view(source.load(i)[0]) for i in readable]))
