@@ -12,7 +12,7 @@ from burn_timm import errors
 from burn_timm.data import mirror_probability, open_dataset
 from burn_timm.data.sources import shown_path
 
-from .pictures import assert_same_images, refused, targets, write
+from .pictures import refused, targets, write
 
 
 def test_digits_split_is_fixed_disjoint_and_balanced():
@@ -87,14 +87,6 @@ def test_torchvision_mnist(tmp_path):
         open_dataset("torch/mnist", tmp_path, split="foo")
     with refused("do not apply"):
         open_dataset("torch/mnist", tmp_path, input_key="image")
-
-
-def test_torchvision_folder(tmp_path):
-    for number, label in enumerate(("cat", "dog")):
-        write(tmp_path / "train" / label / "a.png", number)
-    source = open_dataset("torch/image_folder", tmp_path)
-    assert source.name(1).startswith("dog/a.png") and source.class_names == ["cat", "dog"]
-    assert_same_images(source, open_dataset("", tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_folder_with_classes_and_splits(tmp_path):
         for label in ("cat", "dog"):
             for number in range(count):
                 write(tmp_path / split / label / f"{number}.png", number)
-    for name in ("", "folder"):
+    for name in ("", "folder", "torch/image_folder"):
         train, val = (open_dataset(name, tmp_path, split=split) for split in ("train", "validation"))
         assert (len(train), len(val)) == (6, 4)
         assert train.class_names == ["cat", "dog"] and train.num_classes == 2 and train.labelled

@@ -97,17 +97,6 @@ def test_what_is_drawn_is_distributed_as_published(name, size, most_sigma):
     assert not any(make_view(name, size, flip_p=0.0).draw(image).flip for _ in range(50))
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "infomin"])
-def test_a_call_applies_what_is_drawn(name):
-    view = make_view(name, 32)
-    torch.manual_seed(4)
-    called = [view(PHOTO) for _ in range(20)]
-    state = torch.get_rng_state()
-    torch.manual_seed(4)
-    applied = [view.apply(PHOTO, view.draw(PHOTO)) for _ in range(20)]
-    assert torch.equal(torch.stack(called), torch.stack(applied)) and torch.equal(torch.get_rng_state(), state)
-
-
 @pytest.mark.parametrize(
     ("operation", "oracle", "amounts"),
     [

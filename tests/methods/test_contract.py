@@ -82,7 +82,7 @@ def test_a_state_dict_is_enough_to_go_on_bit_for_bit(case, digits):
         second.load_state_dict(state)
 
 
-@of_every_method
+@pytest.mark.parametrize("case", OPTIONS)
 def test_on_mps_nothing_is_float64(case, digits, monkeypatch):
     """MPS has no float64. (A loss that was widened for a CPU raises there.)"""
     assert most_exact(torch.device("mps")) == torch.float32 and most_exact(torch.device("cpu")) == torch.float64

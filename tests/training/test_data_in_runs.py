@@ -1,4 +1,4 @@
-"""Datasets through train_burn.py: corrupt images, streams, caches, validation splits, what a kill left behind."""
+"""Datasets through train_burn.py: corrupt images, streams, validation splits, what a kill left behind."""
 
 import logging
 import time
@@ -99,20 +99,6 @@ def test_data_wait_is_the_share_of_time_spent_in_the_loader(tmp_path, monkeypatc
     for line in log(tmp_path / "run")[1:]:  # the first has the loader's start in it
         waited = line["data_wait"] * 2 * line["total_batch_size"] / line["images_per_s"]
         assert 4 * 0.1 <= waited + 0.01 < 4 * 0.1 + 1 and line["data_wait"] < 1
-
-
-def test_losses_do_not_depend_on_the_cache(tmp_path):
-    """A file that two workers fill, and the same again: the same bits in three epochs."""
-    photos_options = folder(tmp_path / "photos", 60, 0)
-
-    def losses(name: str, options: str) -> list[float]:
-        output = tmp_path / name
-        here(RUN, photos_options, "--view burn --epochs 3 --log-interval 1", options, "--output", output)
-        return log(output, "loss")
-
-    kept = f"--cache disk --cache-dir {tmp_path / 'cache'}"
-    one = losses("off", "--cache off")
-    assert len(one) == 6 and losses("cold", f"{kept} --workers 2") == losses("warm", kept) == one
 
 
 def test_what_a_kill_left_behind_is_cleared_away_at_the_next_start(tmp_path, capsys):

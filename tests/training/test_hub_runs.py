@@ -7,11 +7,16 @@ import torch
 from timm.models._hub import save_for_hf
 
 import train_burn
+from burn_timm import runs
+from burn_timm.hub.card import describe
+from burn_timm.runs import draw_curves
 
 from .runs import ONE_STEP, words_of
 
 
-def test_a_teacher_from_the_hub_and_an_export_to_it(hub, streams, tmp_path):
+def test_a_teacher_from_the_hub_and_an_export_to_it(hub, streams, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "draw_curves", draw_curves)  # other short runs go without
+    monkeypatch.setattr(train_burn, "describe", describe)
     teacher = timm.create_model("test_resnet", num_classes=0)
     teacher.pretrained_cfg.update({"input_size": (3, 32, 32), "mean": (0.4, 0.4, 0.4)})
     save_for_hf(teacher, tmp_path / "teacher", safe_serialization=True)
@@ -37,6 +42,7 @@ def test_a_teacher_from_the_hub_and_an_export_to_it(hub, streams, tmp_path):
     assert settings["teacher_img_size"] == 32  # of the configuration in the repository
     assert pushed == {file.name: file.read_bytes() for file in (output / "export").iterdir()}
     assert set(pushed) == {"README.md", "config.json", "model.safetensors", "training.json", "curves.png"}
+    assert pushed["curves.png"].startswith(b"\x89PNG")
     assert pushed["training.json"] == (output / "summary.json").read_bytes()
     assert 'create_model("hf-hub:me/student", pretrained=True)' in pushed["README.md"].decode()
 

@@ -90,7 +90,7 @@ def test_killed_three_times_equals_unbroken(unbroken, tmp_path, workers):
 @pytest.mark.parametrize("options", [
     "--method swav --queue-size 48 --queue-start-epoch 0 --freeze-prototypes-epochs 0.05 --prototypes 20 "
     "--hidden-dim 32 --small-views 1",
-    "--method mocov2 --queue-size 48 --target-momentum 0.9 --view burn --views-on device --workers 1 "
+    "--method mocov2 --queue-size 48 --target-momentum 0.9 --view burn --views-on device --workers 2 "
     "--grad-checkpointing --cache memory",
     f"{TEACHER} --cache-teacher 2 --channels-last --grad-accum-steps 2 --cache disk --cache-size 32",
 ])
