@@ -184,11 +184,15 @@ def number(least: float = -math.inf, most: float = math.inf, above: float = -mat
 not_negative, above_zero, fraction = number(0), number(above=0), number(0, 1)
 
 
-def picture_file(text: str) -> str:
-    """The type of the name of a picture to draw."""
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"expected the name of a picture that ends in .png, not {text}")
-    return text
+def file_ending(suffix: str) -> Callable[[str], str]:
+    """The type of the name of a file to write, which ends in `suffix`."""
+
+    def parse(text: str) -> str:
+        if not text.lower().endswith(suffix) or os.path.isdir(text):
+            raise argparse.ArgumentTypeError(f"expected a file that ends in {suffix}, not {text}")
+        return text
+
+    return parse
 
 
 def renamed(**names: str) -> Callable[[str], str]:

@@ -16,7 +16,7 @@ from .checkpoints import binary_shapes, burn_models, classes_in, save_folder, sa
 from .compat import write_config
 from .configs import images_of, read_config
 from .convert.own import Own, known, read_own
-from .convert.write import CONVERTED
+from .convert.write import origin_told
 from .counting import count, count_stages
 from .errors import BurnError
 from .files import atomic_folder, require_replaceable
@@ -155,11 +155,8 @@ def _operations(own: Own, name: str, model_args: dict, classes: int, img_size: i
 
 def _trainer(own: Own) -> str:
     """Who trained the weights, in one line."""
-    notice = own.path.parent / "LICENSE"
-    if own.config and notice.is_file():
-        first = notice.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
-        if first.startswith(CONVERTED):
-            return f"others; {first[0].lower()}{first[1:]}"
+    if own.config and (origin := origin_told(own.path.parent)):
+        return f"others; {origin[0].lower()}{origin[1:]}"
     details = own.details
     if details.get("trained_by"):
         data = f", on {details['dataset']}" if details.get("dataset") else ""

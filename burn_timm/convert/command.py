@@ -1,10 +1,10 @@
 """`burn-timm convert SRC DST`."""
 
 import argparse
-import shlex
 from pathlib import Path
 
 from ..files import require_replaceable
+from ..provenance import redact_command
 from .conversion import convert_source
 from .layouts import NAMES
 from .origins import licence_line
@@ -48,12 +48,7 @@ def _convert(args: argparse.Namespace) -> None:
     require_replaceable(args.dst, FILES)
     layout = None if args.layout == "auto" else args.layout
     converted = convert_source(read_source(args.src), layout, args.stage, args.part, args.keep_hidden)
-    options = ["--from", converted.layout, *(["--stage", converted.stage] if converted.stage else [])]
-    options += ["--part", args.part] if args.part else []
-    options += ["--keep-hidden"] if args.keep_hidden else []
-    options += ["--license", args.license] if args.license else []
-    command = shlex.join(["burn-timm", "convert", args.src.name, "DST", *options])
-    size = write_folder(converted, args.dst, command, args.license)
+    size = write_folder(converted, args.dst, redact_command(args.command_line), args.license)
     told = "by its keys" if converted.by_keys else "given"
     part = converted.part + (f", stage {converted.stage}" if converted.stage else "")
     shape = {key: converted.model_args[key] for key in _SHAPE if key in converted.model_args}

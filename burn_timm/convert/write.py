@@ -14,7 +14,7 @@ from ..packing import STAGES
 from .conversion import Converted
 from .origins import MIT_TEXT, Origin, licence_line
 
-CONVERTED = "Weights converted from"  # the first words of the file LICENSE
+_CONVERTED = "Weights converted from"  # the first words of the file LICENSE
 FILES = ("config.json", "model.safetensors", "README.md", "LICENSE")
 _KINDS = {
     None: "", "w1a1": ", 1-bit weights and activations, packed",
@@ -81,9 +81,16 @@ def write_folder(converted: Converted, folder: Path, command: str, license_id: s
         return (beside / "model.safetensors").stat().st_size
 
 
+def origin_told(folder: Path) -> str:
+    """The first line of a converted folder's LICENSE: where its weights are from. Empty for other folders."""
+    file = folder / "LICENSE"
+    line = file.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if file.is_file() else ""
+    return line if line.startswith(_CONVERTED) else ""
+
+
 def _licence_text(origin: Origin, license_id: str | None) -> str:
     """The file LICENSE: on which terms the weights are, and the notice that these want kept."""
-    text = f"{CONVERTED} {origin}.\nLicence: {licence_line(origin, license_id)}\n"
+    text = f"{_CONVERTED} {origin}.\nLicence: {licence_line(origin, license_id)}\n"
     if origin.holder and not license_id:
         text += f"\n{origin.holder}\n" + (f"\n{MIT_TEXT}" if origin.license == "mit" else "")
     return text

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from .. import provenance
-from ..arguments import positive, renamed
+from ..arguments import file_ending, positive, renamed
 from ..checkpoints import burn_models, load_model, read_content, require_model, weights_file
 from ..convert.own import read_own
 from ..errors import BurnError
@@ -68,15 +68,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="a round (default: %(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory (a process a row)")
     parser.add_argument(
-        "--output", type=_json_file, metavar="RESULT.json", help="write rows and provenance, and RESULT.png",
+        "--output", type=file_ending(".json"), metavar="RESULT.json", help="write rows and provenance, and RESULT.png",
     )
     parser.set_defaults(run=_bench)
-
-
-def _json_file(text: str) -> Path:
-    if not text.endswith(".json") or Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"expected a file that ends in .json, not {text}")
-    return Path(text)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -151,7 +145,7 @@ def _bench(args: argparse.Namespace) -> None:
     if not any(row["ms"] for row in rows):
         raise BurnError("no row was measured" + ("; the table says why" if rows else ": no engine runs these networks"))
     if args.output is not None:
-        picture = args.output.with_suffix(".png")
+        picture = Path(args.output).with_suffix(".png")
         draw_chart(picture, rows, vars(args), cpu)
         print(f"wrote {picture}")
 

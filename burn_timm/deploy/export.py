@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from .. import provenance
-from ..checkpoints import state_hash
 from ..configs import images_of
 from ..files import atomic_folder, require_replaceable, write_json
 from .c_engine import C_SOURCES
@@ -88,13 +87,11 @@ def _described(model: nn.Module, data: dict[str, Any], shape: Shape) -> dict[str
         "architecture": cfg.get("architecture") or type(model).__name__.lower(),
         "num_classes": classes,
         "num_features": model.num_features,
-        "global_pool": getattr(getattr(getattr(model, "head", None), "global_pool", None), "pool_type", None),
         "batch_size": shape[0],
         "pretrained_cfg": {
             "input_size": list(shape[1:]), "fixed_input_size": True, "num_classes": classes,
             **{key: data[key] for key in ("interpolation", "mean", "std", "crop_pct", "crop_mode") if key in data},
         },
-        "state_sha256": state_hash(model),
     }
     labels = cfg.get("label_names")
     if labels and len(labels) == classes:

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arguments import above_zero, picture_file, positive
+from ..arguments import above_zero, file_ending, positive
 from ..data import ImageSource
 from ..errors import BurnError
 from .features import check_features
 
 DESCRIPTION = "weighted kNN on frozen pooled features (Wu et al. 2018): top-1 accuracy, nothing trained"
 
-# Similarities held at a time when no chunk is given: 2^25 float32 are 128 MiB.
+# Similarities held at a time, of some test images with all training images: 2^25 float32 are 128 MiB.
 _SIMILARITIES = 2**25
 
 
@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=positive, default=20, help="neighbours")
     parser.add_argument("--temperature", type=above_zero, default=0.07, help="of the vote")
     parser.add_argument(
-        "--neighbours", type=picture_file, metavar="FILE.png",
+        "--neighbours", type=file_ending(".png"), metavar="FILE.png",
         help="draw test images and their nearest training images; without --output no labels are needed, and without a "
         "test split a tenth of the images are the test images",
     )
@@ -76,7 +76,6 @@ def knn_accuracy(
     test_labels: Tensor,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int | None = None,
 ) -> float:
     """Top-1 accuracy in [0, 1] of the weighted kNN vote, computed where `train_features` lies.
 
@@ -85,8 +84,6 @@ def knn_accuracy(
 
     Args:
         train_features, test_features: float [N, D] and [M, D]; need not be normalised. Labels are int64, >= 0.
-        chunk: test images compared with all training images at a time; by default as many as 128 MiB of similarities
-            hold.
 
     Raises:
         BurnError: k is not in [1, N], or the features cannot be scored.
@@ -98,7 +95,7 @@ def knn_accuracy(
     test_features = F.normalize(test_features.to(device).float(), dim=1)
     train_labels, test_labels = train_labels.to(device), test_labels.to(device)
     classes = int(torch.maximum(train_labels.max(), test_labels.max())) + 1
-    chunk = chunk or max(1, _SIMILARITIES // len(train_features))
+    chunk = max(1, _SIMILARITIES // len(train_features))
 
     correct = 0
     for queries, labels in zip(test_features.split(chunk), test_labels.split(chunk), strict=True):

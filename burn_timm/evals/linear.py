@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arguments import above_zero, not_negative, number, picture_file, positive
+from ..arguments import above_zero, file_ending, not_negative, number, positive
 from ..data import ImageSource
 from ..errors import BurnError
 from . import logistic
@@ -94,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--milestones", type=number(above=0, most=1), nargs="*", metavar="SHARE",
         help="shares of the epochs after which the rate falls to a tenth (default: 0.6 0.8)")
     add("--weight-decay", type=not_negative, help="default: 0, places205: 5e-4")
-    add("--confusion", type=picture_file, metavar="FILE.png", help="draw which classes were taken for which")
+    add("--confusion", type=file_ending(".png"), metavar="FILE.png", help="draw which classes were taken for which")
 
 
 def settings(args: argparse.Namespace, train: ImageSource, **defaults) -> Settings:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..configs import read_config
-from ..convert.write import CONVERTED
+from ..convert.write import origin_told
 from ..errors import BurnError
 from ..evals.results import read_results
 from ..files import read_json, write_text
@@ -58,10 +58,10 @@ def _push(args: argparse.Namespace) -> None:
 
 def _card(args: argparse.Namespace) -> None:
     folder = args.folder
-    weights, notice, training = (folder / name for name in ("model.safetensors", "LICENSE", "training.json"))
+    weights, training = folder / "model.safetensors", folder / "training.json"
     if not weights.is_file():
         raise BurnError(f"{folder}: has no model.safetensors; expected an export folder")
-    if notice.is_file() and notice.read_text(encoding="utf-8", errors="replace").startswith(CONVERTED):
+    if origin_told(folder):
         raise BurnError(f"{folder}: was written by burn-timm convert, whose README.md names origin and licence, "
                         "which a new card would lose: add to that one by hand")
     results = read_results(args.results) if args.results else []

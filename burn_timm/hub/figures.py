@@ -125,7 +125,7 @@ def _comparison(result: dict, architecture: str) -> str | None:
     if result["model"] == "pixels":
         return "pixels"
     weights = str(result["protocol"].get("weights", ""))
-    if result.get("checkpoint") is not None or not weights.startswith(("random", "untrained")):
+    if result.get("checkpoint") is not None or not weights.startswith("random"):
         return None
     if result["task"] != "finetune" and "calibrated_batchnorm" not in result["protocol"]:  # it trains them
         raise BurnError(

@@ -11,7 +11,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from ..checkpoints import load_model
 from ..configs import read_config
-from ..convert.write import CONVERTED
+from ..convert.write import origin_told
 from ..errors import BurnError, one_line
 from ..files import read_json, write_json
 from .card import HERE
@@ -51,8 +51,9 @@ def push_folder(
         name = repo if "/" in repo else f"{api.whoami()['name']}/{repo}"
         held, sha = _look(api, name, private, overwrite, record)
         stale = {file for file in _STALE if overwrite and file in held and file not in files}
-        if overwrite and "LICENSE" in held - files.keys() and _of_a_conversion(api, name, sha):
-            stale.add("LICENSE")
+        if overwrite and "LICENSE" in held - files.keys():
+            if origin_told(Path(api.hf_hub_download(name, "LICENSE", revision=sha)).parent):
+                stale.add("LICENSE")  # that of converted weights must not stand beside others
         files["README.md"] = _named(files["README.md"], name, read_config(folder)["architecture"])
         api.create_repo(name, private=private, exist_ok=True)
         # Not upload_folder: it would read the card from the folder. Files that are there already are left out.
@@ -67,12 +68,6 @@ def push_folder(
     if record is not None:
         write_json(record, {"repo": name, "commit": commit})
     return f"{api.endpoint}/{name}"
-
-
-def _of_a_conversion(api: HfApi, repo: str, revision: str | None) -> bool:
-    """Whether the file LICENSE there is that of converted weights: it must not stand beside others."""
-    file = Path(api.hf_hub_download(repo, "LICENSE", revision=revision))
-    return file.read_text(encoding="utf-8", errors="replace").startswith(CONVERTED)
 
 
 def _named(card: bytes, repo: str, architecture: str) -> bytes:

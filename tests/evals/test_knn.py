@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from burn_timm.evals import knn
 from burn_timm.evals.knn import knn_accuracy
 
 
@@ -31,7 +32,7 @@ def slow_knn(train_x, train_y, test_x, test_y, k, temperature):
     (25, 30, 4, 10, 25, 0.5),
     (80, 33, 2, 4, 7, 0.01),
 ])
-def test_equals_the_slow_loop(seed, n, m, d, classes, k, temperature):
+def test_equals_the_slow_loop(seed, n, m, d, classes, k, temperature, monkeypatch):
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, d, generator=generator)
     train_y = torch.randint(0, classes, (n,), generator=generator)
@@ -40,8 +41,9 @@ def test_equals_the_slow_loop(seed, n, m, d, classes, k, temperature):
     test_x = centres[test_y] + torch.randn(m, d, generator=generator)
     expected = slow_knn(train_x, train_y, test_x, test_y, k, temperature)
     assert 0 < expected < 1
-    for chunk in (None, 1, 7):
-        assert knn_accuracy(train_x, train_y, test_x, test_y, k, temperature, chunk) == expected
+    for chunk in (m, 1, 7):
+        monkeypatch.setattr(knn, "_SIMILARITIES", chunk * n)
+        assert knn_accuracy(train_x, train_y, test_x, test_y, k, temperature) == expected
 
 
 def test_ties_go_to_the_lower_index_then_to_the_lower_class():
