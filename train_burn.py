@@ -35,6 +35,7 @@ from burn_timm.training.options import Options, defining_options, parse_options
 from burn_timm.training.processes import (
     choose_output,
     default_threads,
+    join_processes,
     leave_processes,
     make_accelerator,
     on_main_process,
@@ -42,7 +43,7 @@ from burn_timm.training.processes import (
 from burn_timm.training.run import Run
 from burn_timm.training.stage import load_batches, make_method, start_stage
 from burn_timm.training.state import Checkpoint, find_checkpoint, load_checkpoint
-from burn_timm.training.teacher_cache import keep_teacher
+from burn_timm.training.teacher_cache import filled_cache
 
 _logger = logging.getLogger("burn_timm")
 
@@ -93,6 +94,7 @@ def train(options: Options) -> dict:
 def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoint | None]:
     """Processes, data, teacher, the options in force, and the checkpoint to go on from."""
     clock = Clock()
+    join_processes()
     output = choose_output(options.output, options.model)
     accelerator = make_accelerator(options.log_with, output)
     device, main_process = accelerator.device, accelerator.is_main_process
@@ -109,9 +111,9 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     teacher, teacher_identity = build_teacher(options)
     steps = count_steps(options, len(data.train), accelerator.num_processes)
     options = options_in_force(options, accelerator, teacher, steps)
-    kept = None
+    cache = None
     if options.cache_teacher:
-        kept = keep_teacher(options, data.reduced, teacher, teacher_identity, accelerator)
+        cache = filled_cache(options, data.reduced, teacher, teacher_identity, accelerator)
     identity = {
         "options": defining_options(options), "teacher": teacher_identity, "images": len(data.train),
         "listing (names, sizes and labels of the images)": on_main_process(data.train.listing_hash),
@@ -136,7 +138,7 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     log = RunLog(accelerator, output, len(options.stages) * steps.total, first_step, options, clock)
     at_end.callback(log.close)  # an error message gets a line of its own, behind the progress bar
     run = Run(
-        options, output, accelerator, data, teacher, kept, steps, identity, clock, corrupt, log, CollapseMonitor(),
+        options, output, accelerator, data, teacher, cache, steps, identity, clock, corrupt, log, CollapseMonitor(),
         AsyncScalars(lag=2 if device.type == "cuda" else 0),  # a step asks twice: what is checked, what is logged
         f"{found} (step {first_step})" if found else "none yet",
     )
@@ -164,7 +166,7 @@ def train_stage(run: Run, index: int, state: Checkpoint | None) -> tuple[Method,
             1 if options.sched_on_updates else steps.per_epoch,
         )
         for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+            group["lr"] = lr
         torch.manual_seed(seed_for(options.seed, index, step, accelerator.process_index))  # dropout
 
         outputs = forward_and_backward(run, method, wrapped, batches, progress)
@@ -187,8 +189,8 @@ def train_stage(run: Run, index: int, state: Checkpoint | None) -> tuple[Method,
         run.log.step(run.total_batch)
 
         if logged:
-            line = {"step": done, "epoch": (step - 1) // steps.per_epoch, "stage": options.stages[index]}
-            log_step(run, method, line, outputs, norms, {"lr": lr}, tasks, progress)
+            line = {"step": done, "epoch": (step - 1) // steps.per_epoch, "stage": options.stages[index], "lr": lr}
+            log_step(run, method, line, outputs, norms, tasks, progress)
         due = step % steps.per_epoch == 0 or (options.checkpoint_steps and step % options.checkpoint_steps == 0)
         if due and step < steps.total:
             run.save(index, step, method.state_dict(), optimizer.state_dict())
@@ -229,20 +231,20 @@ def check_step(run: Run, method: Method, outputs: list[dict[str, torch.Tensor]],
 
 def log_step(
     run: Run, method: Method, line: dict, outputs: list[dict[str, torch.Tensor]], norms: dict[str, torch.Tensor],
-    rest: dict, tasks: list[str], progress: float,
+    tasks: list[str], progress: float,
 ) -> None:
     """Write the line of one step: means over accumulated batches and processes, gradient norms, accuracies."""
-    rest |= {"batch_size": run.options.batch_size, "total_batch_size": run.total_batch}
+    line |= {"batch_size": run.options.batch_size, "total_batch_size": run.total_batch}
     if tasks:
         measure = partial(accuracy_during_training, run.options, run.data, method.student(), run.device, tasks)
         with run.clock.paused():
-            rest |= on_main_process(measure)
+            line |= on_main_process(measure)
     means = stacked(outputs).mean(0)
     if run.accelerator.num_processes > 1:
         means = run.accelerator.reduce(means, reduction="mean")
 
     def write(numbers: list[float]) -> None:
-        whole = line | dict(zip([*outputs[0], *norms], numbers, strict=True)) | rest
+        whole = line | dict(zip([*outputs[0], *norms], numbers, strict=True))
         if run.log.main:
             run.monitor.update(whole, progress)
         run.log.write(whole)

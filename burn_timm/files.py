@@ -157,6 +157,17 @@ def recover(path: str | os.PathLike) -> None:
             shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
 
 
+def cache_folder(folder: str | None = None) -> Path:
+    """`folder`, or the user's own for what can be made again, below XDG_CACHE_HOME where that is absolute."""
+    if folder:
+        return Path(folder).expanduser()
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "burn_timm"
+    except RuntimeError as error:  # no HOME, and no such user
+        raise BurnError(f"no folder for cached files ({error}); set XDG_CACHE_HOME") from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

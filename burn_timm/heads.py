@@ -2,20 +2,6 @@
 
 import torch.nn as nn
 
-HEAD_TYPES = ("linear", "mlp")
-
-
-def classifier_head(in_dim: int, out_dim: int, kind: str = "mlp", hidden_dim: int | None = None) -> nn.Module:
-    """A classifier `[B, in_dim] -> [B, out_dim]`: g_theta or l_phi of BURN, which the paper calls "classifier" only.
-
-    `linear` is one layer; `mlp` is Linear, BatchNorm, ReLU, Linear with `hidden_dim` (default `out_dim`) in between.
-    """
-    if kind == "linear":
-        return nn.Linear(in_dim, out_dim)
-    if kind == "mlp":
-        return projection_head(in_dim, hidden_dim or out_dim, out_dim)
-    raise ValueError(f"kind must be one of {', '.join(HEAD_TYPES)}, not {kind!r}")
-
 
 def kaiming_init(head: nn.Module) -> nn.Module:
     """`head` with its linear layers drawn anew as He et al. (ICCV 2015) do, biases 0."""

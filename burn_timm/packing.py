@@ -234,18 +234,6 @@ def unpack_state_dict(
     return floats
 
 
-def load_pre_hook(module: torch.nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
-    """For `register_load_state_dict_pre_hook` of a model: check packed weights whole, then take the mark out.
-
-    Only what lies under `prefix` is looked at, so the model may sit inside a bigger module. torch hands a shallow copy
-    of the caller's dict. Raises PackedError, see `verify`.
-    """
-    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
-    if is_packed(inside):
-        verify(inside)
-        del state_dict[prefix + MARK]
-
-
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, atomically; the same tensors and metadata give the same bytes."""
     # Clones, because safetensors refuses tensors that share memory.

@@ -7,14 +7,19 @@ LAMBDA_SCHEDULES = ("cosine", "constant", "step")
 LR_SCHEDULES = ("cosine", "linear", "constant")
 
 
+def cosine(progress: float, start: float, end: float) -> float:
+    """From `start` to `end` along half a cosine."""
+    return end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+
+
 def lambda_at(progress: float, start: float, end: float, schedule: str = "cosine") -> float:
     """Weight of the feature similarity loss (BURN, Eq. 3 and Table 7).
 
-    `cosine`: end - (end - start) * (cos(pi * progress) + 1) / 2, Eq. 3 with t / T_max = progress.
+    `cosine`: Eq. 3, with t / T_max = progress.
     `constant`: `start` throughout (Table 7 uses 0.7). `step`: 1 in the first half, 0 in the second, H(-t + T_max / 2).
     """
     if schedule == "cosine":
-        return end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+        return cosine(progress, start, end)
     if schedule == "constant":
         return start
     if schedule == "step":
@@ -35,7 +40,7 @@ def lr_at(
     start = warmup_steps if warmup_prefix else 0
     progress = max(0, step - start) // every * every / max(1, total_steps - start)
     if schedule == "cosine":
-        lr = min_lr + (base_lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2
+        lr = cosine(progress, base_lr, min_lr)
     elif schedule == "linear":
         lr = min_lr + (base_lr - min_lr) * (1 - progress)
     elif schedule == "constant":

@@ -12,13 +12,13 @@ import re
 import shutil
 import tempfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import psutil  # accelerate needs it
 from PIL import Image
 
 from burn_timm.errors import BurnError
+from burn_timm.files import cache_folder
 
 CACHES = ("auto", "off", "memory", "disk")
 MOST_BYTES = 512 * 2**20
@@ -157,12 +157,6 @@ def samples(source, count: int) -> list[tuple[int, Image.Image]]:
     """
     places = sorted({place * (len(source) - 1) // (count - 1) for place in range(count)})
     return [(index, found[0]) for index in places if (found := source.readable(index)) is not None]
-
-
-def cache_folder(folder: str | None) -> Path:
-    if folder:
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burn_timm"
 
 
 def _file_in_memory() -> int:

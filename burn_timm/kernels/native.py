@@ -1,7 +1,7 @@
 """burn.c as a shared library: built once by a C compiler of the system, or by zig, and then loaded through ctypes.
 
 The library lies in the user's cache folder. Its name holds a hash of the sources and of the compiler's command, so a
-new release or another compiler builds anew. A wheel may carry a built library beside the sources; it is taken first.
+new release or another compiler builds anew.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from ..errors import BurnError, one_line
-from ..files import atomic_write
+from ..files import atomic_write, cache_folder
 from .burn import SIGNATURES, declare
 
 SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "train_kernels.h", "train.c")
@@ -55,21 +55,11 @@ def load() -> ctypes.CDLL:
     Raises:
         BurnError: There is no compiler, or it fails; one line says what to do.
     """
-    prebuilt = _prebuilt()
-    if prebuilt is not None:
-        try:
-            return _loaded(prebuilt)
-        except (OSError, AttributeError):  # of another C library, or of another release
-            pass
     path = _built()
     try:
-        return _loaded(path)
+        return declare(ctypes.CDLL(str(path)), {**SIGNATURES, **_TRAINING})
     except (OSError, AttributeError) as error:
         raise BurnError(f"{path}: cannot be loaded ({one_line(error)}); remove it, and it is built anew") from error
-
-
-def _loaded(path: Path) -> ctypes.CDLL:
-    return declare(ctypes.CDLL(str(path)), {**SIGNATURES, **_TRAINING})
 
 
 def build(path: Path, compiler: list[str], extra: tuple[str, ...] = ()) -> None:
@@ -99,18 +89,13 @@ def compiler() -> list[str]:
     raise BurnError(_MISSING)
 
 
-def _prebuilt() -> Path | None:
-    path = _HERE / f"libburn-{platform.system().lower()}-{platform.machine().lower()}.so"
-    return path if path.is_file() else None
-
-
 def _built() -> Path:
     command = compiler()
     system = (platform.system(), platform.machine(), platform.libc_ver())
     content = hashlib.sha256(repr((command, FLAGS, system)).encode())
     for name in SOURCES:
         content.update((_HERE / name).read_bytes())
-    folder = _cache_folder()
+    folder = cache_folder()
     path = folder / f"libburn-{content.hexdigest()[:16]}.so"
     if not path.is_file():
         try:
@@ -121,12 +106,3 @@ def _built() -> Path:
                 "that can be written"
             ) from error
     return path
-
-
-def _cache_folder() -> Path:
-    """The user's cache folder; a relative XDG_CACHE_HOME does not count, as its standard has it."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "burn_timm"
-    except RuntimeError as error:  # no HOME, and no such user
-        raise BurnError(f"no folder for the 1-bit kernels ({error}); set XDG_CACHE_HOME") from error

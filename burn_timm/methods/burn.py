@@ -20,12 +20,13 @@ compares them. An adapter on the teacher's side could make both features constan
 import torch
 import torch.nn as nn
 
-from ..heads import classifier_head, kaiming_init
+from ..heads import kaiming_init, projection_head
 from ..losses import feature_similarity, kl_divergence, target_entropies
 from ..nn import Backbone
 from ..schedules import lambda_at
 from .base import Method
 
+ADAPTERS = ("linear", "mlp")
 TARGET_HEADS = ("joint", "frozen", "information")
 TEACHER_NORMS = ("running", "batch")
 
@@ -35,7 +36,8 @@ class BURN(Method):
     Args:
         backbone: Student, uint8 images to features `[B, student_dim]`.
         teacher: Floating-point backbone to features `[B, teacher_dim]`; frozen here.
-        head_dim, head_type: Number of target classes K and form of both heads.
+        head_dim: Number of target classes K, and width of the hidden layer of both heads. (The paper calls a head
+            "classifier" only.)
         temperature: Of both softmaxes; the paper states none, the released code has 0.2. 1.0 trained better in two
             trials (docs/experiments/target.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
@@ -69,7 +71,6 @@ class BURN(Method):
         student_dim: int,
         teacher_dim: int,
         head_dim: int = 2000,
-        head_type: str = "mlp",
         temperature: float = 1.0,
         lambda_0: float = 0.9,
         lambda_T: float = 0.7,  # noqa: N803 - the paper's name
@@ -90,12 +91,15 @@ class BURN(Method):
             raise ValueError("target_head information needs an information_weight above 0")
         self.crossed = views == "cross"
         self.n_views = 2 if self.crossed else 1
-        self.student_head = classifier_head(student_dim, head_dim, head_type)
-        self.target_head = classifier_head(teacher_dim, head_dim, head_type)
+        self.student_head = projection_head(student_dim, head_dim, head_dim)
+        self.target_head = projection_head(teacher_dim, head_dim, head_dim)
         if target_head == "frozen":
             kaiming_init(self.target_head).requires_grad_(False)
-        adapt = fs_on == "feature" and (student_dim != teacher_dim or adapter != "linear")
-        self.adapter = classifier_head(student_dim, teacher_dim, adapter, student_dim) if adapt else nn.Identity()
+        self.adapter = nn.Identity()
+        if fs_on == "feature" and adapter == "mlp":
+            self.adapter = projection_head(student_dim, student_dim, teacher_dim)
+        elif fs_on == "feature" and student_dim != teacher_dim:
+            self.adapter = nn.Linear(student_dim, teacher_dim)
         self.temperature = temperature
         self.lambdas = (lambda_0, lambda_T, lambda_schedule)
         self.fs_loss = (fs_loss, fs_temperature)

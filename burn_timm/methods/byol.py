@@ -6,14 +6,13 @@
     m(t) = 1 - (1 - m_0) (cos(pi t / T) + 1) / 2
 """
 
-import math
-
 import torch
 import torch.nn as nn
 
 from ..heads import projection_head
 from ..losses import feature_similarity
 from ..nn import Backbone, MomentumCopy
+from ..schedules import cosine
 from .base import Method
 
 
@@ -47,7 +46,7 @@ class BYOL(Method):
         return {**super().gradient_groups(), "predictor": self.predictor}
 
     def momentum_at(self, progress: float) -> float:
-        return 1 - (1 - self.target_momentum) * (math.cos(math.pi * progress) + 1) / 2
+        return cosine(progress, self.target_momentum, 1.0)
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor | float]:
         views = batch["views"].unbind(1)  # one by one: each is a BatchNorm batch of its own, as published

@@ -37,20 +37,15 @@ class Supervised(Method):
     Args:
         backbone: uint8 images to features `[B, student_dim]`.
         num_classes: Of the labels.
-        label_smoothing: In [0, 1].
         lighting: Strength of `lit` in training.
     """
 
     needs_labels = True
     default_view = "supervised"
 
-    def __init__(
-        self, backbone: Backbone, student_dim: int, num_classes: int, label_smoothing: float = 0.0,
-        lighting: float = 0.0,
-    ):
+    def __init__(self, backbone: Backbone, student_dim: int, num_classes: int, lighting: float = 0.0):
         super().__init__(backbone)
         self.student_head = nn.Linear(student_dim, num_classes)
-        self.label_smoothing = label_smoothing
         self.lighting = lighting
 
     def classifier(self) -> nn.Linear:
@@ -58,7 +53,7 @@ class Supervised(Method):
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         logits = self.student_head(self.backbone(self.images(batch)))
-        loss = F.cross_entropy(at_least_float32(logits), batch["target"], label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(at_least_float32(logits), batch["target"])
         return {"loss": loss, "top1": agreement(logits.argmax(-1), batch["target"])}
 
     def images(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -82,7 +77,7 @@ class SupervisedKL(Supervised):
         self, backbone: Backbone, teacher: nn.Module, student_dim: int, teacher_dim: int, temperature: float = 1.0,
         lighting: float = 0.0,
     ):
-        super().__init__(backbone, student_dim, teacher_dim, lighting=lighting)
+        super().__init__(backbone, student_dim, teacher_dim, lighting)
         self.teacher = Frozen(teacher)
         self.temperature = temperature
 

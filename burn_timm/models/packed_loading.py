@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import BurnError
 from ..nn import binary_weight_names
-from ..packing import is_packed, load_pre_hook, restore_weight, unpack_state_dict, verify
+from ..packing import MARK, is_packed, restore_weight, unpack_state_dict, verify
 
 _logger = logging.getLogger(__name__)
 _LOADED = "_is_hf_initialized"  # how transformers marks the tensors that it has loaded
@@ -36,18 +36,25 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) 
 
 
 def load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
-    """Check a packed state dict; one without classifier leaves the model's own as it is, and says so."""
-    packed = is_packed({name: tensor for name, tensor in state_dict.items() if name.startswith(prefix)})
-    load_pre_hook(module, state_dict, prefix, *args)
+    """Check packed weights whole, then take the mark out; without classifier the model's own stays, which is told.
+
+    Only what lies under `prefix` is looked at, so the model may sit inside a bigger module. torch hands a shallow copy
+    of the caller's dict. Raises PackedError, see `packing.verify`.
+    """
+    inside = _below(prefix, state_dict)
+    if not is_packed(inside):
+        return
+    verify(inside)
+    del state_dict[prefix + MARK]
     head = {f"{prefix}head.fc.{name}": tensor for name, tensor in module.head.fc.state_dict().items()}
-    if packed and head and not head.keys() & state_dict.keys():
+    if head and not head.keys() & state_dict.keys():
         _logger.warning("The packed weights have no classifier: head.fc keeps its random initialisation.")
         state_dict.update(head)
 
 
 def load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
     """Let timm's features_only wrappers take a packed backbone (`checkpoint_path`): checked whole, then their names."""
-    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    inside = _below(prefix, state_dict)
     if not is_packed(inside):
         return
     own = module.state_dict()
@@ -63,6 +70,10 @@ def load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) 
                 shape = own[candidate].shape
                 scale = verified.get(f"{stem}_scale")
                 state_dict[prefix + candidate] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
+
+
+def _below(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
 
 
 def mark_loaded(module: nn.Module, incompatible_keys: object) -> None:

@@ -83,11 +83,9 @@ def _set_input_size(model: torch.nn.Module, side: int, option: str) -> None:
 
 
 def view_size(options: Options, teacher: Backbone | None) -> int:
-    """Side of the views: the larger of the student's and the teacher's, so that neither sees an enlarged image; the
-    student's where the teacher's outputs are cached."""
-    if options.cache_teacher:
-        return options.img_size
-    return max(options.img_size, *(teacher.size if teacher is not None else ()), options.img_size)
+    """Side of the views: the largest that a network takes, so that none sees an enlarged image. (A teacher whose
+    outputs are cached sees none.)"""
+    return max([options.img_size, *(teacher.size if teacher and not options.cache_teacher else ())])
 
 
 def options_in_force(options: Options, accelerator: Accelerator, teacher: Backbone | None, steps: Steps) -> Options:

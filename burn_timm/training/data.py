@@ -17,8 +17,8 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """Training images `train`, the same as --cache-size keeps them, of which the views are made, and labelled images
-    for figures, None where there are none."""
+    """Training images; the same as --cache-size reduces them, of which views are made; and labelled images for figures,
+    None where there are none."""
 
     train: ImageSource | StreamSource
     reduced: ImageSource | StreamSource

@@ -30,14 +30,8 @@ PIXELS = 64  # on a side, at most, where raw pixels are compared
 
 
 def untrained(options: Options, stage: str, images: ImageSource, device: torch.device) -> torch.nn.Module:
-    """The run's initial network in the bits of `stage`, its BatchNorm statistics re-estimated on the training views."""
+    """The run's initial network in the bits of `stage`, its BatchNorm statistics re-estimated on training views."""
     model = build_student(options, stage, seed_for(options.seed, 0)).to(device)
-    calibrate(model, options, images)
-    return model
-
-
-def calibrate(model: torch.nn.Module, options: Options, images: ImageSource) -> None:
-    """Set BatchNorm statistics to their average over the same training views in every run of the same seed."""
     side = options.export_img_size
     view = options.view if isinstance(options.view, str) else options.view[0]
     batch_size = min(128, len(images))
@@ -47,9 +41,9 @@ def calibrate(model: torch.nn.Module, options: Options, images: ImageSource) -> 
         ViewDataset(images, views, seed_for(options.seed, 0xCA11)), batch_size=batch_size, micro_steps_per_epoch=steps,
         total_micro_steps=steps, workers=options.workers,
     )
-    device = next(model.parameters()).device
     normalise = backbone_at(torch.nn.Identity(), resolve_model_data_config(model), side).to(device)
     calibrate_batchnorm(model, (normalise(batch["views"][:, 0].to(device)) for batch in loader))
+    return model
 
 
 def knn_figures(

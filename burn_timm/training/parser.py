@@ -7,11 +7,10 @@ from typing import Any
 from ..arguments import KeyValues, Parser, above_zero, fraction, natural, not_negative, positive, whole
 from ..data.cache import CACHES
 from ..data.views import INTERPOLATIONS, VIEWS
-from ..heads import HEAD_TYPES
 from ..losses import FS_LOSSES, KL_DIRECTIONS
 from ..methods import METHODS
-from ..methods.burn import TARGET_HEADS, TEACHER_NORMS
-from ..nn.binary import WEIGHT_GRADS
+from ..methods.burn import ADAPTERS, TARGET_HEADS, TEACHER_NORMS
+from ..nn.binary import ACT_GRADS, WEIGHT_GRADS
 from ..schedules import LAMBDA_SCHEDULES, LR_SCHEDULES
 
 COMPILE_FROM = 1000  # steps of a stage that make up for a minute of compiling
@@ -61,7 +60,7 @@ def _add_model(add: Callable) -> None:
         help="arguments for timm.create_model")
     add("--stages", nargs="+", choices=STAGES, help="bits of weights and activations, one stage after the other; "
         "default: w32a1 w1a1 for binary networks, fp for others")
-    add("--act-grad", default="approx", choices=("approx", "clip"), help="gradient of the activations' sign")
+    add("--act-grad", default="approx", choices=ACT_GRADS, help="gradient of the activations' sign")
     add("--weight-grad", default="clip", choices=WEIGHT_GRADS, help="gradient of the weights' sign: 1 where |w| <= 1 "
         "(ReActNet's), or pass: everywhere (BURN's released code; no --count-bits)")
     add("--initial-checkpoint", default="", metavar="FILE", help="weights that the network starts from")
@@ -175,12 +174,10 @@ def _add_heads(add: Callable) -> None:
     add("--contrastive-weight", "of the contrastive loss beside distillation; 0: none", type=not_negative)
     add("--jigsaw-weight", "of the jigsaw branch; 0: none", type=not_negative)
     add("--lighting", "strength of the colour noise on the images (AlexNet's; ReActNet has 0.1)", type=not_negative)
-    add("--label-smoothing", "share of the target that all classes get alike", type=fraction)
     add("--small-views", "small views of each image (multi-crop)", type=natural)
 
 
 def _add_burn(add: Callable) -> None:
-    add("--head-type", "form of the target head (g_theta) and the student's (l_phi)", choices=HEAD_TYPES)
     add("--lambda-0", "first weight of the feature similarity loss", type=fraction)
     add("--lambda-T", "last weight of it", type=fraction)
     add("--lambda-schedule", "how the weight goes from first to last; step: 1 in the first half, then 0",
@@ -189,7 +186,7 @@ def _add_burn(add: Callable) -> None:
         choices=FS_LOSSES)
     add("--fs-temperature", "of --fs-loss assignment and relations", type=above_zero)
     add("--adapter", "from the student's features to the teacher's, in it; linear: none where their sizes agree",
-        choices=HEAD_TYPES)
+        choices=ADAPTERS)
     add("--fs-on", "what it compares: features, or the heads' outputs (released code)",
         choices=("feature", "projection"))
     add("--views", "same: both networks see one view; cross: each sees the other of two (released code)",

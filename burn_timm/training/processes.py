@@ -65,12 +65,6 @@ def refusal(what: str) -> BurnError:
     )
 
 
-def told_of_several() -> bool:
-    """Whether `accelerate launch --cpu --num_processes N` started this process: it starts one for all N of them."""
-    launched, joined = "ACCELERATE_MIXED_PRECISION" in os.environ, "LOCAL_RANK" in os.environ
-    return launched and not joined and "MASTER_ADDR" in os.environ
-
-
 def join_processes() -> None:
     """Become one of the processes that `torchrun` or `accelerate launch` started, on CPUs too.
 
@@ -91,7 +85,9 @@ def join_processes() -> None:
         )
     if state.distributed_type == DistributedType.XLA:
         raise refusal("TPUs")
-    if state.num_processes == 1 and told_of_several():
+    # Of `--cpu --num_processes N` the launcher starts one process, with these variables but LOCAL_RANK.
+    asked = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys() and "LOCAL_RANK" not in os.environ
+    if state.num_processes == 1 and asked:
         _logger.warning(
             "one process: on a CPU, accelerate launch starts one, whatever its --num_processes says. For two: "
             "torchrun --nproc_per_node 2 train_burn.py ..."
@@ -111,7 +107,6 @@ def leave_processes() -> None:
 
 def choose_output(output: str | None, model: str) -> Path:
     """`output`, or a folder named by time and model, the same in every process."""
-    join_processes()
     dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{model.replace('/', '_')}"
     return Path(broadcast_object_list([output or dated])[0])
 

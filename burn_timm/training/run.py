@@ -21,7 +21,7 @@ from .teacher_cache import TeacherCache
 
 @dataclass
 class Run:
-    """What all stages of a run share. `options` are those in force, `kept` is what the teacher said if it is cached,
+    """What all stages of a run share. `options` are those in force; `teacher_cache` is there with --cache-teacher;
     `last_good` names a checkpoint for messages."""
 
     options: Options
@@ -29,7 +29,7 @@ class Run:
     accelerator: Accelerator
     data: Data
     teacher: Backbone | None
-    kept: TeacherCache | None
+    teacher_cache: TeacherCache | None
     steps: Steps
     identity: dict[str, Any]
     clock: Clock

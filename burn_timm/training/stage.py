@@ -66,8 +66,8 @@ def load_batches(run: Run, method: Method, index: int, first_step: int) -> Itera
     groups = view_groups(view, method.n_views, small_view, method.n_small_views)
     on_device = DeviceViews(groups) if options.views_on == "device" else None
     seed = seed_for(options.seed, index)
-    if run.kept is not None:
-        views = KeptViews(groups, seed, run.kept)
+    if run.teacher_cache is not None:
+        views = KeptViews(groups, seed, run.teacher_cache)
     else:
         views = ViewDataset(run.data.reduced, groups, seed, drawn_views if on_device else made_views)
     accumulated = options.grad_accum_steps

@@ -1,4 +1,4 @@
-"""--cache-teacher: what a frozen teacher says of N fixed views of each image, computed once and kept in files.
+"""--cache-teacher: a frozen teacher's outputs for N fixed views of each image, computed once and kept in files.
 
 View `which` of image `index` is drawn by a seed that is a function of these two alone: not of the run's seed, stage or
 epoch. So runs share the files, and a step needs the student's view and a row of a file instead of the teacher. With
@@ -21,11 +21,12 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data.cache import SAMPLES, cache_folder, fingerprint, samples
+from ..data.cache import SAMPLES, fingerprint, samples
 from ..data.loader import ViewDataset, seed_for
 from ..data.sources import ImageSource
 from ..data.views import VIEWS, View, make_view
 from ..errors import BurnError
+from ..files import cache_folder
 from ..nn import Backbone, Frozen
 from .build import build_method, feature_dim
 from .options import Options
@@ -34,7 +35,7 @@ _SALT = 0x7EAC4E5  # of the views' seeds: another value is another set of views
 _logger = logging.getLogger(__name__)
 
 
-def keep_teacher(
+def filled_cache(
     options: Options, source: ImageSource, teacher: Backbone, identity: dict, accelerator: Accelerator,
 ) -> "TeacherCache":
     """The cache of a run, filled. The first process of each machine fills it, the others wait.

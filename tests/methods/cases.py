@@ -24,7 +24,7 @@ OPTIONS = {
     "simclr": {"head_dim": 6},
     "simclr_v2": {"head_dim": 6, "head_layers": 3},
     "infomin": {"head_dim": 6, "queue_size": 20, "target_momentum": 0.9},
-    "supervised": {"num_classes": 10, "label_smoothing": 0.1},
+    "supervised": {"num_classes": 10},
     "supervised_kl": {"temperature": 2.0},
 }
 NAMES = {"burn_information": "burn", "s2bnn_contrastive": "s2bnn", "simclr_v2": "simclr"}

@@ -15,7 +15,7 @@ from .cases import NAMES, OPTIONS, batch_of, make
 MOMENTUM = ("keys.backbone", "keys.head", "target_backbone", "target_head")  # BYOL's target_head, not BURN's
 OF_BURN = [
     {"fs_loss": "l1", "adapter": "mlp"}, {"fs_loss": "l2", "fs_on": "projection"},
-    {"fs_loss": "unit-l2", "head_type": "linear"}, {"fs_loss": "assignment", "views": "cross"},
+    {"fs_loss": "unit-l2"}, {"fs_loss": "assignment", "views": "cross"},
     {"kl_direction": "target-student", "teacher_norm": "batch"}, {"target_head": "frozen"},
 ]
 of_every_method = pytest.mark.parametrize("case", {NAMES.get(case, case): case for case in OPTIONS}.values())

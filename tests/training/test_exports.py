@@ -17,7 +17,7 @@ from burn_timm.training import measure
 from burn_timm.training.build import build_teacher
 from burn_timm.training.options import parse_options
 from burn_timm.training.processes import make_accelerator
-from burn_timm.training.teacher_cache import TeacherCache, keep_teacher
+from burn_timm.training.teacher_cache import TeacherCache, filled_cache
 from eval_downstream import main as evaluate
 
 from .runs import DIGITS, FIGURE_IMAGES, ONE_STEP, SHORT, TEACHER, checkpoint, here, log, options_of, words_of
@@ -176,7 +176,7 @@ def test_another_teacher_view_or_set_has_cached_files_of_its_own(tmp_path, monke
 
     def files(words: str = "", source=digits) -> list:
         options = parse_options(words_of(SHORT, "--cache-teacher 2", words, "--cache-dir", tmp_path))
-        return keep_teacher(options, source, *build_teacher(options), accelerator).paths
+        return filled_cache(options, source, *build_teacher(options), accelerator).paths
 
     shared, other_set = files(), files(source=open_dataset("digits", split="test"))
     others = [files(words) for words in ("--teacher-kwargs global_pool=max", "--seed 1", "--view burn")]
