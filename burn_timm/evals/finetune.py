@@ -228,8 +228,8 @@ def _tested(args, device, model: nn.Module, test: ImageSource, config: dict) -> 
     for images, targets in eval_loader(test, eval_transform(config), args.batch_size, args.workers):
         logits.append(model(images.to(device)).float().cpu())
         labels.append(targets)
-    logits, labels = torch.cat(logits), torch.cat(labels)
-    logits = torch.where(torch.isfinite(logits).all(1, keepdim=True), logits, torch.zeros_like(logits))
+    logits = torch.cat(logits)
+    labels = torch.where(torch.isfinite(logits).all(1), torch.cat(labels), -1)  # which is no class
     return topk_accuracy(logits, labels, 1), topk_accuracy(logits, labels, min(5, logits.shape[1]))
 
 

@@ -5,7 +5,6 @@ import json
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,9 @@ import timm
 import torch
 
 import eval_downstream
-from burn_timm.data import eval_loader, open_dataset, random_subset
 from burn_timm.deploy import load
 from burn_timm.deploy.export import export, pooled_features
 from burn_timm.errors import BurnError
-from burn_timm.evals.features import calibrate_batchnorm, eval_transform
 from deploy.networks import errors, images_of, lively
 
 pytest.importorskip("openvino")
@@ -177,33 +174,3 @@ def test_an_evaluation_through_the_engines(tmp_path):
 def test_what_an_evaluation_cannot_do(option, message, tmp_path, eval_fails):
     options = ["--dataset", "digits", "--workers", "0", "--img-size", "32", "--engine", "openvino"]
     assert message in eval_fails("knn", *options, *option, "--output", tmp_path / "r.json")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("dataset", ["cifar10", "tiny-imagenet-80"])
-def test_real_photos(dataset, format, burn_data, record_property, tmp_path):
-    """Argmax on at least 99 % of 500 real photos as torch has it, and how far the features are off."""
-    if not (Path(burn_data) / dataset).is_dir():
-        pytest.skip(f"{dataset} is not in BURN_DATA")
-    model = lively("reactnet_a_025", num_classes=10)
-    transform = eval_transform(model, 64)
-    source = random_subset(open_dataset(f"hfds/{burn_data}/{dataset}", None, "train"), 756, 0)
-    images = torch.cat([batch for batch, _ in eval_loader(source, transform, 63, 0)])
-    calibrate_batchnorm(model, images[500:].split(64))
-    parts = images[:500].split(50)
-    with torch.no_grad():
-        features = torch.cat([model.forward_head(model.forward_features(x), pre_logits=True) for x in parts])
-        # A random classifier gives many classes equal scores. This one tells the photos apart, as a trained one does.
-        directions = torch.linalg.svd(features - features.mean(0), full_matrices=False)[2][:10]
-        model.head.fc.weight.copy_(directions)
-        model.head.fc.bias.copy_(-directions @ features.mean(0))
-        classes = model.head.fc(features).argmax(1)
-    export(model, tmp_path / "net", format, img_size=64, batch_size=50)
-    loaded = load(tmp_path / "net", threads=1)
-    error = errors(torch.cat([loaded.features(x) for x in parts]), features)
-    agree = (torch.cat([loaded(x) for x in parts]).argmax(1) == classes).double().mean()
-    record_property("summary", f"{format}, {dataset}: argmax equal on {100 * agree:.1f} % of 500 photos; relative "
-                               f"error of features: median {error.median():.1e}, mean {error.mean():.1e}, "
-                               f"most {error.max():.1e}")
-    assert len(classes.unique()) >= 5 and agree >= 0.99 and error.median() < 1e-2

@@ -145,6 +145,12 @@ def test_a_result_that_cannot_be_written_costs_no_grid(tmp_path, trained, monkey
         assert len(tune(tmp_path / "r.json", *GRID)["extra"]["starts"]["random"]["grid"]) == 2
 
 
+def test_a_network_that_has_diverged_is_wrong_about_every_image(tmp_path):
+    result = tune(tmp_path / "r.json", "--model", "test_resnet", "--epochs", "1", "--lrs", "1e38",
+                  "--head-multipliers", "1")
+    assert result["value"] == result["extra"]["top5"] == 0
+
+
 def test_an_export_with_real_valued_weights_is_one_start(run_folder, monkeypatch):
     args = options(model=f"local-dir:{run_folder}", checkpoint=None, pretrained=False, latent=None)
     assert list(finetune.starts(args, run_folder / "model.safetensors")) == ["packed", "latent"]
