@@ -278,7 +278,9 @@ def evaluate_finetuning(args: argparse.Namespace, device: torch.device) -> Measu
     }
     dataset = inputs.describe(args, train, test, len(labelled), len(test.used))
     _print_protocol(protocol, dataset)
-    outcome = finetune.run(args, device, labelled, test.used, net.config, net.checkpoint)
+    outcome = finetune.run(
+        args, device, labelled, test.used, net.config, net.checkpoint, protocol["weight_decay"],
+    )
     return Measured(outcome, protocol, dataset, net.checkpoint)
 
 

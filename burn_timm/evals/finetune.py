@@ -56,13 +56,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def protocol(args: argparse.Namespace, labels: str, count: int, total: int) -> dict:
     """The settings in words, for the result file; `labels` says which of them are used, `count` how many of `total`."""
+    fraction = round(count / total, 2) if args.subset_list else args.fraction
+    published = 5e-4 if fraction <= 0.01 else 1e-4
     return {
         "method": "fine-tuning of the whole network, BatchNorm in training mode",
         "labels": labels,
-        "fraction": round(count / total, 2) if args.subset_list else args.fraction,
+        "fraction": fraction,
         "optimizer": "SGD",
         "momentum": 0.9,
-        "weight_decay": _weight_decay(args, count),
+        "weight_decay": published if args.weight_decay is None else args.weight_decay,
         "batch_size": min(args.sgd_batch_size, count),
         "epochs": args.epochs,
         "lr_schedule": "x0.2 at " + " and ".join(f"{share:.4g}" for share in args.milestones) + " of the epochs",
@@ -77,7 +79,7 @@ def protocol(args: argparse.Namespace, labels: str, count: int, total: int) -> d
 
 def run(
     args: argparse.Namespace, device: torch.device, train: ImageSource, test: ImageSource, config: dict,
-    checkpoint: Path | None,
+    checkpoint: Path | None, weight_decay: float,
 ) -> dict:
     """Train from every start at every point of the grid of --lrs and --head-multipliers.
 
@@ -88,6 +90,7 @@ def run(
         train: the labelled images to use.
         config: timm's data config of the test images.
         checkpoint: the file of the weights, None for random ones and timm's.
+        weight_decay: as the protocol states it.
 
     Returns:
         `value`, `top5`: of the first start's best point; `starts`: {name: {"top1", "top5", "lr", "head_multiplier",
@@ -109,7 +112,8 @@ def run(
                     bar.update(args.epochs)
                 else:
                     bar.set_postfix_str(key)
-                    model = _trained(args, device, train, file, lr, multiplier, config["input_size"][-1], bar.update)
+                    side = config["input_size"][-1]
+                    model = _trained(args, device, train, file, lr, multiplier, weight_decay, side, bar.update)
                     top1, top5 = _tested(args, device, model, test, config)
                     done[key] = {"lr": lr, "head_multiplier": multiplier, "top1": top1, "top5": top5}
                     write_json(path, {"identity": identity, "done": done})
@@ -186,7 +190,10 @@ def starts(args: argparse.Namespace, checkpoint: Path | None) -> dict[str, Path 
     return {"packed": checkpoint, "latent": latent}
 
 
-def _trained(args, device, train: ImageSource, file: Path | None, lr: float, multiplier: float, side: int, progress):
+def _trained(
+    args, device, train: ImageSource, file: Path | None, lr: float, multiplier: float, weight_decay: float, side: int,
+    progress,
+) -> nn.Module:
     """The network after fine-tuning from the weights in `file`; `progress` is called after each epoch."""
     torch.manual_seed(seed_for(args.seed, 0xF17E))
     model = load_model(args.model, file, num_classes=train.num_classes, pretrained=args.pretrained or None)
@@ -200,7 +207,7 @@ def _trained(args, device, train: ImageSource, file: Path | None, lr: float, mul
     backbone = [parameter for parameter in model.parameters() if id(parameter) not in of_head]
     optimizer = torch.optim.SGD(
         [{"params": backbone, "lr": lr}, {"params": head, "lr": lr * multiplier}], momentum=0.9,
-        weight_decay=_weight_decay(args, len(train)),
+        weight_decay=weight_decay,
     )
     milestones = [round(share * args.epochs) for share in args.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
@@ -231,14 +238,6 @@ def _tested(args, device, model: nn.Module, test: ImageSource, config: dict) -> 
     logits = torch.cat(logits)
     labels = torch.where(torch.isfinite(logits).all(1), torch.cat(labels), -1)  # which is no class
     return topk_accuracy(logits, labels, 1), topk_accuracy(logits, labels, min(5, logits.shape[1]))
-
-
-def _weight_decay(args: argparse.Namespace, count: int) -> float:
-    """--weight-decay, or the published one: 5e-4 with 1 % of the labels (of ImageNet: 12,811), 1e-4 with 10 %."""
-    if args.weight_decay is not None:
-        return args.weight_decay
-    few = count < 13_000 if args.subset_list else args.fraction <= 0.01
-    return 5e-4 if few else 1e-4
 
 
 def grid_file(output: str) -> Path:

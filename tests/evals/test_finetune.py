@@ -71,6 +71,15 @@ def test_a_list_of_file_names(source, tmp_path, zipped):
         finetune.labelled_subset(open_dataset("folder", str(tmp_path), "train"), options(subset_list=str(file)))
 
 
+def test_weight_decay_is_that_of_the_share_of_labels_of_any_set():
+    parser = argparse.ArgumentParser()
+    finetune.add_options(parser)
+    listed = parser.parse_args(["--subset-list", "list.txt"])
+    for total in (50_000, 1_281_167):
+        decays = [finetune.protocol(listed, "", total // share, total)["weight_decay"] for share in (100, 10)]
+        assert decays == [5e-4, 1e-4]
+
+
 @pytest.fixture
 def run_folder(exports, tmp_path):
     """What train_burn.py leaves: export/ with packed weights, latent.safetensors beside it."""
