@@ -41,8 +41,7 @@ def test_reactnet_a_by_hand(reactnet_a):
 
 
 @pytest.mark.parametrize(("name", "num_classes", "dtype"), [
-    ("test_reactnet", 0, torch.float32), ("test_reactnet", 10, torch.float32), ("test_reactnet", 10, torch.bfloat16),
-    ("test_reactnet", 10, torch.float64), ("reactnet_a_025", 10, torch.float32),
+    ("test_reactnet", 0, torch.float64), ("test_reactnet", 10, torch.bfloat16), ("reactnet_a_025", 10, torch.float32),
 ])
 def test_bytes_are_those_of_the_written_files(name, num_classes, dtype, tmp_path):
     torch.manual_seed(0)

@@ -42,21 +42,11 @@ def change(tensors, **changes):
     return {name: tensor for name, tensor in {**tensors, **changed}.items() if tensor is not None}
 
 
-def flipped(place, by=1):
-    def flip(tensor):
-        tensor = tensor.clone()
-        tensor[place] = tensor[place] + by if tensor.is_floating_point() else tensor[place] ^ by
-        return tensor
-
-    return flip
-
-
 # What is wrong (name, change of each tensor), whether the checksum is made right, so that later checks are reached, and
 # which tensor the message must name.
 TENSORS = {
     "too few bits": ({BITS: lambda t: t[:, :-1]}, True, BITS),
     "another dtype": ({BITS: lambda t: t.view(torch.int8)}, True, BITS),
-    "too many bits": ({BITS: lambda t: torch.cat([t, t[:, :1]], 1)}, True, BITS),
     "no scale": ({SCALE: None}, True, SCALE), "no bits": ({BITS: None}, True, BITS),
     "no weight": ({BITS: None, SCALE: None}, True, NAME),
     "no float": ({"stem.bn.running_var": None}, True, "stem.bn.running_var"),
@@ -65,20 +55,17 @@ TENSORS = {
     "NaN": ({SCALE: lambda t: t * float("nan")}, True, SCALE), "negative": ({SCALE: lambda t: -t}, True, SCALE),
     "short scale": ({SCALE: lambda t: t[:-1]}, True, SCALE),
     "float of another shape": ({"stem.bn.weight": lambda t: torch.ones(3)}, True, "stem.bn.weight"),
-    "version 2": ({MARK: flipped(0, 3)}, False, MARK), "wrong checksum": ({MARK: flipped(5)}, False, MARK),
-    "changed float": ({"stem.bn.weight": flipped(0)}, False, MARK),
+    "version 2": ({MARK: lambda t: torch.cat([t[:1] + 1, t[1:]])}, False, MARK),
+    "changed float": ({"stem.bn.weight": lambda t: t + 1}, False, MARK),
     "short mark": ({MARK: lambda t: t[:32]}, False, MARK), "no mark": ({MARK: None}, False, MARK),
 }
-FILES = {  # of a whole file: its bytes, damaged
-    "truncated": lambda data: data[:-1000], "truncated header": lambda data: data[:1000], "empty": lambda data: b"",
-    "a pickle": None,
-}
+FILES = ("truncated", "a pickle")
 
 
-def ways(folder, checked_by_us):
+def ways(folder):
     """Every way into a model: what to call, and the error that it raises. timm fails first where a file is no
     safetensors file, with errors of its own."""
-    path, timms = folder / "model.safetensors", BurnError if checked_by_us else Exception
+    path, timms = folder / "model.safetensors", Exception
     yield lambda: load_model("test_reactnet", path, num_classes=10), BurnError
     for classes in (10, 0):  # other classes than the file's make timm load with strict=False
         yield lambda n=classes: load_model(f"local-dir:{folder}", num_classes=n), BurnError
@@ -89,7 +76,7 @@ def ways(folder, checked_by_us):
 def test_the_whole_file_loads_on_every_way(packed, folder):
     """What the cases below share with a good file is not what makes them fail."""
     packing.save_packed(folder / "model.safetensors", packed)
-    for create, _ in ways(folder, True):
+    for create, _ in ways(folder):
         create()
     assert main(["unpack", str(folder), str(folder.parent / "floats")]) == 0
 
@@ -107,8 +94,8 @@ def test_every_way_refuses_and_names_file_and_tensor(case, packed, folder, fails
         torch.save(packed, path)
     else:
         packing.save_packed(path, packed)
-        path.write_bytes(FILES[case](path.read_bytes()))
-    for create, kind in ways(folder, False):
+        path.write_bytes(path.read_bytes()[:-1000])
+    for create, kind in ways(folder):
         with pytest.raises(kind) as error:
             create()
         if kind is BurnError:
