@@ -1,5 +1,6 @@
 """Builds what a run trains: the student of a stage, the frozen teacher, the method around them."""
 
+import copy
 import inspect
 from dataclasses import replace
 
@@ -122,10 +123,26 @@ def build_method(
     }
     if teacher is not None:
         supplied["teacher_dim"] = feature_dim(teacher, options.img_size, "--teacher")
-    method = METHODS[options.method]
-    taken = inspect.signature(method).parameters
-    own = {name: getattr(options, name) for name in method.options()}
-    return method(**own, **{name: value for name, value in supplied.items() if name in taken})
+    method_class = METHODS[options.method]
+    taken = inspect.signature(method_class).parameters
+    own = {name: getattr(options, name) for name in method_class.options()}
+    method = method_class(**own, **{name: value for name, value in supplied.items() if name in taken})
+    if (classifier := method.classifier()) is not None:  # now, not at the export after the training
+        with_classifier(model, classifier)
+    return method
+
+
+def with_classifier(model: torch.nn.Module, classifier: torch.nn.Linear) -> torch.nn.Module:
+    """A copy of a network without classifier that ends in this one; BurnError where it has another kind."""
+    model = copy.deepcopy(model)
+    model.reset_classifier(classifier.out_features)
+    own = model.get_classifier()
+    if not isinstance(own, (torch.nn.Linear, torch.nn.Conv2d)) or own.weight.shape[:2] != classifier.weight.shape:
+        raise BurnError(f"--model: a network whose classifier is not one linear layer ({type(own).__name__})")
+    own.load_state_dict({
+        name: tensor.view(own.get_parameter(name).shape) for name, tensor in classifier.state_dict().items()
+    })
+    return model
 
 
 def backbone_at(model: torch.nn.Module, config: dict, side: int) -> Backbone:

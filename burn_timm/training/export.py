@@ -1,6 +1,5 @@
 """The end of a run: a folder that timm loads, and the real-valued weights beside it."""
 
-import copy
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from ..checkpoints import model_source, save_folder, save_latent
 from ..files import atomic_folder
 from ..packing import STAGES
+from .build import with_classifier
 from .options import Options
 
 
@@ -22,11 +22,7 @@ def export(
     Returns:
         {"bytes_exported": ..., "bytes_fp32": ...}
     """
-    if classifier is not None:
-        model = copy.deepcopy(model)
-        model.reset_classifier(classifier.out_features)
-        model.get_classifier().load_state_dict(classifier.state_dict())
-    model = model.eval()
+    model = (model if classifier is None else with_classifier(model, classifier)).eval()
     name = model.pretrained_cfg["architecture"]
     bits = STAGES.get(stage)
     state_dict = {key: tensor.detach().contiguous() for key, tensor in model.state_dict().items()}

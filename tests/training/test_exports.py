@@ -14,7 +14,7 @@ from burn_timm.data.loader import seed_for
 from burn_timm.methods.base import Method
 from burn_timm.packing import is_packed
 from burn_timm.training import measure
-from burn_timm.training.build import build_teacher
+from burn_timm.training.build import build_teacher, with_classifier
 from burn_timm.training.options import parse_options
 from burn_timm.training.processes import make_accelerator
 from burn_timm.training.teacher_cache import TeacherCache, filled_cache
@@ -79,6 +79,14 @@ def test_a_floating_point_network_trains_and_its_export_loads(options, classes, 
     torch.manual_seed(seed_for(42, 0))  # two steps: the last BatchNorm of a residual branch starts at zero
     start = timm.create_model("test_resnet", num_classes=0).state_dict()
     assert [name for name, tensor in start.items() if torch.equal(tensor, weights[name])] == []
+
+
+def test_a_classifier_that_cannot_be_exported_is_an_error_before_the_training(refused):
+    model, classifier = timm.create_model("resnetv2_18", num_classes=0).eval(), torch.nn.Linear(512, 10)
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(with_classifier(model, classifier)(images), classifier(model(images)))
+    line = refused("--method supervised --model efficientformerv2_s0 --workers 0")
+    assert "--model: a network whose classifier is not one linear layer (tuple)" in line
 
 
 @pytest.mark.slow  # trains to some accuracy
