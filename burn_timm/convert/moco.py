@@ -1,7 +1,7 @@
 """MoCo's layout, v1 and v2: `encoder_q.*`, `encoder_k.*` and `queue`; the query encoder is the network.
 
-Its head is `fc`, one layer, of v1; `fc.0`, ReLU, `fc.2` of v2. S2-BNN targets come from behind this head, and timm has
-no model with it, so `load_moco_teacher` reads such a file for training as it is.
+The head is one layer, `fc`, in v1, and `fc.0`, ReLU, `fc.2` in v2. S2-BNN's targets are the outputs of this head, which
+no timm model has, so `load_moco_teacher` reads the file itself.
 """
 
 from collections.abc import Container

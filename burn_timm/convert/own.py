@@ -93,10 +93,12 @@ class Own:
         return trained_bits(self.state_dict, binary_shapes(name, model_args), told)
 
     def arguments(self, model_args: Mapping[str, Any]) -> dict[str, Any]:
-        """`model_args`, and what the shapes of the weights tell: input channels and a hidden layer in the head."""
+        """`model_args`, and what the shapes of the weights tell: input channels and a hidden layer in the head. They
+        tell the number of classes, too, which is no argument then."""
         stem, hidden = self.state_dict["stem.conv.weight"], self.state_dict.get("head.pre_logits.fc.weight")
         told = {"in_chans": stem.shape[1]} if stem.shape[1] != 3 else {}
-        return {**model_args, **told, **({} if hidden is None else {"head_hidden_size": len(hidden)})}
+        told |= {} if hidden is None else {"head_hidden_size": len(hidden)}
+        return {name: value for name, value in {**model_args, **told}.items() if name != "num_classes"}
 
     def network(self, name: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
         """The model with these weights and their classifier, for the images they were trained on, or BurnError."""

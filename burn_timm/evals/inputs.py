@@ -77,9 +77,9 @@ def open_splits(args: argparse.Namespace, multi_label: bool = False, labelled: b
     is.
 
     Args:
-        multi_label: sets whose images have several labels are welcome too.
-        labelled: False: images without labels are welcome too, and a seeded tenth of the training images is the test
-            split where there is none.
+        multi_label: accept sets whose images have several labels.
+        labelled: False: accept images without labels; where there is no test split, a seeded tenth of the training
+            images is used.
 
     Raises:
         BurnError: there is no such split, it cannot be read, has no labels, or has images of the training split; or

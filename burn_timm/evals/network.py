@@ -85,7 +85,7 @@ def load(args: argparse.Namespace, device: torch.device) -> Network:
 
 
 def raw_pixels(args: argparse.Namespace, source: Source) -> Network:
-    """A network that gives the pixels as they are, at --img-size or the size of small images themselves."""
+    """A network that returns the pixels unchanged, at --img-size; small images have their own size by default."""
     side = args.img_size
     if side is None and not source.streaming:
         found = source.readable(0)

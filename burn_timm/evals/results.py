@@ -1,4 +1,4 @@
-"""Results: one JSON file per measured figure with all one needs to get it again; how they are read and put together.
+"""Results: one JSON file for each measured figure, with everything needed to measure it again; how tables read them.
 
 The names tell which results are seeds of one row of a table: ROW_sSEED_TASK, where `_sSEED` may be missing. A name is
 the path of a file without `.json`, or the entry `name` of a line in a `.jsonl` file.

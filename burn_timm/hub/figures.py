@@ -42,7 +42,7 @@ class Row:
 
     @property
     def terms(self) -> Terms | None:
-        """Of the data; the name `folder` says nothing, but the description names the folder."""
+        """Of the data, told by its name, or for `--dataset folder` by the folder in its description."""
         dataset = self.result["dataset"]
         return terms_of(dataset["name"]) or terms_of(str(dataset.get("description", "")))
 

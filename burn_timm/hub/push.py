@@ -38,9 +38,10 @@ def push_folder(
         folder: Holds config.json, model.safetensors and README.md; other files than an export's stay at home.
         repo: OWNER/NAME, or NAME, which is the user's own.
         private: Make a new repository a private one.
-        overwrite: Replace files of the same names in a repository that has others, and remove what an earlier export
-            left there and this folder lacks; files that no export writes stay.
-        record: A file of the run, which notes its own last push; what is still as that left it may be replaced.
+        overwrite: The repository may hold files: replace those of the same names, and remove what an earlier export
+            left there and this folder lacks. Files that no export writes stay.
+        record: A file in which a run notes its last push. While that is the repository's last commit, the run may
+            replace its own files without `overwrite`.
 
     Raises:
         BurnError: The folder is incomplete or damaged, or holds a link; the repository is not empty, or public although

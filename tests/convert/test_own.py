@@ -44,7 +44,8 @@ def saved(tmp_path):
 def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
     """The averaged weights, as timm's own reader takes them, unless --part asks for the others."""
     path, model, average = saved()
-    for options, network in ((["--model", "test_reactnet"], average), (["--part", "network"], model)):
+    given = ["--model", "test_reactnet", "--model-kwargs", "num_classes=5"]
+    for options, network in ((given, average), (["--part", "network"], model)):
         assert main(["pack", str(path), str(tmp_path / "out"), *options]) == 0
         loaded = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
         assert torch.equal(outputs(loaded), outputs(network))
