@@ -127,7 +127,8 @@ def trained(monkeypatch):
     return points
 
 
-GRID = ["--model", "test_resnet", "--epochs", "1", "--lrs", "0.1", "--head-multipliers", "1", "10"]
+GRID = ["--model", "test_resnet", "--fraction", "0.03", "--limit-test", "20", "--epochs", "1", "--lrs", "0.1",
+        "--head-multipliers", "1", "10"]
 
 
 def test_a_killed_grid_goes_on_where_it_was_unless_the_settings_differ(tmp_path, trained):
