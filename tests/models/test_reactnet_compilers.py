@@ -10,6 +10,7 @@ import torch
 from .oracle import randomise
 
 NARROW_18 = ("reactnet_18", {"stem_chs": 8, "channels": (8, 16, 32, 64), "depths": (1, 2, 1, 1)})
+SHORT = ("test_reactnet", {"channels": (16, 32), "depths": (1, 1)})
 FAMILIES = pytest.mark.parametrize("name,kwargs", [("test_reactnet", {}), NARROW_18])
 EACH = pytest.mark.parametrize("name,kwargs,weight_bits,act_bits,act_grad", [
     ("test_reactnet", {}, 1, 1, "approx"), ("test_reactnet", {}, 32, 1, "clip"),
@@ -72,7 +73,7 @@ def test_symbolic_trace(name, kwargs, weight_bits, act_bits, act_grad, images):
 
 
 @pytest.mark.parametrize("name,kwargs,weight_bits,act_bits", [
-    ("test_reactnet", {}, 1, 1), pytest.param(*NARROW_18, 32, 1, marks=pytest.mark.slow),
+    (*SHORT, 1, 1), pytest.param(*NARROW_18, 32, 1, marks=pytest.mark.slow),
 ])
 def test_export(name, kwargs, weight_bits, act_bits, images):
     model = _model(name, weight_bits=weight_bits, act_bits=act_bits, **kwargs).eval()
@@ -83,7 +84,7 @@ def test_export(name, kwargs, weight_bits, act_bits, images):
 
 
 @pytest.mark.parametrize("name,kwargs,act_grad,backend", [
-    ("test_reactnet", {"channels": (16, 32), "depths": (1, 1)}, "approx", "aot_eager"),
+    (*SHORT, "approx", "aot_eager"),
     pytest.param("test_reactnet", {}, "clip", "inductor", marks=pytest.mark.slow),
     pytest.param(*NARROW_18, "approx", "inductor", marks=pytest.mark.slow),
 ])
