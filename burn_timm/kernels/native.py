@@ -62,10 +62,10 @@ def load() -> ctypes.CDLL:
         raise BurnError(f"{path}: cannot be loaded ({one_line(error)}); remove it, and it is built anew") from error
 
 
-def build(path: Path, compiler: list[str], extra: tuple[str, ...] = ()) -> None:
+def build(path: Path, compiler: list[str]) -> None:
     """Build the library as `path`, whole or not at all. Raises BurnError with the compiler's first words."""
     with atomic_write(path) as beside:
-        command = [*compiler, *FLAGS, *extra, str(_HERE / "train.c"), "-o", str(beside), "-lpthread"]
+        command = [*compiler, *FLAGS, str(_HERE / "train.c"), "-o", str(beside), "-lpthread"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except (OSError, subprocess.SubprocessError) as error:
