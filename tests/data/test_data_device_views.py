@@ -57,13 +57,6 @@ def test_each_colour_operation(photos, operation, amounts):
         assert_as_by_pillow(photos, [drawn] * 40)
 
 
-def test_the_order_of_the_colour_operations(photos):
-    rng = np.random.default_rng(0)
-    orders = [tuple(rng.permutation(4)[: number % 5].tolist()) for number in range(40)]
-    drawn = [dataclasses.replace(STILL, order=order, jitter=(1.3, 0.7, 1.6, 0.1)) for order in orders]
-    assert_as_by_pillow(photos, drawn)
-
-
 @pytest.mark.parametrize("change", [{"grey": True}, {"solarise": True}, {"flip": True}, {"grey": True, "flip": True}])
 @pytest.mark.parametrize("every", [1, 3])
 def test_grey_solarise_and_flip_are_exact(photos, change, every):
