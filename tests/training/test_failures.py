@@ -30,7 +30,7 @@ def test_bad_input_is_one_line(options, message, refused, tmp_path, monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read at import only
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     monkeypatch.chdir(tmp_path)
-    assert message in refused(SHORT, "--no-compile --val-split none", options)
+    assert message in refused(SHORT, "--max-steps 1 --val-split none", options)
     assert not list(tmp_path.glob("teacher-*"))  # before the teacher's work
 
 
