@@ -231,12 +231,12 @@ def _trained(
 def _tested(args, device, model: nn.Module, test: ImageSource, config: dict) -> tuple[float, float]:
     """Top-1 and top-5 accuracy; logits that are not finite count as wrong."""
     model.eval()
-    logits, labels = [], []
-    for images, targets in eval_loader(test, eval_transform(config), args.batch_size, args.workers):
-        logits.append(model(images.to(device)).float().cpu())
-        labels.append(targets)
-    logits = torch.cat(logits)
-    labels = torch.where(torch.isfinite(logits).all(1), torch.cat(labels), -1)  # which is no class
+    outputs, targets = [], []
+    for images, classes in eval_loader(test, eval_transform(config), args.batch_size, args.workers):
+        outputs.append(model(images.to(device)).float().cpu())
+        targets.append(classes)
+    logits = torch.cat(outputs)
+    labels = torch.where(torch.isfinite(logits).all(1), torch.cat(targets), -1)  # which is no class
     return topk_accuracy(logits, labels, 1), topk_accuracy(logits, labels, min(5, logits.shape[1]))
 
 
