@@ -124,18 +124,20 @@ def test_the_gpu_script_dry(photos, tmp_path):
     assert found == {"gpu.log", "step_32.json", "data_wait.jsonl", "log.jsonl", "summary.json", "export.tar"}
 
 
-def test_the_rows_of_the_study_parse_and_have_equal_budgets(monkeypatch):
-    for name in ("PHOTOS", "TEACHER", "BURN_DATA"):
-        monkeypatch.setenv(name, f"my {name}".replace(" ", "_"))
-    study = yaml.safe_load((ROOT / "docs" / "experiments" / "moving_target.yaml").read_text())
+@pytest.mark.parametrize(("name", "steps"), [("moving_target", 3000), ("teacher_cache", 500)])
+def test_the_rows_of_a_study_parse_and_have_equal_budgets(name, steps, monkeypatch):
+    for variable in ("PHOTOS", "TEACHER", "BURN_DATA"):
+        monkeypatch.setenv(variable, f"my_{variable}")
+    study = yaml.safe_load((ROOT / "docs" / "experiments" / f"{name}.yaml").read_text())
     settings = {row: parse_options([*expanded(study, study["train"]), *expanded(study, words)])
                 for row, words in study["rows"].items()}
-    for name, options in settings.items():
-        assert (len(options.stages) * options.max_steps, options.batch_size, options.img_size) == (3000, 128, 64), name
-        assert options.data_dir == "my_PHOTOS" and options.teacher_checkpoint in ("my_TEACHER", ""), name
-    assert settings["fs_cosine"].lambda_T == 1 and settings["joint"].lambda_T == 0.7
+    for row, options in settings.items():
+        assert (len(options.stages) * options.max_steps, options.batch_size, options.img_size) == (steps, 128, 64), row
+        assert options.data_dir == "my_PHOTOS" and options.teacher_checkpoint in ("my_TEACHER", ""), row
+    if name == "moving_target":
+        assert settings["fs_cosine"].lambda_T == 1 and settings["joint"].lambda_T == 0.7
     for words in study["evaluate"].values():
         eval_downstream._parser().parse_args([*expanded(study, words), "--model", "x", "--output", "y.json"])
     monkeypatch.delenv("TEACHER")
     with pytest.raises(BurnError, match="TEACHER is neither"):
-        expanded(study, study["rows"]["joint"])
+        expanded(study, study["train"] + study["rows"].get("joint", ""))
