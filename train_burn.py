@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         return train(parse_options(argv)) if argv else run_demo(train)
 
     try:
-        return arguments.run("train_burn.py", call, "resume with --resume auto and the same --output")
+        again = "resume with --resume auto and the same --output" if argv else "the same command goes on"
+        return arguments.run("train_burn.py", call, again)
     finally:  # behind the error, whose traceback holds the network
         leave_processes()
 

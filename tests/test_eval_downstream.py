@@ -42,10 +42,11 @@ def test_help_of_every_command(capsys):
     ("linear", ["--epochs", "20", "--lrs", "0.1", "0.01"], {"epochs": 20, "lrs": [0.01, 0.1]}),
     ("transfer", ["--classifier", "lbfgs"], {"penalties": list(PENALTIES)}),
 ])
-def test_random_network_on_digits(task, options, stated, output, capsys):
+def test_random_network_on_digits(task, options, stated, output, capsys, caplog):
     result = run(output, task, *RESNET, "--limit-train", "400", "--limit-test", "150", "--seed", "3", *options)
     assert result["task"] == task and 0.2 < result["value"] <= 1
     assert result["model"] == "test_resnet" and result["checkpoint"] is None
+    assert "--model test_resnet: its weights are random" in caplog.text  # timm has trained ones
     protocol = result["protocol"]
     assert protocol.items() >= {**stated, "weights": "random, seed 3", "seed": 3, "device": "cpu"}.items()
     assert protocol["feature_dim"] == timm.create_model("test_resnet", num_classes=0).num_features

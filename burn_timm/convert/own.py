@@ -36,6 +36,7 @@ from .networks import find_networks
 from .source import source_of
 
 DETAILS = "training.json"
+LATENT = "latent.safetensors"  # of a run of train_burn.py, beside its export
 _AVERAGED = ("state_dict_ema", "model_ema")  # names of averaged weights in timm's checkpoints, which timm prefers
 _IMAGES = ("img_size", "input_size", "crop_pct", "crop_mode", "mean", "std", "interpolation")  # timm's options
 
@@ -142,6 +143,8 @@ def read_own(source: str, part: str | None = None) -> Own:
         raise BurnError(f"{file}: --part is for training checkpoints; a safetensors file holds one network")
     else:
         own = Own(file, read_state_dict(file)[0], {**metadata, "model_args": _told_args(file, metadata)})
+        if file.name == LATENT and (file.parent / "export" / "config.json").is_file():
+            _tell_of_run(own, file.parent / "export")
     if path.is_dir():
         own.config = config
         own.details = read_json(path / DETAILS) if (path / DETAILS).is_file() else own.details
@@ -192,6 +195,12 @@ def _from_checkpoint(file: Path, content: Any, part: str | None) -> Own:
         own.notes.append(f"{len(surplus)} tensors beside the network left out: {', '.join(surplus[:3])}")
     _tell(own, content)
     return own
+
+
+def _tell_of_run(own: Own, export: Path) -> None:
+    """What the export of the same weights says of them."""
+    own.images = {name: value for name, value in read_config(export)["pretrained_cfg"].items() if name in _IMAGES}
+    own.details = read_json(export / DETAILS) if (export / DETAILS).is_file() else {}
 
 
 def _tell(own: Own, content: Mapping) -> None:

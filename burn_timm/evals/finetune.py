@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "1percent.txt and 10percent.txt (github.com/google-research/simclr) for ImageNet")
     add("--latent", metavar="FILE", help="real-valued weights to start from too; default: latent.safetensors of the "
         "run, beside its export; none: only the packed ones")
-    add("--epochs", type=positive, default=20)
+    add("--epochs", type=positive, default=20, help="passes over the labelled images, for each setting of the grid")
     add("--milestones", type=share, nargs="*", default=(0.6, 0.8), metavar="SHARE",
         help="shares of the epochs after which the rate falls to a fifth")
     add("--lrs", type=above_zero, nargs="+", default=(0.1, 0.01, 0.001), metavar="LR", help="learning rates to try")

@@ -55,8 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Which images, and how large."""
     add = parser.add_argument
     add("--dataset", default="folder", metavar="NAME",
-        help="folder (default: what --data-dir holds), digits, cub, birdsnap, places205, voc07 (svm), or a name of "
-        "timm's: torch/..., hfds/...")
+        help="folder (default: what --data-dir holds), digits, digits_in_photos, cub, birdsnap, places205, voc07 (svm) "
+        "or a name of timm's: torch/..., hfds/...")
     add("--train-split", default="train", metavar="NAME", help="split to learn from")
     add("--val-split", metavar="NAME",
         help=f"split to test on; default: the published one, or the first of {', '.join(TEST_SPLITS)} that there is")

@@ -1,6 +1,7 @@
 """The network under evaluation: loaded, fitted to the input size, and where its weights came from."""
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ..errors import BurnError, one_line
 from ..files import read_json
 from .features import data_config, eval_mode
 from .inputs import Source
+
+_logger = logging.getLogger(__name__)
 
 # Settings of a run that tell the rows of the paper's tables, and of ours, apart.
 _TRAINING_SETTINGS = (
@@ -76,6 +79,8 @@ def load(args: argparse.Namespace, device: torch.device) -> Network:
     weights are drawn with --seed. Raises BurnError where these do not fit each other."""
     torch.manual_seed(args.seed)
     model = load_model(args.model, args.checkpoint, num_classes=0, pretrained=args.pretrained or None).to(device)
+    if not args.checkpoint and not args.pretrained and timm.is_model_pretrained(args.model):
+        _logger.warning(f"--model {args.model}: its weights are random; --pretrained takes those it comes with")
     checkpoint = checkpoint_file(args)
     protocol = {
         "weights": weights_in_words(args, model, checkpoint),

@@ -8,7 +8,9 @@ import timm
 import torch
 from timm.utils import CheckpointSaver, ModelEmaV3
 
+from burn_timm.checkpoints import save_folder, save_latent
 from burn_timm.cli import main
+from burn_timm.configs import images_of
 
 IMAGES = torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -39,6 +41,21 @@ def saved(tmp_path):
         return tmp_path / "last.pth.tar", model, average.module
 
     return save
+
+
+def test_the_floats_of_a_run_are_told_by_its_export(tmp_path):
+    model = make()
+    save_latent(tmp_path / "latent.safetensors", model.state_dict(), "test_reactnet", 1)
+    images = images_of(model, {"img_size": 48, "crop_pct": 1.0})
+    (tmp_path / "export").mkdir()
+    save_folder(tmp_path / "export", model, 1, {"in_chans": 4}, images)
+    details = {"method": "burn", "teacher": "resnet20_cifar", "teacher_pretrained": False}
+    (tmp_path / "export" / "training.json").write_text(json.dumps(details))
+    assert main(["pack", str(tmp_path / "latent.safetensors"), str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert (found["input_size"], found["crop_pct"]) == ([4, 48, 48], 1.0)
+    assert json.loads((tmp_path / "out" / "training.json").read_text()) == details
+    assert "resnet20_cifar (random weights)" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
