@@ -72,11 +72,14 @@ def run(prog: str, call: Callable[[], object], after_interrupt: str = "") -> obj
         if interrupt.came or isinstance(error, KeyboardInterrupt):  # what Ctrl-C breaks may raise anything
             sys.stdout.flush()
             interrupt.tell()
-            sys.exit(130)
-        if not isinstance(error, (BurnError, OSError)):
+            code = 130
+        elif isinstance(error, (BurnError, OSError)):
+            # In one piece, as several processes may write at once.
+            sys.stderr.write(f"{prog}: error: {one_line(error, 4000)}\n")
+            code = 2
+        else:
             raise
-        sys.stderr.write(f"{prog}: error: {one_line(error, 4000)}\n")  # whole, where several processes write at once
-        sys.exit(2)
+    sys.exit(code)  # behind the error, whose traceback holds networks and process groups
 
 
 class _Interrupt:
