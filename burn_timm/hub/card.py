@@ -145,7 +145,7 @@ def _training(details: dict, images: str) -> dict[str, Any]:
     most = f", at most {details['max_steps']} steps" if details.get("max_steps") else ""
     hardware, teacher = details.get("hardware") or {}, details.get("teacher") or ""
     random_teacher = teacher and details.get("teacher_pretrained") is False and not details.get("teacher_checkpoint")
-    clock, cpu = (f"{details.get(f'{name}_seconds', 0) / 60:.0f} min" for name in ("train", "cpu"))
+    minutes = {name: f"{details[name] / 60:.0f} min" for name in ("train_seconds", "cpu_seconds") if details.get(name)}
     facts = {
         "trained by": details.get("trained_by"), "metric at the end": details.get("metric"),
         "teacher": teacher + (" (from the root of the burn-timm repository)" if teacher.startswith("local") else "")
@@ -156,7 +156,7 @@ def _training(details: dict, images: str) -> dict[str, Any]:
         "images": f"{details['img_size']} px" if details.get("img_size") else None,
         "batch": details.get("total_batch_size"), "seed": details.get("seed"),
         "precision": details.get("mixed_precision"), "hardware": hardware.get("gpu") or hardware.get("cpu"),
-        "time": f"{clock}, of which {cpu} of one core" if details.get("train_seconds") else None,
+        "time": minutes.get("train_seconds"), "CPU time of the main process": minutes.get("cpu_seconds"),
         "commit": details.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in (details.get("versions") or {}).items()),
     }
