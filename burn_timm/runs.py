@@ -98,8 +98,8 @@ def save_checkpoint(path: Path, version: int, identity: Mapping[str, Any], conte
     """
     buffer = io.BytesIO()
     torch.save({"version": version, "identity": dict(identity), "content": dict(content)}, buffer)
-    data = buffer.getbuffer()
-    with atomic_write(path) as beside, open(beside, "wb") as file:
+    # The view is released here: the garbage collector of Python 3.12.1 crashes where it meets one behind an error.
+    with buffer.getbuffer() as data, atomic_write(path) as beside, open(beside, "wb") as file:
         file.write(data)
         file.write(_MARK + hashlib.sha256(data).digest())
 
