@@ -144,7 +144,7 @@ def _record(measured: Measured, args: argparse.Namespace, argv: list[str], secon
     where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
     if line := summary(result):
         print(line)
-    print(f"{args.task} {value:.4f} | {redact(result['model'])} | {where} | {args.output}")
+    print(f"{args.task} {100 * value:.2f} % | {redact(result['model'])} | {where} | {args.output}")
 
 
 def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measured:

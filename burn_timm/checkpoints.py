@@ -1,6 +1,5 @@
 """The reader of weights: any file, folder or repository of the Hub to a state dict, and to a model, strictly."""
 
-import difflib
 import functools
 import json
 import os
@@ -17,7 +16,7 @@ from timm.models import PretrainedCfg, clean_state_dict
 
 from .compat import create_with_weights, load_pickle, save_model_config
 from .configs import read_config
-from .errors import BurnError, one_line
+from .errors import BurnError, like, one_line
 from .files import read_json, write_json
 from .models import BINARY_MODULES
 from .nn import binary_weight_names
@@ -55,6 +54,22 @@ def weights_file(path: str | os.PathLike) -> Path:
     if not file.is_file():
         raise BurnError(f"{file}: no such file")
     return file
+
+
+def summary_of(weights: Path) -> dict[str, Any]:
+    """How weights of this package were trained: their training.json, the summary.json of their run, or, of released
+    weights, the file beside them that has their name. Empty where there is none.
+
+    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
+    """
+    folder = weights.absolute().parent
+    run = folder.parent if folder.name == "export" else folder
+    places = weights.with_suffix(".json"), folder / "training.json", run / "summary.json"
+    try:
+        summary = read_json(next((place for place in places if place.is_file()), places[-1]))
+    except BurnError:
+        return {}  # somebody else's file of that name
+    return summary if {"method", "model", "settings"} <= summary.keys() else {}
 
 
 def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -311,8 +326,8 @@ def load_model(
 def require_model(model_name: str) -> None:
     """Raise BurnError, with names that look alike, unless timm knows `model_name` or it is a folder or repository."""
     if ":" not in model_name and not timm.is_model(model_name):
-        near = difflib.get_close_matches(model_name.partition(".")[0], timm.list_models(), n=3)
-        raise BurnError(f"model {model_name}: timm knows no such name{'; is it ' + ' or '.join(near) if near else ''}?")
+        near = like(model_name.partition(".")[0], timm.list_models())
+        raise BurnError(f"model {model_name}: timm knows no such name{near}")
 
 
 def architecture_of(model_name: str) -> str:

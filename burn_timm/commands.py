@@ -15,7 +15,7 @@ from .arguments import KeyValues, natural, positive
 from .checkpoints import binary_shapes, burn_models, classes_in, save_folder, save_latent
 from .compat import write_config
 from .configs import images_of, read_config
-from .convert.own import Own, known, read_own
+from .convert.own import Own, is_name, known, read_own
 from .convert.write import origin_told
 from .counting import count, count_stages
 from .errors import BurnError
@@ -41,12 +41,13 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     info.add_argument("source", metavar="NETWORK", help=(
         "a weights file or training checkpoint, a folder with config.json and model.safetensors, hf-hub:OWNER/NAME, "
-        "or a name: " + ", ".join(burn_models())
+        "or a name, which stands for its released weights or, where there are none, for the architecture: "
+        + ", ".join(burn_models())
     ))
     info.add_argument("--img-size", type=positive, metavar="PIXELS", help=(
         "count the operations at this size (default: that of the weights' own images; 224 for a name)"))
     info.add_argument("--num-classes", type=natural, metavar="N", help=(
-        "classes to count, for a name; 0: no classifier (default: 1000)"))
+        "classes to count, for a name without weights; 0: no classifier (default: 1000)"))
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
 
@@ -90,11 +91,11 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    if args.source.partition(".")[0] in burn_models() and not Path(args.source).exists():
+    if is_name(args.source) and not timm.get_pretrained_cfg(known(args.source)).has_weights:
         _info_of_name(args)
         return
     if args.num_classes is not None:
-        raise BurnError("--num-classes: is for a name; weights have their own number of classes")
+        raise BurnError("--num-classes: is for a name without weights; weights have their own number of classes")
     own = read_own(args.source)
     facts = _facts(own, args.img_size)
     if args.json:
@@ -138,8 +139,9 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
     facts["classes"] = classes_in(own.state_dict, name) or 0
     facts |= {"file": str(own.path), "bytes": own.path.stat().st_size, "sha256": file_sha256(own.path),
               "trained_by": _trainer(own)}
-    if own.config.get("pretrained_cfg", {}).get("input_size"):
-        facts["images"] = " x ".join(map(str, own.config["pretrained_cfg"]["input_size"]))
+    images = own.config.get("pretrained_cfg") or own.images
+    if images.get("input_size"):
+        facts["images"] = " x ".join(map(str, images["input_size"]))
     if binary:
         facts["operations"] = _operations(own, name, model_args, facts["classes"], img_size)
     return facts
@@ -148,8 +150,8 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
 def _operations(own: Own, name: str, model_args: dict, classes: int, img_size: int | None) -> dict[str, Any]:
     arguments = {"weight_bits": own.bits(name, model_args) or 1, **own.arguments(model_args), "num_classes": classes}
     model = timm.create_model(name, device="meta", **arguments)
-    images = own.config.get("pretrained_cfg", {}).get("input_size") or model.pretrained_cfg["input_size"]
-    size = img_size or images[-1]
+    images = own.config.get("pretrained_cfg") or own.images
+    size = img_size or images.get("input_size", model.pretrained_cfg["input_size"])[-1]
     return {"img_size": size, **count(model, size)}
 
 

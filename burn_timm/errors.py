@@ -1,7 +1,9 @@
 """The one exception that scripts turn into a single line for the user, and what such a line must not tell."""
 
+import difflib
 import importlib.util
 import re
+from collections.abc import Iterable
 
 from huggingface_hub import get_token
 
@@ -27,6 +29,12 @@ def one_line(error: BaseException | str, limit: int = 300) -> str:
     """The message of `error` on one line of at most `limit` characters, without tokens of the Hub."""
     text = without_tokens(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def like(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: those of `names` that look like it; empty where none does."""
+    near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.7)
+    return f"; is it {' or '.join(near)}?" if near else ""
 
 
 def require_package(package: str, extra: str, what: str) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import shlex
+from pathlib import Path
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ from exported import packed as pack
 
 import burn_timm  # noqa: F401
 from burn_timm import cli, commands, packing
-from burn_timm.checkpoints import read_state_dict, save_latent
+from burn_timm.checkpoints import read_state_dict, save_latent, state_hash
 from burn_timm.counting import count_stages
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -97,7 +98,7 @@ def test_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["burn-timm", "pack", "nothing.safetensors", "packed.safetensors"])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_module("burn_timm.cli", run_name="__main__")
-    assert capsys.readouterr() == ("", "burn-timm pack: error: nothing.safetensors: no such file\n")
+    assert capsys.readouterr() == ("", "burn-timm pack: error: nothing.safetensors: no such file or folder\n")
 
 
 # info
@@ -110,7 +111,22 @@ def test_info_of_a_name(capsys, fails):
     out, counts = capsys.readouterr().out, count_stages("test_reactnet")
     assert all(f"{counts[key]:,.0f}" in out for key in ("params", "bops", "flops", "ops", "bytes_packed"))
     assert fails("info", "test_reactnet.nonsense").startswith("model test_reactnet.nonsense: ")
-    assert fails("info", "resnet50") == "resnet50: no such file"
+    assert fails("info", "resnet50") == "resnet50: no such file or folder"
+    assert "is it reactnet_a_burn or " in fails("info", "reactnet_a_bur")
+
+
+def test_the_name_of_released_weights_stands_for_them(tmp_path, capsys, fails):
+    assert run("info", "reactnet_a_025_burn", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    shipped = Path(timm.get_pretrained_cfg("reactnet_a_025_burn").file)
+    assert facts["file"] == str(shipped) and facts["images"] == "3 x 64 x 64" and facts["classes"] == 0
+    assert "tf_efficientnet_lite0" in facts["trained_by"] and facts["operations"]["img_size"] == 64
+    floats = tmp_path / "floats.safetensors"
+    assert run("unpack", "reactnet_a_025_burn", floats) == 0
+    model = timm.create_model("reactnet_a_025_burn", checkpoint_path=str(floats), num_classes=0)
+    packed = timm.create_model("reactnet_a_025_burn", pretrained=True)
+    assert state_hash(model) == state_hash(packed)
+    assert "name without weights" in fails("info", "reactnet_a_025_burn", "--num-classes", 3)
 
 
 def test_info_of_weights(latent, folder, tmp_path, capsys, fails):
@@ -137,7 +153,7 @@ def test_info_of_weights(latent, folder, tmp_path, capsys, fails):
     data[-1] ^= 1
     (packed / "model.safetensors").write_bytes(data)
     assert "checksum" in fails("info", packed)
-    assert "has its own number" not in fails("info", folder, "--num-classes", 3)
+    assert "weights have their own number" in fails("info", folder, "--num-classes", 3)
 
 
 # pack, unpack

@@ -1,4 +1,4 @@
-"""A network of this package in a file, a folder or a repository of the Hub: which model it is, and what its file tells.
+"""A network of this package in a file, a folder, a repository of the Hub or the package: which model, and what is told.
 
 A file is this package's own, or a checkpoint of timm's training script, of Lightning, or a plain state dict.
 """
@@ -25,10 +25,11 @@ from ..checkpoints import (
     model_source,
     read_content,
     read_state_dict,
+    summary_of,
     weights_file,
 )
 from ..configs import images_of, read_config
-from ..errors import BurnError, one_line
+from ..errors import BurnError, like, one_line
 from ..files import read_json
 from ..packing import is_packed, trained_bits
 from ..provenance import redact
@@ -125,7 +126,7 @@ def known(model_name: str, where: Path | None = None) -> str:
 
 
 def read_own(source: str, part: str | None = None) -> Own:
-    """Read `source`: a file, a folder, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`.
+    """Read `source`: a file, a folder, `local-dir:FOLDER`, `hf-hub:OWNER/NAME` or the name of released weights.
 
     Args:
         part: Which network of a training checkpoint; None: the averaged one (EMA), or the only one.
@@ -133,6 +134,8 @@ def read_own(source: str, part: str | None = None) -> Own:
     Raises:
         BurnError: It cannot be read, holds several networks, or contradicts the config.json beside it.
     """
+    if is_name(source) and (released := _released(source)):
+        return released
     path = _local(source)
     file = weights_file(path)
     config = read_config(path) if path.is_dir() else {}  # the first to be told where it is wrong
@@ -156,8 +159,27 @@ def read_own(source: str, part: str | None = None) -> Own:
     return own
 
 
+def is_name(source: str) -> bool:
+    """Whether `source` is a name of ours, with or without tag, and no file or folder."""
+    return source.partition(".")[0] in burn_models() and not Path(source).exists()
+
+
+def _released(name: str) -> Own | None:
+    """The weights of a registered name that lie in the package, if it has some."""
+    known(name)
+    images = timm.get_pretrained_cfg(name).to_dict()
+    if not images.get("file"):
+        return None
+    file = Path(images["file"])
+    told = {"model": images["architecture"], "weight_bits": "1"}
+    return Own(file, read_state_dict(file)[0], told, details=summary_of(file),
+               images={option: images[option] for option in _IMAGES if option in images})
+
+
 def _local(source: str) -> Path:
     if not source.startswith(("hf-hub:", "hf_hub:", "local-dir:", "local_dir:")):
+        if not Path(source).exists():
+            raise BurnError(f"{source}: no such file or folder{like(source, burn_models())}")
         return Path(source)
     kind, location = model_source(source)
     if kind == "local-dir":

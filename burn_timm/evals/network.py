@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from ..arguments import positive
-from ..checkpoints import WEIGHTS_FILES, download, load_model, model_source, weights_file
+from ..checkpoints import WEIGHTS_FILES, download, load_model, model_source, summary_of, weights_file
 from ..errors import BurnError, one_line
-from ..files import read_json
 from .features import data_config, eval_mode
 from .inputs import Source
 
@@ -143,21 +142,9 @@ def weights_in_words(args: argparse.Namespace, model: nn.Module | None, checkpoi
 
 
 def training_of(checkpoint: Path | None) -> dict | None:
-    """How a checkpoint of this package was trained, from training.json beside it, or from the summary.json of its run;
-    None where there is neither. Released weights have theirs beside them, under their own name.
-
-    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
-    """
-    if checkpoint is None:
-        return None
-    folder = checkpoint.absolute().parent
-    run = folder.parent if folder.name == "export" else folder
-    places = checkpoint.with_suffix(".json"), folder / "training.json", run / "summary.json"
-    try:
-        summary = read_json(next((place for place in places if place.is_file()), places[-1]))
-    except BurnError:
-        return None  # somebody else's file of that name
-    if not {"method", "model", "settings"} <= summary.keys():
+    """What a result keeps of how its checkpoint was trained (`summary_of`); None where that is unknown."""
+    summary = summary_of(checkpoint) if checkpoint else {}
+    if not summary:
         return None
     settings = summary["settings"]
     return {

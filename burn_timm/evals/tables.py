@@ -40,7 +40,8 @@ Cells = dict[int, list[dict]]  # results of a column, by its index: one a seed
 
 
 def all_tables(results: list[dict]) -> str:
-    """Markdown of the comparison of frozen features and of the paper's tables that the results have figures for.
+    """Markdown of the comparison of frozen features and of the paper's tables that the results have figures for, and
+    the names of the results that stand in none of them.
 
     Raises:
         BurnError: There is none.
@@ -49,7 +50,10 @@ def all_tables(results: list[dict]) -> str:
     text = "\n".join(part for part in parts if part)
     if not text:
         raise BurnError("the results have no figure for the paper's tables")
-    return text
+    columns = [*_COMPARED, *(column for table in TABLES.values() for column in table["columns"])]
+    left_out = [f"{result['file']} ({result['task']} on {_data(result)})" for result in results
+                if all(figure(start, column) is None for start in _starts_of(result) for column in columns)]
+    return f"{text}\nIn no table: {', '.join(left_out)}.\n" if left_out else text
 
 
 def paper_table(number: int, results: list[dict]) -> str:

@@ -16,7 +16,7 @@ from ..arguments import KeyValues
 from ..checkpoints import architecture_of, burn_models, require_model
 from ..compat import use_cpu_is_set
 from ..data.datasets import mirror_probability
-from ..errors import BurnError, one_line
+from ..errors import BurnError, like, one_line
 from ..methods import METHODS
 from .parser import STAGES, build_parser, option_actions
 from .processes import launched_options
@@ -112,7 +112,8 @@ def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action], above: tup
     path = Path(recipe) if Path(recipe).suffix else Path(str(shipped / f"{recipe}.yaml"))
     if not path.is_file():
         names = sorted(entry.name[:-5] for entry in shipped.iterdir() if entry.name.endswith(".yaml"))
-        raise BurnError(f"--recipe {recipe}: no such recipe; shipped are {', '.join(names)}, or give a .yaml file")
+        near = like(recipe, names) or f"; shipped are {', '.join(names)}, or give a .yaml file"
+        raise BurnError(f"--recipe {recipe}: no such recipe{near}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -160,6 +160,8 @@ def test_table_from_files(tmp_path, capsys, eval_fails, monkeypatch):
         (["other.json"], "no figure for the paper's tables"),
     ):
         assert message in eval_fails("table", *argv)
+    eval_downstream.main(["table", one.name, "other.json"])
+    assert capsys.readouterr().out.rstrip().endswith("In no table: other.json (train_step on hfds/x/cifar10).")
 
 
 def test_sizes_engines_and_nameless_lines_have_rows_of_their_own(tmp_path, monkeypatch):
@@ -180,4 +182,5 @@ def test_sizes_engines_and_nameless_lines_have_rows_of_their_own(tmp_path, monke
         (tmp_path / f"{one['task']}.json").write_text(json.dumps({key: one[key] for key in one if key != "name"}))
     text = tables.all_tables(read_results(["knn.json", "linear.json"]))
     (row,) = [line for line in text.splitlines() if "25.00" in line]
+    assert "In no table" not in text
     assert "75.00" in row  # files of one folder, called by their tasks

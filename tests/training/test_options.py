@@ -50,6 +50,7 @@ def refusal(capsys, *words) -> str:
     (f"{TINY} --adapter mlp --fs-on projection", "--adapter is for --fs-on feature"),
     (f"{TINY} --target-head information", "--target-head information needs --information-weight above 0"),
     (f"{TINY} --recipe nonsense", "no such recipe; shipped are burn_imagenet, "),
+    (f"{TINY} --recipe distil_small", "no such recipe; is it distill_small"),
     (f"{TINY} --weight-decay 0 0 0", "--weight-decay takes one value, or one for each of the 2 stages"),
     (f"{TINY} --cache-size 256", "--cache-size needs --cache memory or --cache disk"),
     (f"{TINY} --cache disk --cache-size 200", "--cache-size 200 is less than --img-size 224"),
