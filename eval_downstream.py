@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from burn_timm import arguments
 from burn_timm.arguments import Parser, natural, positive, renamed
-from burn_timm.data import eval_loader, mirror_probability
+from burn_timm.data import eval_loader
 from burn_timm.deploy.export import pooled_features
 from burn_timm.errors import BurnError
 from burn_timm.evals import detection, finetune, inputs, knn, linear, network, pictures, svm, transfer
@@ -173,7 +173,6 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
         outcome = augmented_probe(
             model, train.used, test_features[:2], settings, features_of=lambda *args: features_of(*args)[:2],
             img_size=net.config["input_size"][-1], device=device, workers=args.workers,
-            hflip=mirror_probability(args.dataset),
         )
     elif args.output is not None:
         where = device if device.type == "cuda" else "cpu"  # other accelerators lack float64

@@ -12,4 +12,4 @@ from burn_timm.data.loader import (
 )
 from burn_timm.data.sources import ImageSource, align, random_subset
 from burn_timm.data.stream import StreamSource
-from burn_timm.data.views import VIEWS, make_view
+from burn_timm.data.views import DEFAULT_INTERPOLATION, VIEWS, make_view

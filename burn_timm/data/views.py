@@ -29,7 +29,8 @@ View = Callable[[Image.Image], torch.Tensor]
 Views = View | Sequence[View]  # one for all views, or one for each
 
 _SMALLEST_BLURRED = 24  # px
-INTERPOLATIONS = ("bicubic", "bilinear")
+DEFAULT_INTERPOLATION = "bicubic"
+INTERPOLATIONS = (DEFAULT_INTERPOLATION, "bilinear")
 _LEAST_SIGMA, _MOST_SIGMA = 0.1, 2.0  # px, MoCo v2
 
 
@@ -46,7 +47,7 @@ class ViewSettings:
     blur_p: float = 0.0
     solarize_p: float = 0.0
     rand_augment: int = 0  # operations of RandAugment (arXiv 1909.13719), at torchvision's magnitude 9 of 30
-    interpolation: str = "bicubic"  # of the crop
+    interpolation: str = DEFAULT_INTERPOLATION  # of the crop
 
 
 VIEWS: dict[str, ViewSettings | None] = {
@@ -200,9 +201,10 @@ def make_view(name: str, img_size: int, flip_p: float | None = None, interpolati
         raise BurnError(f"--img-size {img_size}: must be at least 1 px")
     settings = VIEWS[name]
     if settings is None:
+        mode = v2.InterpolationMode(interpolation or DEFAULT_INTERPOLATION)
         return v2.Compose(
             [
-                v2.Resize(img_size, interpolation=v2.InterpolationMode(interpolation or "bicubic"), antialias=True),
+                v2.Resize(img_size, interpolation=mode, antialias=True),
                 v2.CenterCrop(img_size),
                 v2.PILToTensor(),
                 torch.Tensor.contiguous,

@@ -1,6 +1,7 @@
 """Training on augmented views: linear evaluation as published, and the batches that fine-tuning uses too."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -8,7 +9,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import CorruptLog, ImageSource, ViewDataset, make_train_loader, make_view, micro_steps_per_epoch, seed_for
+from ..data import CorruptLog, ImageSource, ViewDataset, make_train_loader, make_view, seed_for
 from ..errors import BurnError
 from ..nn import Backbone
 from . import linear
@@ -25,11 +26,9 @@ def epochs_of_views(
 ) -> Iterable[Iterator[tuple[Tensor, Tensor]]]:
     """For each epoch its batches on `device`: views uint8 [B, 3, H, W], labels int64 [B].
 
-    The last images of an epoch that fill no batch are left out; a set smaller than a batch is one batch. With `title`
-    a progress bar shows the steps.
+    An epoch has every image; its last batch may be smaller. With `title` a progress bar shows the steps.
     """
-    batch_size = min(batch_size, len(source))
-    steps = micro_steps_per_epoch(len(source), batch_size, 1)
+    steps = math.ceil(len(source) / batch_size)
     corrupt = CorruptLog(len(source))
     loader = make_train_loader(
         ViewDataset(source, {"views": [view]}, seed), batch_size=batch_size, micro_steps_per_epoch=steps,
@@ -49,7 +48,6 @@ def epochs_of_views(
 def augmented_probe(
     model: nn.Module, source: ImageSource, test: tuple[Tensor, Tensor], settings: linear.Settings, *,
     features_of: Callable[[ImageSource, str], tuple[Tensor, Tensor]], img_size: int, device: torch.device, workers: int,
-    hflip: float = 0.5,
 ) -> dict:
     """`linear.linear_probe` on augmented views.
 
@@ -70,7 +68,7 @@ def augmented_probe(
     # With one learning rate there is nothing to choose: no image is held out, and `test` is not looked at.
     held_out_features = features_of(held_out, "held-out") if len(settings.lrs) > 1 else test
     check_features(*held_out_features, *test)
-    view = make_view(VIEW, img_size, hflip, INTERPOLATION)
+    view = make_view(VIEW, img_size, settings.mirror_probability, INTERPOLATION)
     config = resolve_model_data_config(model)
     frozen = Backbone(model, config["mean"], config["std"]).to(device).eval()
 

@@ -3,7 +3,8 @@
 SGD with momentum 0.9, 20 epochs, learning rate x0.2 at 60 % and 80 % of them (12 and 16), a grid of learning rates and
 of factors for the classifier's; weight decay 5e-4 with 1 % of the labels, 1e-4 with more. The best of the grid on the
 test images is reported, as published, and the whole grid beside it. A binary network starts from its packed weights
-(signs and scales) and, where they are at hand, from its latent ones: both are reported.
+(signs and scales) and, where they are at hand, from its latent ones: both are reported. The classifier is a fresh one,
+as the paper's and SimCLR's: one that weights come with may have seen all labels, or other classes.
 """
 
 import argparse
@@ -23,15 +24,16 @@ from timm.data import resolve_model_data_config
 from tqdm import tqdm
 
 from ..arguments import above_zero, not_negative, number, positive, whole
-from ..checkpoints import load_model, model_source, read_state_dict
-from ..data import VIEWS, ImageSource, eval_loader, make_view, mirror_probability, seed_for
+from ..checkpoints import load_model, read_state_dict
+from ..data import DEFAULT_INTERPOLATION, VIEWS, ImageSource, eval_loader, make_view, mirror_probability, seed_for
 from ..errors import BurnError
 from ..files import read_json, write_json
 from ..nn import Backbone
-from ..packing import is_packed
+from ..packing import is_packed, pack_weight, packed_weight_names
+from ..version import __version__
 from .augmented import epochs_of_views
 from .features import eval_transform
-from .heads import topk_accuracy
+from .heads import LAST_BATCH, MOMENTUM, topk_accuracy
 
 DESCRIPTION = "the whole network with few labels (1 %, 10 %), learning rates x head factors: top-1 and top-5"
 
@@ -57,24 +59,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def protocol(args: argparse.Namespace, labels: str, count: int, total: int) -> dict:
     """The settings in words, for the result file; `labels` says which of them are used, `count` how many of `total`."""
     fraction = round(count / total, 2) if args.subset_list else args.fraction
-    published = 5e-4 if fraction <= 0.01 else 1e-4
+    published, view = 5e-4 if fraction <= 0.01 else 1e-4, VIEWS[args.view]
     return {
         "method": "fine-tuning of the whole network, BatchNorm in training mode",
+        "classifier": "fresh",
         "labels": labels,
         "fraction": fraction,
         "optimizer": "SGD",
-        "momentum": 0.9,
+        "momentum": MOMENTUM,
         "weight_decay": published if args.weight_decay is None else args.weight_decay,
-        "batch_size": min(args.sgd_batch_size, count),
+        "batch_size": batch_size(args, count),
+        "last_batch": LAST_BATCH,
         "epochs": args.epochs,
         "lr_schedule": "x0.2 at " + " and ".join(f"{share:.4g}" for share in args.milestones) + " of the epochs",
         "lrs": sorted(args.lrs),
         "head_multipliers": sorted(args.head_multipliers),
         "choice": "best top-1 on the test images, as published; the whole grid is in `extra`",
         "view": args.view,
-        "view_interpolation": VIEWS[args.view].interpolation if VIEWS[args.view] else "bicubic",
+        "view_interpolation": view.interpolation if view else DEFAULT_INTERPOLATION,
+        "mirror_probability": mirror_probability(args.dataset) if view else 0.0,
         "metric": "top-1 accuracy, fraction",
     }
+
+
+def batch_size(args: argparse.Namespace, count: int) -> int:
+    """Images per step of `count` labelled ones: one more than asked for where a single image would else be left for
+    the last batch, of which BatchNorm has no statistics."""
+    size = min(args.sgd_batch_size, count)
+    while count % size == 1:
+        size += 1
+    return size
 
 
 def run(
@@ -99,7 +113,7 @@ def run(
     files = starts(args, checkpoint)
     points = list(itertools.product(sorted(args.lrs, reverse=True), sorted(args.head_multipliers)))
     inputs = [*files.values(), Path(args.subset_list) if args.subset_list else None]
-    path, identity = grid_file(args.output), _identity(args, f"{train.description}, {train.listing_hash()}", inputs)
+    path, identity = grid_file(args.output), _identity(args, [train, test], inputs)
     kept = read_json(path) if path.exists() else {}
     done = kept["done"] if kept.get("identity") == identity else {}
     results = {}
@@ -172,22 +186,33 @@ def read_list(path: str) -> list[str]:
 
 def starts(args: argparse.Namespace, checkpoint: Path | None) -> dict[str, Path | None]:
     """Name of each start -> file of its weights (None: timm's own, or random ones). Raises BurnError for a --latent
-    that is not there, or that no packed weights belong to."""
-    if args.latent not in (None, "none"):
-        if not os.path.isfile(args.latent):
-            raise BurnError(f"--latent {args.latent}: no such file")
-        if not args.checkpoint and model_source(args.model)[0] != "local-dir":
-            raise BurnError("--latent goes beside packed weights: give those by --checkpoint or --model local-dir:...")
+    that is not there, or that no packed weights belong to, and for latent weights that have other signs than these."""
+    given = args.latent not in (None, "none")
+    if given and not os.path.isfile(args.latent):
+        raise BurnError(f"--latent {args.latent}: no such file")
+    packed = read_state_dict(checkpoint)[0] if checkpoint else {}
+    if given and not is_packed(packed):
+        what = f"{checkpoint} is not packed" if checkpoint else "--checkpoint or --model local-dir:... names those"
+        raise BurnError(f"--latent goes beside packed weights: {what}")
     if checkpoint is None:
         return {"pretrained" if args.pretrained or ":" in args.model else "random": None}
-    if args.latent == "none":
-        return {"weights": checkpoint}
     folder = checkpoint.absolute().parent
     latent = Path(args.latent or folder.parent / "latent.safetensors")
-    found = latent.is_file() and (args.latent or folder.name == "export")
-    if not found or not is_packed(read_state_dict(checkpoint)[0]):
+    found = given or args.latent is None and folder.name == "export" and latent.is_file()
+    if not found or not is_packed(packed):
         return {"weights": checkpoint}  # an export of a stage with real-valued weights is its own latent file
+    _require_same_signs(packed, checkpoint, latent)
     return {"packed": checkpoint, "latent": latent}
+
+
+def _require_same_signs(packed: dict[str, torch.Tensor], checkpoint: Path, latent: Path) -> None:
+    weights = read_state_dict(latent)[0]
+    for name in packed_weight_names(packed):
+        if name not in weights or not torch.equal(pack_weight(weights[name], name)[0], packed[f"{name}_bits"]):
+            raise BurnError(
+                f"--latent {latent}: {name} has not the signs that it has in {checkpoint}: another run's? "
+                "--latent none starts from the packed weights alone"
+            )
 
 
 def _trained(
@@ -196,7 +221,8 @@ def _trained(
 ) -> nn.Module:
     """The network after fine-tuning from the weights in `file`; `progress` is called after each epoch."""
     torch.manual_seed(seed_for(args.seed, 0xF17E))
-    model = load_model(args.model, file, num_classes=train.num_classes, pretrained=args.pretrained or None)
+    model = load_model(args.model, file, num_classes=0, pretrained=args.pretrained or None)
+    model.reset_classifier(train.num_classes)
     if hasattr(model, "set_input_size"):
         model.set_input_size(img_size=side)
     own = resolve_model_data_config(model)
@@ -206,14 +232,14 @@ def _trained(
     of_head = set(map(id, head))
     backbone = [parameter for parameter in model.parameters() if id(parameter) not in of_head]
     optimizer = torch.optim.SGD(
-        [{"params": backbone, "lr": lr}, {"params": head, "lr": lr * multiplier}], momentum=0.9,
+        [{"params": backbone, "lr": lr}, {"params": head, "lr": lr * multiplier}], momentum=MOMENTUM,
         weight_decay=weight_decay,
     )
     milestones = [round(share * args.epochs) for share in args.milestones]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)
     epochs = epochs_of_views(
         train, make_view(args.view, side, mirror_probability(args.dataset)), epochs=args.epochs,
-        batch_size=args.sgd_batch_size, seed=seed_for(args.seed), workers=args.workers, device=device,
+        batch_size=batch_size(args, len(train)), seed=seed_for(args.seed), workers=args.workers, device=device,
     )
     network.train()
     for epoch in epochs:
@@ -245,9 +271,11 @@ def grid_file(output: str) -> Path:
     return Path(f"{output}.grid.json")
 
 
-def _identity(args: argparse.Namespace, images: str, files: list[Path | None]) -> dict:
+def _identity(args: argparse.Namespace, sources: list[ImageSource], files: list[Path | None]) -> dict:
     """What a kept point depends on. The points of another run are not taken over."""
     free = ("output", "lrs", "head_multipliers", "workers", "threads", "device", "batch_size")  # change no point
     settings = {name: value for name, value in vars(args).items() if name not in free}
     stamps = [file and [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return json.loads(json.dumps({**settings, "images": images, "files": stamps, "timm": timm.__version__}))
+    images = [f"{source.description}, {source.listing_hash()}" for source in sources]
+    versions = {"burn_timm": __version__, "timm": timm.__version__}
+    return json.loads(json.dumps({**settings, "images": images, "files": stamps, **versions}))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MOMENTUM = 0.9
+LAST_BATCH = "kept, smaller"  # of an epoch of augmented views, for protocols
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # features [B, D], labels [B]
 

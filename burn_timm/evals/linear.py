@@ -17,11 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..arguments import above_zero, file_ending, not_negative, number, positive
-from ..data import ImageSource
+from ..data import ImageSource, mirror_probability
 from ..errors import BurnError
 from . import logistic
 from .features import check_features
-from .heads import MOMENTUM, Batches, Heads, LinearHeads, MLPHeads, fit, step_lrs, test_figures, topk_accuracy
+from .heads import (
+    LAST_BATCH,
+    MOMENTUM,
+    Batches,
+    Heads,
+    LinearHeads,
+    MLPHeads,
+    fit,
+    step_lrs,
+    test_figures,
+    topk_accuracy,
+)
 from .inputs import HOLD_OUT
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +58,7 @@ class Settings:
     lrs: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     milestones: tuple[float, ...] = (0.6, 0.8)  # shares of the epochs
     weight_decay: float = 0.0
+    mirror_probability: float = 0.5  # of augmented views
     seed: int = 0
 
     def protocol(self) -> dict:
@@ -61,17 +73,19 @@ class Settings:
             return {**logistic.protocol(HOLD_OUT), **common}
         heads = {"linear": "linear classifier", "mlp": "hidden layer as wide as the features, ReLU, linear classifier"}
         steps = " and ".join(f"{share:.4g}" for share in self.milestones)
+        crops = f"random resized crop (0.08 to 1, bilinear), mirror image with probability {self.mirror_probability:g}"
         return {
             "method": f"{self.probe} probe on " + (
                 "features of augmented views, backbone frozen, eval-mode BatchNorm" if self.augment
                 else "cached frozen features, no augmentation"
             ),
             "probe": heads[self.probe],
-            "views": "random resized crop (0.08 to 1, bilinear), mirror image" if self.augment else "centre crop",
+            "views": crops if self.augment else "centre crop",
             "optimizer": "SGD",
             "momentum": MOMENTUM,
             "weight_decay": self.weight_decay,
             "batch_size": self.sgd_batch_size,
+            **({"last_batch": LAST_BATCH} if self.augment else {}),  # results of before left it out
             "epochs": self.epochs,
             "lr_schedule": f"x0.1 at {steps} of the epochs" if steps else "constant",
             "lrs": sorted(self.lrs),
@@ -101,6 +115,7 @@ def settings(args: argparse.Namespace, train: ImageSource, **defaults) -> Settin
     """`defaults`, and the options that were given instead of them. Raises BurnError where these contradict."""
     given = {field.name: getattr(args, field.name, None) for field in fields(Settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    defaults["mirror_probability"] = mirror_probability(args.dataset)
     chosen = {**defaults, **{name: value for name, value in given.items() if value is not None}}
     if chosen.get("classifier") == "lbfgs":
         if of_sgd := [name for name, value in given.items() if value and name not in ("classifier", "seed")]:

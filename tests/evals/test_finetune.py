@@ -11,11 +11,13 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 import eval_downstream
+from burn_timm.checkpoints import save_latent
 from burn_timm.data import open_dataset
 from burn_timm.errors import BurnError
 from burn_timm.evals import augmented, finetune
@@ -74,7 +76,7 @@ def test_a_list_of_file_names(source, tmp_path, zipped):
 def test_weight_decay_is_that_of_the_share_of_labels_of_any_set():
     parser = argparse.ArgumentParser()
     finetune.add_options(parser)
-    listed = parser.parse_args(["--subset-list", "list.txt"])
+    listed = parser.parse_args(["--subset-list", "list.txt"], argparse.Namespace(dataset="digits"))
     for total in (50_000, 1_281_167):
         decays = [finetune.protocol(listed, "", total // share, total)["weight_decay"] for share in (100, 10)]
         assert decays == [5e-4, 1e-4]
@@ -106,7 +108,8 @@ def test_packed_and_latent_starts_are_both_reported(run_folder, tmp_path):
     assert starts["packed"]["grid"] != starts["latent"]["grid"]
     assert result["value"] == starts["packed"]["top1"] and max(s["top1"] for s in starts.values()) > 0.1
     assert result["protocol"].items() >= {
-        "fraction": 0.1, "weight_decay": 1e-4, "epochs": 2, "view_interpolation": "bicubic"}.items()
+        "fraction": 0.1, "weight_decay": 1e-4, "epochs": 2, "view_interpolation": "bicubic", "mirror_probability": 0,
+        "classifier": "fresh"}.items()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "run"]  # the grid's file is gone
     alone = tune(tmp_path / "a.json", *common, "--latent", "none", "--lrs", "0.1", "--head-multipliers", "10")
     assert alone["extra"]["starts"]["weights"]["grid"] == starts["packed"]["grid"][:1]
@@ -145,6 +148,36 @@ def test_a_killed_grid_goes_on_where_it_was_unless_the_settings_differ(tmp_path,
     assert tune(tmp_path / "r.json", *GRID)["extra"]["starts"] == whole and len(trained.done) == 2
 
 
+def test_a_killed_grid_begins_anew_where_test_images_or_our_version_differ(source, tmp_path, trained, monkeypatch):
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
+    changed = tmp_path / "val" / "n01" / "n01_0.png"
+    folder = [*GRID, "--dataset", "folder", "--data-dir", str(tmp_path), "--limit-test", "12"]
+    for change in (lambda: None, lambda: changed.write_bytes(changed.read_bytes() + b"more"),
+                   lambda: monkeypatch.setattr(finetune, "__version__", "0.0.0")):
+        change()
+        trained.limit = len(trained.done) + 1
+        with pytest.raises(SystemExit):
+            tune(tmp_path / "r.json", *folder)
+    assert trained.done == [(0.1, 1)] * 3
+
+
+def test_the_classifier_starts_fresh_though_the_weights_have_one_of_as_many_classes(tmp_path, monkeypatch):
+    models, load = [], finetune.load_model
+    monkeypatch.setattr(finetune, "load_model", lambda *a, **k: models.append(load(*a, **k)) or models[-1])
+    supervised = timm.create_model("test_resnet", num_classes=10)
+    torch.save(supervised.state_dict(), tmp_path / "supervised.pth")
+    tune(tmp_path / "r.json", "--model", "test_resnet", "--checkpoint", str(tmp_path / "supervised.pth"),
+         "--epochs", "1", "--lrs", "1e-9", "--head-multipliers", "1")  # nothing moves
+    torch.testing.assert_close(models[-1].conv1[0].weight, supervised.conv1[0].weight)
+    assert (models[-1].fc.weight - supervised.fc.weight).norm() > supervised.fc.weight.norm()
+
+
+def test_no_batch_is_a_single_image():
+    for asked, count, size in ((256, 1, 1), (256, 255, 255), (256, 257, 257), (256, 500, 256), (256, 513, 257),
+                               (2, 3, 3)):
+        assert finetune.batch_size(argparse.Namespace(sgd_batch_size=asked), count) == size
+
+
 def test_a_result_that_cannot_be_written_costs_no_grid(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(eval_downstream, "write_result", Mock(side_effect=OSError("disk full")))
     with pytest.raises(SystemExit):
@@ -169,6 +202,18 @@ def test_an_export_with_real_valued_weights_is_one_start(run_folder, monkeypatch
     (run_folder.parent / "latent.safetensors").replace(run_folder / "model.safetensors")
     (run_folder.parent / "latent.safetensors").write_bytes((run_folder / "model.safetensors").read_bytes())
     assert list(finetune.starts(args, run_folder / "model.safetensors")) == ["weights"]
+    args.latent = str(run_folder.parent / "latent.safetensors")
+    with pytest.raises(BurnError, match="--latent goes beside packed weights: .*model.safetensors is not packed"):
+        finetune.starts(args, run_folder / "model.safetensors")
+
+
+def test_latent_weights_of_another_run_are_refused(run_folder):
+    latent = run_folder.parent / "latent.safetensors"
+    torch.manual_seed(12)
+    save_latent(latent, timm.create_model("test_reactnet", num_classes=0).state_dict(), "test_reactnet", 1)
+    for given in (None, str(latent)):
+        with pytest.raises(BurnError, match=r"latent.safetensors: stages.* has not the signs that it has in .*none"):
+            finetune.starts(options(latent=given), run_folder / "model.safetensors")
 
 
 def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_path):
@@ -187,7 +232,9 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
     tune(tmp_path / "r.json", "--model", "test_resnet", "--epochs", "5", "--lrs", "0.005", "--head-multipliers", "10",
          "--weight-decay", "0.01", "--limit-test", "20")
     torch.manual_seed(finetune.seed_for(0, 0xF17E))
-    model = load("test_resnet", None, num_classes=10).train()
+    model = load("test_resnet", None, num_classes=0).train()
+    model.reset_classifier(10)
+    assert [len(batch["target"]) for batch in seen[: len(seen) // 5]] == [64, 64, 15]  # the whole of the labels
     velocity = {name: 0 for name, _ in model.named_parameters()}
     begun = [parameter.detach().clone() for parameter in model.parameters()]
     for number, batch in enumerate(seen):

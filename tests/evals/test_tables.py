@@ -26,7 +26,7 @@ def as_published(task, dataset=""):
     if task == "finetune":
         parser = argparse.ArgumentParser()
         finetune.add_options(parser)
-        args = parser.parse_args(["--subset-list", "1percent.txt"])
+        args = parser.parse_args(["--subset-list", "1percent.txt"], argparse.Namespace(dataset=dataset))
         stated = finetune.protocol(args, "12811 images of the list 1percent.txt", 12_811, 1_281_167)
     elif task == "detection":
         parser = argparse.ArgumentParser()
@@ -114,6 +114,7 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(cha
     (2, "linear", IMAGENET, {"transform": {"input_size": [3, 64, 64]}}),
     (2, "finetune", IMAGENET, {"labels": "12811 images, 1.000% of each class, seed 0"}),
     (2, "finetune", IMAGENET, {"lrs": [0.1]}),
+    (2, "finetune", IMAGENET, {"classifier": None}),
     (3, "svm", VOC07, {"pool": "1x1"}),
     (3, "svm", VOC07, {"transform": {"input_size": [3, 224, 224]}}),
     (3, "svm", VOC07, protocol("svm", draws=1)),

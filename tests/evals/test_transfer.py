@@ -29,6 +29,7 @@ PLACES = {"epochs": 14, "lrs": (0.01,), "weight_decay": 5e-4, "milestones": (4 /
      {"epochs": 3, "lrs": (0.1, 1.0), "weight_decay": 5e-4, "milestones": ()}),
     ("places205", ["--classifier", "lbfgs"], {"classifier": "lbfgs", **PLACES}),
     ("torch/cifar10", [], {}),
+    ("digits", [], {"mirror_probability": 0}),
 ])
 def test_published_settings_of_a_dataset_and_options_win(dataset, argv, expected):
     parser = argparse.ArgumentParser()
@@ -68,19 +69,19 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone(monkeypatch):
     model = timm.create_model("test_resnet", num_classes=0).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     source = open_dataset("digits", None, "train").subset(list(range(140)))
-    settings = linear.Settings(epochs=3, lrs=(0.05,), sgd_batch_size=64, augment=True, seed=3)
+    settings = linear.Settings(epochs=3, lrs=(0.05,), sgd_batch_size=64, augment=True, mirror_probability=0, seed=3)
     test = torch.randn(20, model.num_features), torch.arange(20) % 10
     steps, step = [], LinearHeads.step
     monkeypatch.setattr(LinearHeads, "step", lambda self, *args: steps.append((self, *args)) or step(self, *args))
     result = augmented_probe(
-        model, source, test, settings, features_of=None, img_size=32, device=torch.device("cpu"), workers=0, hflip=0.0,
+        model, source, test, settings, features_of=None, img_size=32, device=torch.device("cpu"), workers=0,
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
     # By hand: the same images in the same order, each view seeded by its epoch and image.
     view, seed = make_view("supervised", 32, 0.0, "bilinear"), seed_for(3, len(source))
     for number, (_, features, labels, lrs) in enumerate(steps):
-        epoch, place = divmod(number, 2)
+        epoch, place = divmod(number, 3)  # 64, 64 and 12 images
         chosen = epoch_order(seed, epoch, len(source))[64 * place : 64 * (place + 1)].tolist()
         views = []
         for index in chosen:
@@ -90,7 +91,7 @@ def test_augmented_views_train_the_probe_and_leave_the_backbone(monkeypatch):
             torch.testing.assert_close(features, model((torch.stack(views) / 255 - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
         assert labels.tolist() == [source.load(index)[1] for index in chosen]
         assert lrs == pytest.approx([0.05 * (1, 1, 0.1)[epoch]])
-    assert len(steps) == 6 and result["sweep"] == []
+    assert len(steps) == 9 and result["sweep"] == []
     logits = steps[0][0].logits(test[0])[0]
     assert torch.equal(result["predicted"], logits.argmax(1))
     assert result["value"] == pytest.approx((logits.argmax(1) == test[1]).double().mean().item())
