@@ -49,8 +49,7 @@ def parse_options(argv: Sequence[str]) -> Options:
     actions = option_actions(parser)
     given = _given(parser, argv)
     recipe = _read_recipe(given["recipe"], actions) if given.get("recipe") else {}
-    if "img_size" in given:  # the other two sizes go with the recipe's own
-        recipe = {name: recipe[name] for name in recipe if name not in ("export_img_size", "small_img_size")}
+    recipe = _without(recipe, given)
     launched = _given(build_parser("accelerate launch"), launched_options())
     values = {name: action.default for name, action in actions.items()} | recipe | launched | given
     beside = given if "cache_teacher" in given else {**recipe, **given}  # a recipe's view gives way to the command's
@@ -125,7 +124,16 @@ def _read_recipe(recipe: str, actions: Mapping[str, argparse.Action], above: tup
         raise BurnError(f"{path.name}: its base {base} leads back to it")
     inherited = _read_recipe(str(base), actions, (recipe, *above)) if base else {}
     words = [word for key, value in values.items() for word in _words(path.name, str(key), value, actions)]
-    return inherited | _given(build_parser(f"train_burn.py: {path.name}"), words)
+    own = _given(build_parser(f"train_burn.py: {path.name}"), words)
+    return _without(inherited, own) | own
+
+
+def _without(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`recipe` without what goes with a setting that is given anew: with the size two other sizes, and of the two ways
+    to give a length, of which the shorter holds, the one that is not given."""
+    gone = {name for name in ("export_img_size", "small_img_size") if "img_size" in given}
+    gone |= {name for name in ("epochs", "max_steps") if given.keys() & {"epochs", "max_steps"}}
+    return {name: value for name, value in recipe.items() if name not in gone}
 
 
 def _words(file: str, key: str, value: Any, actions: Mapping[str, argparse.Action]) -> list[str]:
