@@ -65,11 +65,14 @@ def summary_of(weights: Path) -> dict[str, Any]:
     folder = weights.absolute().parent
     run = folder.parent if folder.name == "export" else folder
     places = weights.with_suffix(".json"), folder / "training.json", run / "summary.json"
-    try:
-        summary = read_json(next((place for place in places if place.is_file()), places[-1]))
-    except BurnError:
-        return {}  # somebody else's file of that name
-    return summary if {"method", "model", "settings"} <= summary.keys() else {}
+    for place in places:
+        try:
+            summary = read_json(place)
+        except BurnError:
+            continue  # there is none, or it is somebody else's file of that name
+        if {"method", "model", "settings"} <= summary.keys():
+            return summary
+    return {}
 
 
 def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -282,7 +285,7 @@ def _classifiers(architecture: str) -> tuple[str, ...]:
 
 
 def load_model(
-    model_name: str, checkpoint: str | os.PathLike | None = None, num_classes: int | None = 0,
+    model_name: str, checkpoint: str | os.PathLike | None = None, num_classes: int | None = None,
     pretrained: bool | None = None, **kwargs: Any,
 ) -> torch.nn.Module:
     """Any timm model, in eval mode, with weights from a file, from timm, or random.
@@ -293,7 +296,7 @@ def load_model(
     Args:
         model_name: A timm name; `local-dir:FOLDER` and `hf-hub:REPO` mean their weights too.
         checkpoint: A file (packed or float safetensors, or torch), or a folder with model.safetensors.
-        num_classes: 0 removes the classifier, None keeps that of the weights.
+        num_classes: 0 removes the classifier, None keeps that of the weights (or the model's own).
         pretrained: timm's own weights; None: only with `local-dir:` and `hf-hub:`. Ignored with `checkpoint`.
         kwargs: Arguments of the model.
 

@@ -62,6 +62,8 @@ def build_teacher(options: Options) -> tuple[Backbone | None, dict | None]:
             model = load_moco_teacher(options.teacher, options.teacher_checkpoint, options.teacher_output, **kwargs)
         if model is None:
             model = load_model(options.teacher, options.teacher_checkpoint or None, pretrained=pretrained, **kwargs)
+            if options.teacher_output == "logits" and not getattr(model, "num_classes", 0):
+                raise BurnError("has no classifier, so no logits; give --teacher-output features, or another teacher")
     except BurnError as error:
         hint = "; give --teacher-checkpoint FILE, or --no-teacher-pretrained for a random teacher" if pretrained else ""
         raise BurnError(f"--teacher {options.teacher}: {error}{hint}") from error

@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 import importlib.resources
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import yaml
 from timm.optim import create_optimizer_v2
@@ -29,6 +30,29 @@ FREE_ON_RESUME = {
 }
 _OF_METHODS = {name for method in METHODS.values() for name in method.options()} | {"reset_target_head"}
 _NOT_GIVEN = object()
+# Arguments of models that --model-kwargs may not have, and why.
+_NO_KWARGS = {
+    "num_classes": "what is trained are the features, not a classifier",
+    "weight_bits": "--stages says it", "act_bits": "--stages says it", "act_grad": "--act-grad says it",
+    "drop_rate": "--drop says it", "pretrained": "--initial-checkpoint names weights to start from",
+    "checkpoint_path": "--initial-checkpoint names weights to start from",
+}
+# Options that are ignored in some settings: when, in words and as a test. Who gives one relies on it.
+_IGNORED: dict[str, tuple[str, Callable[["Options"], bool]]] = {
+    "lambda_0": ("--lambda-schedule step", lambda o: o.lambda_schedule == "step"),
+    "lambda_T": ("--lambda-schedule constant or step", lambda o: o.lambda_schedule in ("constant", "step")
+                 and not o.lambda_T == o.lambda_0),
+    "fs_temperature": ("an --fs-loss other than assignment and relations",
+                       lambda o: o.fs_loss not in ("assignment", "relations")),
+    "hflip": ("--view none, which shows photos as they are", lambda o: o.view == "none" and o.hflip > 0),
+    "sync_bn_of": ("--no-sync-bn, the default", lambda o: not o.sync_bn),
+    "reset_target_head": ("a single stage", lambda o: len(o.stages) == 1),
+    "queue_size": ("--contrastive-weight 0", lambda o: o.contrastive_weight == 0),
+    "target_momentum": ("--contrastive-weight 0", lambda o: o.contrastive_weight == 0),
+    "small_img_size": ("--small-views 0", lambda o: o.small_views == 0),
+    **{name: ("a floating-point network", lambda o: o.stages == ["fp"])
+       for name in ("act_grad", "weight_grad", "count_bits")},
+}
 
 
 class Options(dataclasses.make_dataclass("_Fields", [*option_actions(build_parser()), "command"], frozen=True)):
@@ -58,6 +82,10 @@ def parse_options(argv: Sequence[str]) -> Options:
     _check_method(values["method"], {**recipe, **given})
     options = Options(**_filled_in(values), command=shlex.join(["train_burn.py", *argv]))
     _check(options)
+    for name in given.keys() & _IGNORED.keys():
+        when, ignored = _IGNORED[name]
+        if given[name] and ignored(options):
+            raise BurnError(f"{_flags([name])} has no effect with {when}; leave one of them out")
     return options
 
 
@@ -182,8 +210,14 @@ def _check(options: Options) -> None:
         raise BurnError(
             f"--method {options.method} needs --teacher: any timm model name, hf-hub:... or local-dir:... of a backbone"
         )
-    if "num_classes" in options.model_kwargs:
-        raise BurnError("--model-kwargs num_classes: leave it out; what is trained are the features, not a classifier")
+    if METHODS[options.method].teacher_output == "logits" != options.teacher_output:
+        raise BurnError(f"--method {options.method} learns the teacher's classes: --teacher-output must be logits")
+    if told := [f"{name}: leave it out; {_NO_KWARGS[name]}" for name in options.model_kwargs if name in _NO_KWARGS]:
+        raise BurnError(f"--model-kwargs {told[0]}")
+    if "." in options.model and ":" not in options.model and timm.is_model_pretrained(options.model):
+        name = options.model.partition(".")[0]
+        raise BurnError(f"--model {options.model}: names weights, but training starts from random ones: give {name}, "
+                        "and --initial-checkpoint FILE to start from weights")
     if options.cache_size and options.cache not in ("memory", "disk"):
         raise BurnError("--cache-size needs --cache memory or --cache disk")
     if options.cache_size and options.cache_size < options.img_size:
@@ -198,6 +232,8 @@ def _check(options: Options) -> None:
         raise BurnError(f"--min-lr {options.min_lr:g} is above --lr {options.lr:g}")
     if options.target_head == "information" and not options.information_weight:
         raise BurnError("--target-head information needs --information-weight above 0: nothing else trains g_theta")
+    if options.target_head == "frozen" and options.information_weight:
+        raise BurnError("--information-weight is for a target head that learns: not for --target-head frozen")
     if options.fs_on == "projection" and options.adapter != "linear":
         raise BurnError("--adapter is for --fs-on feature: the heads' logits have one size")
     if options.resume == "auto" and not options.output:

@@ -64,7 +64,7 @@ def test_a_vit_trained_at_another_size_is_exported_at_it(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "classes"), [
-    (options_of("supervised"), 10), (options_of("supervised_kl"), 96),
+    (options_of("supervised"), 10), (options_of("supervised_kl"), 1000),
     (f"{options_of('byol')} --hidden-dim 16 --head-dim 6", 0),
 ])
 def test_a_floating_point_network_trains_and_its_export_loads(options, classes, tmp_path):

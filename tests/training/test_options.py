@@ -42,6 +42,18 @@ def refusal(capsys, *words) -> str:
     (f"{SIMCLR} --teacher resnet50", "--method simclr has no teacher, as burn, s2bnn, supervised_kl have; leave --tea"),
     (f"{SIMCLR} --teacher-output logits --teacher-img-size 9", "leave --teacher-img-size, --teacher-output out"),
     (f"{SIMCLR} --model-kwargs num_classes=10", "--model-kwargs num_classes: leave it out"),
+    (f"{SIMCLR} --model-kwargs act_bits=32", "--model-kwargs act_bits: leave it out; --stages says it"),
+    (f"{SIMCLR} --model-kwargs pretrained=True", "--initial-checkpoint names weights to start from"),
+    ("--method simclr --model reactnet_a_burn.distill_tiny_imagenet_80_64", "training starts from random ones: give "),
+    ("--method supervised_kl --teacher resnet18 --teacher-output features", "--teacher-output must be logits"),
+    (f"{TINY} --lambda-schedule step --lambda-T 0.3", "--lambda-T has no effect with --lambda-schedule constant or st"),
+    (f"{TINY} --fs-temperature 0.3", "--fs-temperature has no effect with an --fs-loss other than assignment and rel"),
+    (f"{TINY} --cache-teacher 1 --hflip 0.5", "--hflip has no effect with --view none"),
+    (f"{TINY} --sync-bn-of heads", "--sync-bn-of has no effect"),
+    (f"{TINY} --stages w1a1 --reset-target-head", "--reset-target-head has no effect with a single stage"),
+    ("--method s2bnn --teacher resnet18 --contrastive-weight 0 --queue-size 9", "--queue-size has no effect"),
+    ("--method swav --small-views 0 --small-img-size 9", "--small-img-size has no effect with --small-views 0"),
+    ("--method simclr --model resnet18 --count-bits", "--count-bits has no effect with a floating-point network"),
     (f"{SIMCLR} --clip-grad 0", "--clip-grad: expected a number above 0, not 0"),
     (f"{SIMCLR} --lambda-0 0.5 --queue-size 9", "--method simclr takes no --lambda-0, --queue-size"),
     (f"{SIMCLR} --small-img-size 9", "--method simclr takes no --small-img-size"),
@@ -49,6 +61,7 @@ def refusal(capsys, *words) -> str:
     (f"{TINY} --resume auto", "--resume auto needs --output"),
     (f"{TINY} --adapter mlp --fs-on projection", "--adapter is for --fs-on feature"),
     (f"{TINY} --target-head information", "--target-head information needs --information-weight above 0"),
+    (f"{TINY} --target-head frozen --information-weight 1", "--information-weight is for a target head that learns"),
     (f"{TINY} --recipe nonsense", "no such recipe; shipped are burn_imagenet, "),
     (f"{TINY} --recipe distil_small", "no such recipe; is it distill_small"),
     (f"{TINY} --weight-decay 0 0 0", "--weight-decay takes one value, or one for each of the 2 stages"),
@@ -136,6 +149,14 @@ def test_the_papers_choices_are_the_defaults():
     }
     assert papers.items() <= vars(parsed(TINY)).items()
     assert set(STAGES) == {*packing.STAGES, "fp"}
+
+
+def test_a_given_length_replaces_the_recipes():
+    """Else 200 epochs would silently end after the 1,000 steps of a recipe for short comparisons."""
+    recipe = f"{TINY} --recipe distill_small"
+    assert (parsed(recipe).epochs, parsed(recipe).max_steps) == (3, 1000)
+    assert (parsed(f"{recipe} --epochs 50").epochs, parsed(f"{recipe} --epochs 50").max_steps) == (50, None)
+    assert (parsed(f"{recipe} --max-steps 5").epochs, parsed(f"{recipe} --max-steps 5").max_steps) == (200, 5)
 
 
 def test_what_changes_the_views_is_among_the_settings_and_where_images_are_kept_is_not():
