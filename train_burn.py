@@ -39,6 +39,7 @@ from burn_timm.training.processes import (
     leave_processes,
     make_accelerator,
     on_main_process,
+    require_same,
 )
 from burn_timm.training.run import Run
 from burn_timm.training.stage import load_batches, make_method, start_stage
@@ -114,7 +115,8 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     options = options_in_force(options, accelerator, teacher, steps)
     cache = None
     if options.cache_teacher:
-        cache = filled_cache(options, data.reduced, teacher, teacher_identity, accelerator)
+        with clock.paused():  # the next run on these images finds it filled
+            cache = filled_cache(options, data.reduced, teacher, teacher_identity, accelerator)
     identity = {
         "options": defining_options(options), "teacher": teacher_identity, "images": len(data.train),
         "listing (names, sizes and labels of the images)": on_main_process(data.train.listing_hash),
@@ -124,6 +126,8 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     found = find_checkpoint(options.resume, output)
     state = load_checkpoint(found, identity) if found else None
     first_step = state.stage * steps.total + state.step if state else 0
+    require_same(first_step, f"--output {output}: not every process finds the same checkpoint there; all machines of a "
+                 "run must share this folder")
     corrupt = CorruptLog(len(data.train))
     if state:
         with understood(found):

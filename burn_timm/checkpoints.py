@@ -147,23 +147,25 @@ def _unwrapped(path: Path, content: Any) -> dict[str, torch.Tensor]:
 
 
 def latent_metadata(
-    model_name: str, weight_bits: int, model_args: Mapping[str, Any] | None = None,
+    model_name: str, weight_bits: int, model_args: Mapping[str, Any] | None = None, act_bits: int = 1,
 ) -> dict[str, str]:
-    """Metadata of a float file: which model it is, and with how many bits (1 or 32) its binary weights were trained.
+    """Metadata of a float file: which model it is, and with how many bits (1 or 32) its binary weights were trained;
+    activations of 32 bits have an entry, too.
 
     Arguments of the model other than its bits, if it has any, make the entry `model_args`, as JSON.
     """
     shape = _shape_args(model_args)
     extra = {"model_args": shape} if shape != "{}" else {}
+    extra |= {"act_bits": "32"} if act_bits == 32 else {}
     return {"burn_timm": "latent", "format": "pt", "model": model_name, "weight_bits": str(weight_bits), **extra}
 
 
 def save_latent(
     path: str | os.PathLike, state_dict: Mapping[str, torch.Tensor], model_name: str, weight_bits: int,
-    model_args: Mapping[str, Any] | None = None,
+    model_args: Mapping[str, Any] | None = None, act_bits: int = 1,
 ) -> None:
     """Write real-valued weights to a safetensors file, atomically; `burn-timm pack` reads its metadata."""
-    save_tensors(path, state_dict, latent_metadata(model_name, weight_bits, model_args))
+    save_tensors(path, state_dict, latent_metadata(model_name, weight_bits, model_args, act_bits))
 
 
 def save_folder(
@@ -190,6 +192,7 @@ def save_folder(
     else:
         save_latent(
             folder / "model.safetensors", state_dict, model.pretrained_cfg["architecture"], weight_bits, model_args,
+            getattr(model, "act_bits", 1),
         )
 
 
@@ -382,9 +385,10 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
     if architecture in burn_models():
         plain = {key: value for key, value in kwargs.items() if key not in _FEATURE_ARGS}
         model = _create(model_name, f"model {model_name}", **{**plain, "num_classes": 0, "device": "meta"})
-        if metadata.get("weight_bits") == "32" and model.weight_bits == 1 and "weight_bits" not in kwargs:
-            raise BurnError(f"{path}: weights trained with 32 bits, but {model_name} would use their signs alone; give "
-                            "the folder of their export, or pass weight_bits=32")
+        if lost := [f"{bits}=32" for bits in ("weight_bits", "act_bits")
+                    if metadata.get(bits) == "32" and getattr(model, bits) == 1 and bits not in kwargs]:
+            raise BurnError(f"{path}: trained with 32 bits, but {model_name} would use signs alone; give the folder of "
+                            f"their export, or pass {' and '.join(lost)}")
         if is_packed(state_dict):
             shapes = {name: model.get_parameter(name).shape for name in binary_weight_names(model)}
             try:

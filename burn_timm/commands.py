@@ -45,7 +45,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         + ", ".join(burn_models())
     ))
     info.add_argument("--img-size", type=positive, metavar="PIXELS", help=(
-        "count the operations at this size (default: that of the weights' own images; 224 for a name)"))
+        "count the operations at this size (default: that of the weights' own images; 224 for a name without weights)"))
     info.add_argument("--num-classes", type=natural, metavar="N", help=(
         "classes to count, for a name without weights; 0: no classifier (default: 1000)"))
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -74,7 +74,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     for command in (pack, unpack):
         more = ", or a checkpoint of timm's training script, of Lightning, or a state dict" if command is pack else ""
         command.add_argument("src", metavar="SRC", help=(
-            f"a weights file, a folder with config.json and model.safetensors{more}"))
+            "a weights file, a folder with config.json and model.safetensors, local-dir:FOLDER, hf-hub:OWNER/NAME, "
+            f"or the name of released weights{more}"))
         command.add_argument("dst", metavar="DST", type=Path, help=(
             "a file that ends in .safetensors, or a new folder" if command is pack else
             "a file that ends in .safetensors; a new folder where SRC is one"))
@@ -133,7 +134,7 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
     if binary:
         bits = own.bits(name, model_args)
         stages = {bits: stage for stage, bits in STAGES.items()}
-        act_bits = model_args.get("act_bits") or (1 if bits else None)
+        act_bits = model_args.get("act_bits") or int(own.told.get("act_bits", 1 if bits else 0))
         facts["stage"] = stages.get((bits, act_bits), "nothing in the file tells")
         facts["packed"] = "yes, one bit a weight" if is_packed(own.state_dict) else "no, floats"
     facts["classes"] = classes_in(own.state_dict, name) or 0
@@ -148,7 +149,8 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
 
 
 def _operations(own: Own, name: str, model_args: dict, classes: int, img_size: int | None) -> dict[str, Any]:
-    arguments = {"weight_bits": own.bits(name, model_args) or 1, **own.arguments(model_args), "num_classes": classes}
+    told = {"weight_bits": own.bits(name, model_args) or 1, "act_bits": int(own.told.get("act_bits", 1))}
+    arguments = {**told, **own.arguments(model_args), "num_classes": classes}
     model = timm.create_model(name, device="meta", **arguments)
     images = own.config.get("pretrained_cfg") or own.images
     size = img_size or images.get("input_size", model.pretrained_cfg["input_size"])[-1]

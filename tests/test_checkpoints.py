@@ -185,8 +185,13 @@ def test_stages_carry_over_and_input_channels_come_from_the_file(tmp_path):
     for bits in (1, 32):
         model = checkpoints.load_model("test_reactnet", tmp_path / "latent.safetensors", weight_bits=bits)
         assert model.weight_bits == bits and same(model.state_dict(), source.state_dict())
-    with pytest.raises(BurnError, match="latent.safetensors: weights trained with 32 bits"):  # nobody asks for signs
+    with pytest.raises(BurnError, match="latent.safetensors: trained with 32 bits.* weight_bits=32$"):  # not its signs
         checkpoints.load_model("test_reactnet", tmp_path / "latent.safetensors")
+    checkpoints.save_latent(tmp_path / "real.safetensors", source.state_dict(), "test_reactnet", 32, act_bits=32)
+    with pytest.raises(BurnError, match="real.safetensors: trained with 32 bits.* act_bits=32$"):
+        checkpoints.load_model("test_reactnet", tmp_path / "real.safetensors", weight_bits=32)
+    real = {"weight_bits": 32, "act_bits": 32}
+    assert checkpoints.load_model("test_reactnet", tmp_path / "real.safetensors", **real).act_bits == 32
 
 
 def test_timms_own_renaming_is_applied(tmp_path):

@@ -126,6 +126,8 @@ def test_the_name_of_released_weights_stands_for_them(tmp_path, capsys, fails):
     model = timm.create_model("reactnet_a_025_burn", checkpoint_path=str(floats), num_classes=0)
     packed = timm.create_model("reactnet_a_025_burn", pretrained=True)
     assert state_hash(model) == state_hash(packed)
+    assert run("export", "reactnet_a_025_burn", tmp_path / "one_bit") == 0
+    assert json.loads((tmp_path / "one_bit" / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 64, 64]
     assert "name without weights" in fails("info", "reactnet_a_025_burn", "--num-classes", 3)
 
 
@@ -135,10 +137,12 @@ def test_info_of_weights(latent, folder, tmp_path, capsys, fails):
         return json.loads(capsys.readouterr().out)
 
     torch.save(make(num_classes=0, weight_bits=32).state_dict(), tmp_path / "plain.pth")
-    packed = tmp_path / "packed"
+    packed, real = tmp_path / "packed", tmp_path / "real.safetensors"
+    save_latent(real, make(num_classes=0, weight_bits=32, act_bits=32).state_dict(), "test_reactnet", 32, act_bits=32)
     assert run("pack", folder, packed) == 0 and capsys.readouterr()
     for source, expected in (
         (latent[1], ("w1a1", "no, floats", 10, "nothing in the file tells")),
+        (real, ("w32a32", "no, floats", 0, "nothing in the file tells")),
         (tmp_path / "plain.pth", ("nothing in the file tells", "no, floats", 0, "nothing in the file tells")),
         (packed, ("w1a1", "yes, one bit a weight", 10, "burn-timm, method byol, on cifar10")),
         (f"local-dir:{packed}", ("w1a1", "yes, one bit a weight", 10, "burn-timm, method byol, on cifar10")),

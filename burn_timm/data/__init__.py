@@ -1,7 +1,13 @@
 """Datasets, views and loaders. Start at `open_dataset`, `make_view` and `make_train_loader`."""
 
 from burn_timm.data.corrupt import CorruptLog
-from burn_timm.data.datasets import PUBLISHED_IMAGES, PUBLISHED_TEST_SPLITS, mirror_probability, open_dataset
+from burn_timm.data.datasets import (
+    PUBLISHED_IMAGES,
+    PUBLISHED_TEST_SPLITS,
+    TEST_SPLITS,
+    mirror_probability,
+    open_dataset,
+)
 from burn_timm.data.loader import (
     ViewDataset,
     epoch_order,

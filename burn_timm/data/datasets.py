@@ -24,6 +24,7 @@ _DIGITS = {"digits": open_digits, "digits_in_photos": open_digits_in_photos}
 PUBLISHED_IMAGES = {name: known.images for name, known in PUBLISHED.items()}  # of each split
 # What the paper tests on is their last split; another one may be part of the training set.
 PUBLISHED_TEST_SPLITS = {name: list(splits)[-1] for name, splits in PUBLISHED_IMAGES.items()}
+TEST_SPLITS = ("validation", "val", "test")  # of other sets: the first that there is
 _SCHEMES = ", ".join(
     (*_DIGITS, "hfds/NAME", "hfds/FOLDER", "or with --data-dir: folder", "wds/NAME", "torch/NAME", *PUBLISHED)
 )

@@ -77,7 +77,7 @@ def bench(
 
 def _open_model(name: str, img_size: int) -> nn.Module:
     torch.manual_seed(0)
-    model = load_model(name, num_classes=None)
+    model = load_model(name)
     fill_zero_gains(model)
     if hasattr(model, "set_input_size"):
         model.set_input_size(img_size=img_size)

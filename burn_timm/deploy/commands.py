@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from tqdm import tqdm
 
 from .. import provenance
 from ..arguments import file_ending, positive, renamed
 from ..checkpoints import burn_models, load_model, read_content, require_model, weights_file
-from ..convert.own import read_own
+from ..convert.own import is_name, known, read_own
 from ..errors import BurnError
 from ..files import require_replaceable, write_json
 from .bench import bench, draw_chart, table
@@ -28,14 +29,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         epilog="examples:\n"
         "  burn-timm export output/mine/export ONE_BIT --format c\n"
         "  burn-timm export hf-hub:OWNER/NAME ONE_BIT --img-size 128\n"
-        "  burn-timm export reactnet_a_burn FEATURES --pretrained --headless --format onnx",
+        "  burn-timm export reactnet_a_burn FEATURES --format onnx",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=(
         "a weights file, packed or not, or a training checkpoint; a folder with config.json and model.safetensors "
-        "(local-dir:FOLDER); hf-hub:OWNER/REPO; or, with --pretrained, a timm name"
+        "(local-dir:FOLDER); hf-hub:OWNER/REPO; the name of released weights; or, with --pretrained, any timm name"
     ))
     parser.add_argument("outdir", metavar="OUTDIR", type=Path, help="a new folder, or one of an earlier export")
-    parser.add_argument("--format", type=renamed(numba="c"), choices=FORMATS, default="openvino", help=(
+    parser.add_argument("--format", type=renamed(numba="c"), choices=FORMATS, default="c", help=(
         "c runs in 1 bit on any CPU and compiles without Python, openvino runs in 1 bit on x86; "
         f"onnx (opset {ONNX_OPSET}) and torch-export are for interchange and do not run in 1 bit "
         "(default: %(default)s)"
@@ -92,16 +93,16 @@ def _export(args: argparse.Namespace) -> None:
 
 def _open(args: argparse.Namespace) -> torch.nn.Module:
     """The model of CHECKPOINT with its own classifier."""
-    source = args.checkpoint
-    if args.pretrained:
-        return load_model(source, num_classes=None, pretrained=True)
-    if source.startswith(("hf-hub:", "hf_hub:")):
-        return load_model(source, num_classes=None)
+    source, hub = args.checkpoint, args.checkpoint.startswith(("hf-hub:", "hf_hub:"))
+    if args.model and (args.pretrained or hub):
+        raise BurnError(f"--model is for a weights file; {source} says what it is")
+    if is_name(source) and not timm.is_model_pretrained(known(source)):
+        raise BurnError(f"{source} names a network without weights: give a checkpoint")
+    if args.pretrained or hub or is_name(source):
+        return load_model(source, pretrained=True)
     path = Path(source.removeprefix("local-dir:").removeprefix("local_dir:"))
     if path.is_dir() and args.model is None and (path / "config.json").is_file():
-        return load_model(f"local-dir:{path}", num_classes=None)
-    if not path.exists() and source.partition(".")[0] in burn_models():
-        raise BurnError(f"{source} names a network without weights: give a checkpoint, or --pretrained")
+        return load_model(f"local-dir:{path}")
     return _network_of_file(weights_file(path), args.model)
 
 
@@ -109,7 +110,7 @@ def _network_of_file(file: Path, given: str | None) -> torch.nn.Module:
     """The network in a weights file. A binary one must have been trained with 1 bit: no config.json tells its stage."""
     name = given or (read_content(file)[1] or {}).get("model")
     if name and name.partition(".")[0] not in burn_models():
-        return load_model(name, file, num_classes=None)
+        return load_model(name, file)
     own = read_own(str(file))
     name, model_args = own.model(given)
     bits = own.bits(name, model_args)

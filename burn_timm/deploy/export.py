@@ -27,7 +27,7 @@ Shape = tuple[int | None, int, int, int]  # B None: any number of images
 
 
 def export(
-    model: nn.Module, folder: Path, format: str = "openvino", img_size: int | None = None,
+    model: nn.Module, folder: Path, format: str = "c", img_size: int | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Write `model` to `folder`, whole or not at all; returns what its config.json holds.
@@ -102,7 +102,7 @@ def _described(model: nn.Module, data: dict[str, Any], shape: Shape) -> dict[str
 
 
 def pooled_features(
-    model: nn.Module, img_size: int, batch_size: int = 16, threads: int | None = None, format: str = "openvino",
+    model: nn.Module, img_size: int, batch_size: int = 16, threads: int | None = None, format: str = "c",
 ) -> tuple[PooledFeatures, dict[str, str]]:
     """`model` on a 1-bit engine, for evaluations of frozen features, and the engine in words, for a protocol.
 

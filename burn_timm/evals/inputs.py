@@ -9,6 +9,7 @@ from ..arguments import number, positive
 from ..data import (
     PUBLISHED_IMAGES,
     PUBLISHED_TEST_SPLITS,
+    TEST_SPLITS,
     ImageSource,
     StreamSource,
     align,
@@ -17,7 +18,6 @@ from ..data import (
 )
 from ..errors import BurnError, NoSplitError
 
-TEST_SPLITS = ("validation", "test", "val")
 HOLD_OUT = 0.1  # share of the training images on which something is chosen
 Source = ImageSource | StreamSource
 

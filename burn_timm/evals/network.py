@@ -23,7 +23,8 @@ _TRAINING_SETTINGS = (
     "reset_target_head", "information_weight", "kl_direction", "contrastive_weight", "lr", "temperature",
 )
 _TRAINING = (
-    "method", "model", "stages", "teacher", "dataset", "img_size", "export_img_size", "epochs", "max_steps",
+    "method", "model", "stages", "teacher", "teacher_checkpoint", "teacher_pretrained", "teacher_sha256", "dataset",
+    "img_size", "export_img_size", "epochs", "max_steps",
     "total_batch_size", "seed", "processes", "mixed_precision", "commit", "train_seconds", "cpu_seconds",
     "peak_memory_bytes",
 )

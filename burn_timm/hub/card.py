@@ -143,7 +143,8 @@ def _images(details: dict, data: Terms | None, dataset_id: Sequence[str]) -> str
 def _training(details: dict, images: str) -> dict[str, Any]:
     """Facts of the run, in words, by their names; all of it is in training.json."""
     most = f", at most {details['max_steps']} steps" if details.get("max_steps") else ""
-    hardware, teacher = details.get("hardware") or {}, details.get("teacher") or ""
+    machine, teacher = details.get("hardware") or {}, details.get("teacher") or ""
+    hardware = machine.get("cpu") if details.get("device") == "cpu" else machine.get("gpu") or machine.get("cpu")
     random_teacher = teacher and details.get("teacher_pretrained") is False and not details.get("teacher_checkpoint")
     minutes = {name: f"{details[name] / 60:.0f} min" for name in ("train_seconds", "cpu_seconds") if details.get(name)}
     facts = {
@@ -155,7 +156,7 @@ def _training(details: dict, images: str) -> dict[str, Any]:
         "a stage": f"{details['epochs']} epochs{most}" if details.get("epochs") else None,
         "images": f"{details['img_size']} px" if details.get("img_size") else None,
         "batch": details.get("total_batch_size"), "seed": details.get("seed"),
-        "precision": details.get("mixed_precision"), "hardware": hardware.get("gpu") or hardware.get("cpu"),
+        "precision": details.get("mixed_precision"), "hardware": hardware,
         "time": minutes.get("train_seconds"), "CPU time of the main process": minutes.get("cpu_seconds"),
         "commit": details.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in (details.get("versions") or {}).items()),

@@ -131,7 +131,7 @@ def _files(folder: Path) -> dict[str, bytes]:
             raise BurnError(f"{folder / name}: a link or no file; put a copy of the file there")
     if others := sorted(path.name for path in folder.iterdir() if path.name not in names and path.name[0] != "."):
         _logger.warning(f"{folder}: not pushed, for no export writes it: {', '.join(others)}")
-    load_model(f"local-dir:{folder}", num_classes=None)  # damaged files and another network's config.json stay here
+    load_model(f"local-dir:{folder}")  # damaged files and another network's config.json stay here
     return {name: (folder / name).read_bytes() for name in names}
 
 

@@ -74,6 +74,8 @@ class SwAV(Method):
 
     def forward(self, batch: dict[str, torch.Tensor], progress: float) -> dict[str, torch.Tensor]:
         self._frozen = progress < self.freeze_until
+        if self._frozen:
+            self._before = self.prototypes.weight.detach().clone()
         features = [self._features(batch["views"], resize=True)]
         if self.n_small_views:
             features.append(self._features(batch["small_views"], resize=False))
@@ -98,6 +100,8 @@ class SwAV(Method):
         self.queue.seen = 0
 
     def after_step(self, progress: float) -> None:
+        if self._frozen:  # weight decay and momentum move what has no gradient
+            self.prototypes.weight.data.copy_(self._before)
         self._normalise_prototypes()
 
     def _features(self, views: torch.Tensor, resize: bool) -> torch.Tensor:

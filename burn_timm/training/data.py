@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from ..data import align
+from ..data import TEST_SPLITS, align
 from ..data.datasets import open_dataset
 from ..data.loader import micro_steps_per_epoch
 from ..data.sources import ImageSource
@@ -75,7 +75,7 @@ def _open_val(options: Options, train: ImageSource | StreamSource, tell: bool) -
                 "leave it out, or give none"
             )
         return None
-    for split in [named] if named else ["validation", "val", "test"]:
+    for split in [named] if named else TEST_SPLITS:
         try:
             val = _open(options, split)
             if not val.labelled:

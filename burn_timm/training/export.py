@@ -37,9 +37,7 @@ def export(
         save_folder(folder, model, bits[0] if bits else 32, model_args, images, of_registration=loaded)
         size = (folder / "model.safetensors").stat().st_size
     if bits is not None:
-        save_latent(
-            output / "latent.safetensors", state_dict, name, weight_bits=bits[0], model_args=options.model_kwargs,
-        )
+        save_latent(output / "latent.safetensors", state_dict, name, bits[0], options.model_kwargs, bits[1])
     return {
         "bytes_exported": size,
         "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),

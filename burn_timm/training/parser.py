@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arguments import KeyValues, Parser, above_zero, fraction, natural, not_negative, positive, whole
+from ..data import TEST_SPLITS
 from ..data.cache import CACHES
 from ..data.views import INTERPOLATIONS, VIEWS
 from ..losses import FS_LOSSES, KL_DIRECTIONS
@@ -20,11 +21,12 @@ STAGES = ("w32a32", "w32a1", "w1a1", "fp")
 _DESCRIPTION = (
     "  accelerate launch train_burn.py\n"
     "  accelerate launch train_burn.py --data-dir PHOTOS --teacher resnet50.a1_in1k\n"
-    "  accelerate launch train_burn.py --data-dir PHOTOS --teacher resnet50.a1_in1k --recipe distill_small \\\n"
-    "      --output output/mine --resume auto\n\n"
+    "  accelerate launch train_burn.py --data-dir PHOTOS --teacher resnet50.a1_in1k --recipe distill \\\n"
+    "      --img-size 64 --epochs 4 --output output/mine --resume auto\n\n"
     "The first is a demonstration, without a download. The second trains a 1-bit network on a folder of photos without "
-    "labels: no flag is needed but --data-dir and --teacher. The third takes the settings that were best in our "
-    "experiments, and goes on where it was killed. The same script trains by other methods, and teachers."
+    "labels: no flag is needed but --data-dir and --teacher. The third takes loss and rate of the weights in the "
+    "package, smaller images and less time, and goes on where it was killed. The same script trains by other methods, "
+    "and teachers. Words and recipes are explained in docs/train.md."
 )
 
 
@@ -52,7 +54,7 @@ def option_actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action
 
 def _add_model(add: Callable) -> None:
     add("--recipe", help="settings by name (burn_timm/recipes), or a YAML file of your own; options on the "
-        "command line win")
+        "command line win, and --epochs or --max-steps replaces both of the recipe")
     add("--method", default="burn", choices=METHODS, help="how the network is trained")
     add("--model", default="reactnet_a", help="timm name of the network to train and export (the smallest is "
         "reactnet_a_025)")
@@ -63,7 +65,8 @@ def _add_model(add: Callable) -> None:
     add("--act-grad", default="approx", choices=ACT_GRADS, help="gradient of the activations' sign")
     add("--weight-grad", default="clip", choices=WEIGHT_GRADS, help="gradient of the weights' sign: 1 where |w| <= 1 "
         "(ReActNet's), or pass: everywhere (BURN's released code; no --count-bits)")
-    add("--initial-checkpoint", default="", metavar="FILE", help="weights that the network starts from")
+    add("--initial-checkpoint", default="", metavar="FILE", help="weights that the network starts from, a file "
+        "or a folder; packed ones start as scale * sign")
 
 
 def _add_teacher(add: Callable) -> None:
@@ -73,25 +76,27 @@ def _add_teacher(add: Callable) -> None:
     add("--teacher-checkpoint", default="", metavar="FILE", help="a file with the teacher's weights")
     add("--teacher-pretrained", default=True, action=argparse.BooleanOptionalAction, help="load pretrained weights")
     taught = ", ".join(f"{name} {method.teacher_output}" for name, method in METHODS.items() if method.teacher_output)
-    add("--teacher-output", choices=("features", "logits"), help=f"what is taken from it; default: {taught}")
+    add("--teacher-output", choices=("features", "logits"), help=f"features before its classifier, or the "
+        f"classifier's output; default: {taught}")
     add("--teacher-img-size", type=positive, metavar="PIXELS", help="side of its input; default: its own configuration")
 
 
 def _add_data(add: Callable) -> None:
-    add("--dataset", help="digits, digits_in_photos, or timm's schemes: folder, torch/..., hfds/..., wds/...; "
-        "default: the folder --data-dir, digits without it")
+    add("--dataset", help="a folder's path, digits, digits_in_photos, cub, birdsnap, places205, or timm's schemes: "
+        "folder, torch/..., hfds/..., wds/...; default: the folder --data-dir, digits without it")
     add("--data-dir", help="folder of the images; of any depth, with or without folders of classes")
     add("--train-split", default="train", help="split to train on")
-    add("--val-split", help="labelled split for the kNN figures of summary.json, or none; default: validation, val or "
-        "test, where it fits")
-    add("--input-key", help="name of the column of images in hfds/... and wds/...; default: the usual names")
+    add("--val-split", help="labelled split for the kNN figures of summary.json, or none; default: the first of "
+        f"{', '.join(TEST_SPLITS)} that there is, where it fits")
+    add("--input-key", help="column of the images in hfds/... and wds/..., or endings of the files in a folder "
+        "('.png;.bmp'); default: the usual names")
     add("--target-key", help="name of the column of labels; default: the usual names")
-    add("--dataset-download", action="store_true", help="let torchvision or datasets download the data")
+    add("--dataset-download", action="store_true", help="let torchvision download its data, torch/...")
     add("--workers", type=natural, default=2, metavar="N", help="processes that load images, for each training process")
     add("--cache", default="auto", choices=CACHES, help="keep decoded images: in memory, or in a file in --cache-dir "
         "that later runs use too; auto: in memory where they are of one size and take 512 MB at most")
     add("--cache-size", type=positive, metavar="PIXELS", help="keep images reduced to a shorter side of so many "
-        "pixels; views are then made from these smaller images. Default: as decoded, which takes images of one size")
+        "pixels; views are then made from these smaller images. Default: full size, which must be that of all images")
     add("--cache-dir", help="folder of --cache disk and --cache-teacher; default: ~/.cache/burn_timm")
     add("--cache-teacher", type=natural, default=0, metavar="N", help="let the teacher see N fixed views of each "
         "image, once, and keep its outputs in --cache-dir (float16); a step draws one of the N, and the student sees "
@@ -106,7 +111,8 @@ def _add_views(add: Callable) -> None:
     add("--small-img-size", type=positive, metavar="PIXELS", help="side of the small views (swav); default: 3/7 of "
         "--img-size, as 96 is of 224, also where that is given beside a recipe")
     own = ", ".join(f"{name} {_shown(method.default_view)}" for name, method in METHODS.items())
-    add("--view", choices=VIEWS, help=f"augmentation; default: {own}")
+    add("--view", choices=VIEWS, help="augmentation. none: the whole photo; light: crop and colours, both mild; burn, "
+        f"moco, ...: as in the paper of that name. Default: {own}")
     add("--train-interpolation", choices=INTERPOLATIONS,
         help="of the views' crops; default: each view's own, which is bicubic but for moco_original")
     add("--hflip", type=fraction, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
@@ -120,7 +126,8 @@ def _add_optimisation(add: Callable) -> None:
         "holds")
     add("--batch-size", type=whole(2), help="images per process and forward pass; default: 256, and 32 on a CPU")
     add("--grad-accum-steps", type=positive, default=1, metavar="N",
-        help="batches per process and optimiser step; default: accelerate launch's --gradient_accumulation_steps, or 1")
+        help="batches per process and optimiser step; losses that compare images (relations, SimCLR's, SwAV's) see one "
+        "batch at a time; default: accelerate launch's --gradient_accumulation_steps, or 1")
     add("--opt", default="adam", help="any optimiser of timm")
     add("--lr", type=not_negative, default=3e-4, help="peak learning rate")
     add("--weight-decay", type=not_negative, nargs="+", default=[0.0], help="one value for all stages, or one for each")
@@ -130,8 +137,8 @@ def _add_optimisation(add: Callable) -> None:
     add("--sched", default="cosine", choices=LR_SCHEDULES, help="decay of the learning rate after the warm-up")
     add("--warmup-epochs", type=not_negative, default=0.0, help="epochs of each stage in which the learning rate rises")
     add("--min-lr", type=not_negative, default=0.0, help="learning rate at which the decay ends")
-    add("--warmup-prefix", default=True, action=argparse.BooleanOptionalAction, help="the decay begins behind the "
-        "warm-up; no: at step 0, and the warm-up scales it")
+    add("--warmup-prefix", default=True, action=argparse.BooleanOptionalAction, help="the decay begins after the "
+        "warm-up; no: it begins at step 0, and the warm-up multiplies it")
     add("--sched-on-updates", default=True, action=argparse.BooleanOptionalAction, help="the decay moves in every "
         "step; no: from epoch to epoch")
     add("--clip-grad", type=above_zero, help="largest gradient norm; default: no limit")
@@ -182,12 +189,14 @@ def _add_burn(add: Callable) -> None:
     add("--lambda-T", "last weight of it", type=fraction)
     add("--lambda-schedule", "how the weight goes from first to last; step: 1 in the first half, then 0",
         choices=LAMBDA_SCHEDULES)
-    add("--fs-loss", "feature similarity; the first three are the paper's, unit-l2 the released code's",
+    add("--fs-loss", "feature similarity: cosine, l1 and l2 are the paper's, unit-l2 is the released code's; relations "
+        "compares each image with all others of its batch (SEED), assignment takes features as soft classes (S2-BNN)",
         choices=FS_LOSSES)
     add("--fs-temperature", "of --fs-loss assignment and relations", type=above_zero)
-    add("--adapter", "from the student's features to the teacher's, in it; linear: none where their sizes agree",
+    add("--adapter", "layer that gives the student's features the teacher's size for this loss; linear: left out where "
+        "the sizes are equal",
         choices=ADAPTERS)
-    add("--fs-on", "what it compares: features, or the heads' outputs (released code)",
+    add("--fs-on", "what this loss compares: features, or the heads' outputs (released code)",
         choices=("feature", "projection"))
     add("--views", "same: both networks see one view; cross: each sees the other of two (released code)",
         choices=("same", "cross"))
@@ -197,7 +206,8 @@ def _add_burn(add: Callable) -> None:
         "information term alone", choices=TARGET_HEADS)
     add("--teacher-norm", "the teacher's BatchNorm: by its running statistics (paper), or by the batch (released code)",
         choices=TEACHER_NORMS)
-    add("--information-weight", "w of the target's information term; 0 is the paper", type=not_negative)
+    add("--information-weight", "weight of a term that keeps the target head from giving every image the same output; "
+        "0, none, is the paper", type=not_negative)
 
 
 def _add_run(add: Callable) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, gather_object, parse_flag_from_env
 
 from ..compat import launcher_arguments, use_cpu_is_set
 from ..errors import BurnError
@@ -109,6 +109,12 @@ def choose_output(output: str | None, model: str) -> Path:
     """`output`, or a folder named by time and model, the same in every process."""
     dated = f"output/{datetime.datetime.now():%Y%m%d-%H%M%S}-{model.replace('/', '_')}"
     return Path(broadcast_object_list([output or dated])[0])
+
+
+def require_same(value: Any, error: str) -> None:
+    """Raise BurnError, in every process, unless `value` is the same in all of them."""
+    if any(other != value for other in gather_object([value])):
+        raise BurnError(error)
 
 
 def on_main_process(call: Callable[[], Any]) -> Any:

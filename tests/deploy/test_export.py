@@ -157,7 +157,7 @@ def not_finite(tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (lambda path: ["nothing"], "no such file"),
     (lambda path: ["reactnet_a"], "names a network without weights"),
-    (lambda path: ["reactnet_a", "--pretrained"], "pretrained weights cannot be loaded"),
+    (lambda path: ["resnet18.a1_in1k", "--pretrained", "--model", "x"], "--model is for a weights file"),
     (lambda path: [bare(path, lively())], "nothing tells whether"),
     (lambda path: [bare(path, timm.create_model("test_resnet"))], "no burn_timm model fits"),
     (lambda path: [bare(path, timm.create_model("test_resnet")), "--model", "test_resnet"], "no binary convolutions"),
@@ -178,15 +178,15 @@ def test_what_was_there_stays(trained, tmp_path, monkeypatch, fails):
     assert "would be replaced, but it also holds precious.txt" in fails("export", trained[1], out)
     assert os.listdir(out) == ["precious.txt"]
     assert "a file; give the name of a folder" in fails("export", trained[1], out / "precious.txt")
-    assert run("export", trained[1], tmp_path / "net") == 0
+    assert run("export", trained[1], tmp_path / "net", "--format", "openvino") == 0
     before = (tmp_path / "net" / "model.bin").read_bytes()
     monkeypatch.setattr("openvino.save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
-    assert "disk full" in fails("export", trained[1], tmp_path / "net", "--img-size", "64")
+    assert "disk full" in fails("export", trained[1], tmp_path / "net", "--img-size", "64", "--format", "openvino")
     assert (tmp_path / "net" / "model.bin").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["net", "out", "trained"]
 
 
 def test_the_thousand_class_network_takes_less_than_8_mb(tmp_path):
     pytest.importorskip("openvino")
-    export(timm.create_model("reactnet_a"), tmp_path / "net")
+    export(timm.create_model("reactnet_a"), tmp_path / "net", "openvino")
     assert sum(path.stat().st_size for path in (tmp_path / "net").iterdir()) < 6.2e6

@@ -77,7 +77,7 @@ signal.raise_signal(signal.SIGUSR1)
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "net"
-    export(lively(), folder)
+    export(lively(), folder, "openvino")
     return folder
 
 

@@ -112,7 +112,7 @@ def test_swav_predicts_the_codes_of_the_other_views(digits, with_queue):
 def test_swavs_prototypes_stay_at_first_and_have_length_one(digits):
     method = make("swav", freeze_prototypes_epochs=1).train()  # of 2 epochs: until half of the stage
     start = method.prototypes.weight.detach().clone()
-    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-2, weight_decay=0.1)  # which moves without a gradient, too
     for progress, moves in ((0.1, False), (0.6, True)):
         optimizer.zero_grad()
         method(batch_of(method, digits), progress)["loss"].backward()

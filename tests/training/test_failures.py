@@ -34,6 +34,16 @@ def test_bad_input_is_one_line(options, message, refused, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("teacher-*"))  # before the teacher's work
 
 
+def test_a_teacher_without_classifier_has_no_logits(refused):
+    words = "--teacher-kwargs num_classes=0 --max-steps 1 --val-split none"
+    assert "has no classifier, so no logits" in refused(options_of("supervised_kl"), words)
+
+
+def test_machines_that_find_different_checkpoints_do_not_train_together(refused, monkeypatch):
+    monkeypatch.setattr("burn_timm.training.processes.gather_object", lambda step: [*step, 7])  # another one's
+    assert "all machines of a run must share this folder" in refused(SHORT, "--max-steps 9 --val-split none")
+
+
 @pytest.mark.parametrize(("model", "words", "message"), [
     ("test_vit", "--model-kwargs dynamic_img_size=False", "--export-img-size: the network refuses images of 48"),
     ("resmlp_12_224", "--model-kwargs img_size=32", "--export-img-size: the network refuses images of 48"),
