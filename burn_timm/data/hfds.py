@@ -12,11 +12,14 @@ from burn_timm.errors import BurnError, NoSplitError, one_line, require_package
 
 
 class _Rows(Store):
-    """Images in a column of a `datasets.Dataset`, each as `{"bytes": ..., "path": ...}`."""
+    """Images in a column of a `datasets.Dataset`, each as `{"bytes": ..., "path": ...}`.
 
-    def __init__(self, column) -> None:
+    `parts` are the (split, first row, row behind the last) that it consists of, None where they are not known.
+    """
+
+    def __init__(self, column, parts: list[tuple[str, int, int]] | None) -> None:
         (self._key,) = column.column_names
-        self._column = column
+        self._column, self._parts = column, parts
 
     def __len__(self) -> int:
         return len(self._column)
@@ -29,6 +32,10 @@ class _Rows(Store):
 
     def name(self, index: int) -> str:
         return (self._column[index][self._key] or {}).get("path") or f"row {index}"
+
+    def identities(self) -> Iterable[str] | None:
+        parts = self._parts
+        return parts and (f"{split} {row}" for split, first, end in parts for row in range(first, end))
 
     def listing(self) -> Iterable[bytes]:
         """The number of bytes of each image: a column's offsets are read, its images are not."""
@@ -84,7 +91,20 @@ def open_hfds(
         names = getattr(data.features[target_key], "names", None)
         targets = [-1 if label is None else label for label in data.select_columns(target_key)[:][target_key]]
     pixels = data.select_columns(input_key).cast_column(input_key, datasets.Image(decode=False))
-    return ImageSource(_Rows(pixels), f"{shown} [{split}]", targets, names)
+    return ImageSource(_Rows(pixels, _parts(data, split)), f"{shown} [{split}]", targets, names)
+
+
+def _parts(data, split: str) -> list[tuple[str, int, int]] | None:
+    """The rows of whole splits that `split`, such as `train[:50%]+test`, consists of; None where `data` has others."""
+    from datasets import ReadInstruction
+
+    sizes = {name: whole.num_examples for name, whole in (data.info.splits or {}).items()}
+    try:
+        read = ReadInstruction.from_spec("+".join(sizes) if split == "all" else split).to_absolute(sizes)
+    except ValueError:  # splits are not told
+        return None
+    parts = [(part.splitname, part.from_, part.to) for part in read]
+    return parts if sum(end - first for _, first, end in parts) == len(data) else None
 
 
 def _the_one(usual: str, candidates: list[str], told: str) -> str | None:

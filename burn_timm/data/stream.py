@@ -53,7 +53,8 @@ class StreamSource:
             kind = NoSplitError if f"split {split} not found" in str(error) else BurnError
             raise kind(f"--dataset {shown}: {one_line(error).rstrip('.')}{hint}") from error
         self._count = info.num_samples
-        self.shards = len(info.filenames)
+        self._files = list(info.filenames)
+        self.shards = len(self._files)
         self._input_keys = tuple((input_key or _IMAGES).split(";"))
         self._target_key = target_key or info.alt_label or None
         self.labelled = target_key != ""
@@ -84,12 +85,15 @@ class StreamSource:
         if not self.labelled:
             raise BurnError(f"{what}: needs labels, and {self.description} has none")
 
+    def shared(self, other: "StreamSource") -> int:
+        """How many images of `other` are in shards of this stream too, which lies in the same folder."""
+        return len(other) * len(set(self._files).intersection(other._files)) // other.shards
+
     def listing_hash(self) -> str:
         """SHA-256 of the names of the shards and, where they lie on this machine, of their sizes."""
-        root, files = self._arguments["root"], compat.wds_split(self._open(is_training=True)).filenames
-        paths = [os.path.join(root, name) for name in files]
+        paths = [os.path.join(self._arguments["root"], name) for name in self._files]
         sizes = [None if _remote(path) else file_size(path) for path in paths]
-        return hashlib.sha256(json.dumps([self._count, files, sizes]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self._count, self._files, sizes]).encode()).hexdigest()
 
     def training_dataset(self, *, batch_size: int, seed: int, rank: int, world_size: int, workers: int):
         """timm's shuffled iterable dataset for process `rank`: a part of the shards for each process and worker."""

@@ -94,7 +94,7 @@ def open_splits(args: argparse.Namespace, multi_label: bool = False, labelled: b
         name = f"a tenth of {args.train_split}"
         test, train = hold_out(train, args.seed)
     test = align(test, train)
-    shared = len(test) if name == args.train_split else 0 if train.streaming else train.shared(test)
+    shared = len(test) if name == args.train_split else train.shared(test)
     if shared:
         raise BurnError(
             f"--val-split {name}: {shared:,} of its {len(test):,} images are among those of --train-split "

@@ -112,6 +112,18 @@ def test_splits_and_relative_folders(tmp_path, cache, monkeypatch):
         open_dataset(written(tmp_path, ["text"], [TEXT]), cache)
 
 
+@pytest.mark.parametrize(("train", "val", "shared"), [
+    ("train", "train[:50%]", 4), ("train[:50%]", "train[50%:]", 0), ("train[2:6]", "train[-4:]", 2),
+    ("train", "test", 0), ("all", "test", 8), ("train[:4]", "train[4:]+test[:3]", 0),
+    ("train+test", "test[6:]+train[:1]", 3),
+])
+def test_rows_that_two_splits_share_are_counted(tmp_path, cache, train, val, shared):
+    for split in ("train", "test"):
+        parquet(tmp_path / "two", {"image": PICTURES}, {"image": PICTURE}, split)
+    ours, theirs = (open_dataset(f"hfds/{tmp_path / 'two'}", cache, split=split) for split in (train, val))
+    assert ours.shared(theirs) == shared
+
+
 def test_broken_bytes_raise(tmp_path, cache):
     pictures = [*PICTURES[:3], {"bytes": b"not an image", "path": "broken.png"}, *PICTURES[4:]]
     parquet(tmp_path / "broken", {"image": pictures}, {"image": PICTURE})

@@ -59,6 +59,9 @@ def test_a_pass_is_in_order_and_whole(source, tmp_path):
     assert pairs[7][0].mode == "RGB"
     np.testing.assert_array_equal(np.asarray(pairs[7][0])[..., 0], scans()[7])
     assert len(list(open_dataset("wds/digits", tmp_path, split="digits-{0000..0001}.tar|80"))) == 80
+    front, back = (open_dataset("wds/digits", tmp_path, split=f"digits-{part}") for part in
+                   ("{0000..0002}.tar|120", "{0002..0003}.tar|80"))
+    assert front.shared(back) == 40
     loaded = list(eval_loader(source, make_view("none", 32), batch_size=50, limit=120))
     assert [len(y) for _, y in loaded] == [50, 50, 20]
     assert torch.cat([y for _, y in loaded]).tolist() == TARGETS[:120].tolist()
