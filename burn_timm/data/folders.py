@@ -36,8 +36,8 @@ def open_folder(root: str, split: str, input_key: str | None) -> ImageSource:
     endings = named or image_endings()
     title = f"folder {shown_path(root)} [{split}]"
     left_out: Counter[str] = Counter()
-    folder = split_folder(root, split)
     try:
+        folder = split_folder(root, split, endings)
         paths = sorted(_listed(folder, endings, left_out), key=_natural)
     except OSError as error:
         raise BurnError(f"--data-dir {root}: {one_line(error)}") from error
@@ -58,15 +58,19 @@ def open_folder(root: str, split: str, input_key: str | None) -> ImageSource:
     return ImageSource(Files(folder, paths), title, [place[name] for name in folders], classes)
 
 
-def split_folder(root: str, split: str) -> str:
+def split_folder(root: str, split: str, endings: tuple[str, ...]) -> str:
     """The folder of the split in `root`, under any of its names; `root` itself where it has no folders of splits.
 
-    Raises NoSplitError where there are other splits, and for a split other than training where there is none.
+    Raises NoSplitError where there are other splits, and for a split other than training where there is none; BurnError
+    where the only split may be a class, with other folders of images (with these `endings`) beside it.
     """
     group = next((group for group in SPLIT_SYNONYMS if split in group), (split,))
     present = [
         name for name in (split, *group, *sum(SPLIT_SYNONYMS, ())) if os.path.isdir(os.path.join(root, name))
     ]
+    splits = [group for group in SPLIT_SYNONYMS if set(group) & set(present)]
+    if len(splits) == 1 and split in sum(SPLIT_SYNONYMS, ()):  # two are no classes
+        _require_no_classes_beside(present[0], root, endings)
     if present and present[0] in (split, *group):
         return os.path.join(root, present[0])
     if present:
@@ -75,6 +79,23 @@ def split_folder(root: str, split: str) -> str:
     if group[0] != "train" and os.path.basename(os.path.abspath(root)) not in group:
         raise NoSplitError(f"--data-dir {root}: no split {split!r} (it has no split folders: only train is available)")
     return root
+
+
+def _require_no_classes_beside(split: str, root: str, endings: tuple[str, ...]) -> None:
+    with os.scandir(root) as entries:
+        folders = sorted((entry.name for entry in entries if entry.is_dir()), key=_natural)
+    others = [name for name in folders if not _left_out(name) and name.lower() not in sum(SPLIT_SYNONYMS, ())
+              and any(_listed(os.path.join(root, name), endings, Counter()))]
+    if others:
+        some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise BurnError(
+            f"--data-dir {root}: {split} is taken for a split, but beside it there are images in {some}: rename "
+            f"{split} if it is a class, else move what is no split elsewhere"
+        )
+
+
+def _left_out(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _listed(root: str, endings: tuple[str, ...], left_out: Counter) -> Iterator[str]:
@@ -91,7 +112,7 @@ def _listed(root: str, endings: tuple[str, ...], left_out: Counter) -> Iterator[
         with os.scandir(os.path.join(root, below)) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = f"{below}/{entry.name}" if below else entry.name
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if _left_out(entry.name):
                     continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)

@@ -59,6 +59,22 @@ def test_what_is_listed_in_which_order_and_class(tmp_path, written, listed, clas
     assert source.description.endswith(f"{len(listed)} images, {'2 classes' if classes else 'unlabelled'}")
 
 
+@pytest.mark.parametrize(("written", "listed"), [
+    (["bus/1.png", "car/1.png", "train/1.png"], "train is taken for a split, but .* images in bus, car: rename"),
+    (["a/1.png", "b/1.png", "c/deep/1.png", "d/1.png", "eval/1.png"], "eval is taken .* in a, b, c, ...: rename"),
+    (["train/bus/1.png", "train/car/1.png", "annotations/none/", ".cache/1.png", "1.png"], 2),
+    (["train/1.png", "train/2.png", "val/1.png", "masks/1.png"], 2),  # two splits are no classes
+])
+def test_a_class_that_has_the_name_of_a_split(tmp_path, written, listed):
+    for path in written:
+        (tmp_path / "x" / path).mkdir(parents=True) if path.endswith("/") else write(tmp_path / "x" / path)
+    if isinstance(listed, str):
+        with refused(listed):
+            open_dataset("", tmp_path / "x")
+    else:
+        assert len(open_dataset("", tmp_path / "x")) == listed
+
+
 def test_what_pillow_reads_is_listed_and_the_rest_is_told_once(tmp_path, caplog):
     kinds = ("jpg", "JPEG", "png", "webp", "tif", "tiff", "bmp", "ppm", "gif")
     for number, kind in enumerate(kinds):
