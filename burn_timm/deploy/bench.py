@@ -185,12 +185,15 @@ def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, A
     shown = timed[-MOST_BARS:]
     what = f"{settings['batch_size']} images" if settings["batch_size"] > 1 else "one image"
     threads = f"{settings['threads']} threads" if settings["threads"] > 1 else "one thread"
-    notes = ["in brackets: top-1 on ImageNet as published; what int8 and bf16 lose was not measured"]
+    # only of the networks themselves: a folder or a tag names weights of its own
+    accuracies = {name: f" ({top1} %)" for name, top1 in PUBLISHED.items() if settings["img_size"] == 224}
+    known = any(row["model"] in accuracies for row in shown)
+    notes = ["in brackets: top-1 on ImageNet as published; what int8 and bf16 lose was not measured"] * known
     notes += [f"{len(timed) - len(shown)} slower ones are left out"] if len(timed) > len(shown) else []
     with picture(path, 9, 1.9 + 0.32 * len(shown)) as figure:
         axes = figure.subplots()
         bars = axes.barh(range(len(shown)), [row["ms"] for row in shown], color=[COLORS[_kind(row)] for row in shown])
-        names = [f"{short_name(row['model'])}{_accuracy(row)}, {row['title']}" for row in shown]
+        names = [f"{short_name(row['model'])}{accuracies.get(row['model'], '')}, {row['title']}" for row in shown]
         axes.set_yticks(range(len(shown)), names)
         axes.bar_label(bars, [f"{row['ms']:.1f}" for row in shown], padding=3)
         axes.margins(x=0.1)
@@ -204,8 +207,3 @@ def draw_chart(path: Path, rows: Sequence[dict[str, Any]], settings: dict[str, A
 
 def _kind(row: dict[str, Any]) -> str:
     return "1-bit" if row["engine"] in OURS else "8-bit" if "int8" in row["engine"] else "floating point"
-
-
-def _accuracy(row: dict[str, Any]) -> str:
-    accuracy = PUBLISHED.get(row["architecture"])
-    return f" ({accuracy} %)" if accuracy else ""

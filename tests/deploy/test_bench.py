@@ -99,6 +99,21 @@ def test_a_chart_of_many_rows_has_the_fastest_ones(tmp_path, monkeypatch):
     (axes,) = drawn[0].axes
     assert [bar.get_width() for bar in axes.patches] == list(range(MOST_BARS, 0, -1)) and MOST_BARS == 12
     assert "8 slower ones are left out" in drawn[0].get_supxlabel()
+    assert "top-1" not in drawn[0].get_supxlabel()
+
+
+def test_published_accuracies_stand_beside_the_published_networks_alone(tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
+    models = ["reactnet_a", "local-dir:output/mine/export", "hf-hub:me/mine", "reactnet_a.mine"]
+    rows = [{"model": model, "architecture": "reactnet_a", "engine": "torch", "title": "torch", "ms": 9.0 - place}
+            for place, model in enumerate(models)]
+    for side in (224, 96):
+        draw_chart(tmp_path / "c.png", rows, {"batch_size": 1, "threads": 1, "img_size": side}, "CPU")
+    labels = [[label.get_text() for label in figure.axes[0].get_yticklabels()] for figure in drawn]
+    others = ["local-dir:export, torch", "hf-hub:me/mine, torch", "reactnet_a.mine, torch"]
+    assert labels == [["reactnet_a (69.4 %), torch", *others], ["reactnet_a, torch", *others]]
+    assert "top-1" in drawn[0].get_supxlabel()
 
 
 @pytest.mark.slow
