@@ -34,7 +34,9 @@ def test_help_of_every_command(capsys):
     for words in ([], *([name] for name in commands)):
         with pytest.raises(SystemExit) as end:
             eval_downstream.main([*words, "--help"])
-        assert end.value.code == 0 and capsys.readouterr().out.startswith("usage: eval_downstream.py")
+        shown = " ".join(capsys.readouterr().out.split())
+        assert end.value.code == 0 and shown.startswith("usage: eval_downstream.py")
+        assert ("places205: 14" in shown) == (words == ["transfer"])  # whose preset it is
 
 
 @pytest.mark.parametrize(("task", "options", "stated"), [

@@ -22,10 +22,13 @@ DESCRIPTION = "weighted kNN on frozen pooled features (Wu et al. 2018): top-1 ac
 _SIMILARITIES = 2**25
 
 
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # the temperature is Wu et al.'s, who take 200 neighbours
+
+
 @dataclass(frozen=True)
 class Settings:
-    k: int = 20
-    temperature: float = 0.07
+    k: int = NEIGHBOURS
+    temperature: float = TEMPERATURE
 
     def protocol(self) -> dict:
         """In words, for the result file."""
@@ -42,8 +45,8 @@ class Settings:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--k", type=positive, default=20, help="neighbours")
-    parser.add_argument("--temperature", type=above_zero, default=0.07, help="of the vote")
+    parser.add_argument("--k", type=positive, default=NEIGHBOURS, help="neighbours")
+    parser.add_argument("--temperature", type=above_zero, default=TEMPERATURE, help="of the vote")
     parser.add_argument(
         "--neighbours", type=file_ending(".png"), metavar="FILE.png",
         help="draw test images and their nearest training images; without --output no labels are needed, and without a "
@@ -74,8 +77,8 @@ def knn_accuracy(
     train_labels: Tensor,
     test_features: Tensor,
     test_labels: Tensor,
-    k: int = 20,
-    temperature: float = 0.07,
+    k: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
 ) -> float:
     """Top-1 accuracy in [0, 1] of the weighted kNN vote, computed where `train_features` lies.
 

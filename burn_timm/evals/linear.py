@@ -96,18 +96,19 @@ class Settings:
         }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, epochs: str = "100", weight_decay: str = "0") -> None:
+    """`epochs` and `weight_decay` are the defaults in words."""
     add = parser.add_argument
     add("--classifier", choices=("sgd", "lbfgs"), help="lbfgs: logistic regression, 45 penalties (default: sgd)")
     add("--probe", choices=("linear", "mlp"), help="mlp: a hidden layer before the classifier (default: linear)")
     add("--augment", action=argparse.BooleanOptionalAction, default=None,
         help="as published: crops and mirror images anew in every epoch, slow (default: cached features)")
-    add("--epochs", type=positive, help="default: 100, places205: 14")
+    add("--epochs", type=positive, help=f"default: {epochs}")
     add("--sgd-batch-size", type=positive, metavar="N", help="images per SGD step (default: 256)")
     add("--lrs", type=above_zero, nargs="+", metavar="LR", help="rates to choose from (default: 1e-4, 1e-3, ... 1)")
     add("--milestones", type=number(above=0, most=1), nargs="*", metavar="SHARE",
         help="shares of the epochs after which the rate falls to a tenth (default: 0.6 0.8)")
-    add("--weight-decay", type=not_negative, help="default: 0, places205: 5e-4")
+    add("--weight-decay", type=not_negative, help=f"default: {weight_decay}")
     add("--confusion", type=file_ending(".png"), metavar="FILE.png", help="draw which classes were taken for which")
 
 

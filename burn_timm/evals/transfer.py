@@ -14,13 +14,17 @@ from .results import dataset_key
 
 DESCRIPTION = "a classifier on frozen features of another set (cub, birdsnap, places205, torch/cifar10, ...): top-1"
 
-add_options, run = linear.add_options, linear.run
+run = linear.run
 
 PRESETS: dict[str, dict] = {
     "places205": {
         "augment": True, "epochs": 14, "lrs": (0.01,), "milestones": (4 / 14, 8 / 14, 12 / 14), "weight_decay": 5e-4,
     },
 }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    linear.add_options(parser, epochs="100, places205: 14", weight_decay="0, places205: 5e-4")
 
 
 def preset(dataset: str) -> dict:

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult
 
 from .. import tables
 from ..errors import BurnError
+from ..evals.knn import NEIGHBOURS, TEMPERATURE
 from ..evals.results import cell, measured_how
 from ..provenance import file_sha256
 from .terms import Terms, public, terms_of
@@ -144,11 +145,13 @@ def rows_of_run(details: dict) -> list[Row]:
     bank, queries = details.get("knn_images") or (None, None)
     name = details.get("settings", {}).get("dataset") or str(details.get("val_dataset")).partition(" [")[0]
 
+    k = min(NEIGHBOURS, bank or NEIGHBOURS)
+    method = f"weighted kNN at the end of the run, k {k}, temperature {TEMPERATURE}, tested on {details['val_dataset']}"
+
     def result(kind: str) -> dict:
         return {
             "task": "knn", "value": details[f"knn_{kind}"], "model": kind, "file": "training.json",
-            "protocol": {"method": f"weighted kNN at the end of the run, k {min(20, bank or 20)}, temperature 0.07, "
-                                   f"tested on {details['val_dataset']}", "metric": "top-1 accuracy, fraction"},
+            "protocol": {"method": method, "metric": "top-1 accuracy, fraction"},
             "dataset": {"name": name, "train": {"images": bank}, "test": {"images": queries}},
         }
 

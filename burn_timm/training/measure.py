@@ -13,7 +13,7 @@ from ..data.sources import ImageSource, random_subset
 from ..data.views import make_view
 from ..errors import BurnError
 from ..evals.features import calibrate_batchnorm, eval_transform, extract_features
-from ..evals.knn import knn_accuracy
+from ..evals.knn import NEIGHBOURS, knn_accuracy
 from ..evals.linear import linear_probe
 from ..nn import Backbone
 from .build import backbone_at, build_student
@@ -49,7 +49,7 @@ def untrained(options: Options, stage: str, images: ImageSource, device: torch.d
 def knn_figures(
     options: Options, data: Data, student: torch.nn.Module, teacher: Backbone | None, device: torch.device,
 ) -> dict[str, Any]:
-    """Fractions `knn_pixels`, `knn_untrained`, `knn_teacher` (if there is one), `knn_student`; top-1, k 20, T 0.07.
+    """Fractions `knn_pixels`, `knn_untrained`, `knn_teacher` (if there is one), `knn_student`; top-1.
 
     Larger sets are cut to a seeded subset of 50,000 training and 10,000 validation images, which `knn_images` states.
     Empty where there are no labels.
@@ -110,7 +110,7 @@ def features_of(
 
 def top1_by_knn(features: list[torch.Tensor]) -> float:
     """Args: features and labels of the training images, then those of the validation images."""
-    return round(knn_accuracy(*features, k=min(20, len(features[0]))), 5)
+    return round(knn_accuracy(*features, k=min(NEIGHBOURS, len(features[0]))), 5)
 
 
 def export_config(options: Options, student: torch.nn.Module) -> dict[str, Any]:
