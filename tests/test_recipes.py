@@ -89,7 +89,7 @@ def test_every_figure_of_the_papers_ablations_has_its_recipe():
             found = []
             for path in RECIPES:
                 text, settings = path.read_text(), settings_of(path)
-                row = row_name({"method": settings["method"], "stages": settings["stages"], "settings": settings})
+                row = row_name({"method": settings["method"], "stages": settings.get("stages"), "settings": settings})
                 if path.stem.endswith("_imagenet") and f"Expected (paper): {figure:.2f} %" in text and row == name:
                     found.append(path.stem)
             assert len(found) == 1, (name, found)

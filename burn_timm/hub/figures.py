@@ -172,12 +172,19 @@ def figures_table(rows: Sequence[Row]) -> str:
     return tables.markdown(["task", "data", *(f"over {word}" for word in words), "this network", *words], lines, 2)
 
 
-def commands(rows: Sequence[Row]) -> str:
-    """Markdown: how each figure was measured; its command prints all of the protocol."""
+def commands(rows: Sequence[Row], tag: str | None = None) -> str:
+    """Markdown: how each figure was measured; its command prints all of the protocol.
+
+    tag: The name of timm's that these weights have: the default of their architecture, which a command may name, may be
+        others by now.
+    """
     parts = []
     for row in rows:
         text = f"* {row.task}, {row.data}: {row.result['protocol'].get('method', row.result['task'])}"
-        parts.append(text + (f"\n  `{row.result['command']}`" if row.result.get("command") else ""))
+        command = row.result.get("command")
+        if command and tag and "--pretrained" in command:
+            command = re.sub(r"--model \S+", f"--model {tag}", command)
+        parts.append(text + (f"\n  `{command}`" if command else ""))
     return public("\n".join(parts))
 
 

@@ -39,7 +39,7 @@ class BURN(Method):
         head_dim: Number of target classes K, and width of the hidden layer of both heads. (The paper calls a head
             "classifier" only.)
         temperature: Of both softmaxes; the paper states none, the released code has 0.2. 1.0 trained better in two
-            trials (docs/experiments/target.md).
+            trials (docs/experiments/cifar10.md).
         lambda_0, lambda_T, lambda_schedule: Eq. 3, or Table 7's `constant` and `step`.
         fs_loss: `cosine`, `l1`, `l2` (Table 6), `unit-l2` (released code), `relations` or `assignment`, see
             `losses.feature_similarity`.
