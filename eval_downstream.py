@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from burn_timm import arguments
-from burn_timm.arguments import Parser, natural, positive, renamed
+from burn_timm.arguments import Parser, natural, positive
 from burn_timm.data import eval_loader
 from burn_timm.deploy.export import pooled_features
 from burn_timm.errors import BurnError
@@ -80,7 +80,7 @@ def _parser() -> Parser:
         if name != "detection":
             inputs.add_options(command)
         if name in ON_FEATURES:
-            add("--engine", type=renamed(numba="c"), choices=("torch", "c", "openvino"), default="torch",
+            add("--engine", choices=("torch", "c", "openvino"), default="torch",
                 help="what computes the features; c, openvino: real 1-bit kernels")
             add("--calibrate-bn", type=positive, metavar="N", help="first re-estimate BatchNorm on N training images")
         task.add_options(command)

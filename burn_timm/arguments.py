@@ -3,7 +3,6 @@
 import _thread
 import argparse
 import atexit
-import logging
 import math
 import multiprocessing
 import os
@@ -16,8 +15,6 @@ from timm.utils import ParseKwargs
 
 from .errors import BurnError, one_line
 from .files import remove_lock_files
-
-_logger = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
@@ -194,18 +191,6 @@ def file_ending(suffix: str) -> Callable[[str], str]:
         if not text.lower().endswith(suffix) or os.path.isdir(text):
             raise argparse.ArgumentTypeError(f"expected a file that ends in {suffix}, not {text}")
         return text
-
-    return parse
-
-
-def renamed(**names: str) -> Callable[[str], str]:
-    """The type of an option whose values got other names: `renamed(old="new")`. The old ones work, with a warning."""
-
-    def parse(text: str) -> str:
-        if text not in names:
-            return text
-        _logger.warning(f"{text} is called {names[text]} now; the old name goes with the next version")
-        return names[text]
 
     return parse
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BurnError
 from ..kernels import native
 from ..kernels.burn import Network
-from .fold import FoldedNetwork, half_precision, read_folded
+from .fold import FoldedNetwork, half_precision
 
 VERSION, MAX_COUNT = 1, 65535  # as burn.c has them
 POOLING = ("", "avg", "max", "avgmax", "catavgmax")
@@ -37,18 +37,14 @@ def open_network(
     """Names of the outputs of an exported folder, and a function that gives one of them, an array of its own.
 
     Args:
-        folder: With network.bin, or with network.safetensors as `--format numba` wrote it until version 0.1.
+        folder: With network.bin.
         shape: Of the images, `[B, C, H, W]`.
         threads: At most; None: all cores.
 
     Raises:
         BurnError: The library cannot be built or the file is damaged.
     """
-    older = folder / "network.safetensors"
-    if older.exists():
-        data = network_bytes(read_folded(older), shape[1:], (0.0,) * shape[1], (1.0,) * shape[1])
-    else:
-        data = (folder / "network.bin").read_bytes()
+    data = (folder / "network.bin").read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     network = Network(data, threads or cores, folder, native.load())
     return network.outputs, network

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from .. import provenance
-from ..arguments import file_ending, positive, renamed
+from ..arguments import file_ending, positive
 from ..checkpoints import burn_models, load_model, read_content, require_model, weights_file
 from ..convert.own import is_name, known, read_own
 from ..errors import BurnError
@@ -36,7 +36,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "(local-dir:FOLDER); hf-hub:OWNER/REPO; the name of released weights; or, with --pretrained, any timm name"
     ))
     parser.add_argument("outdir", metavar="OUTDIR", type=Path, help="a new folder, or one of an earlier export")
-    parser.add_argument("--format", type=renamed(numba="c"), choices=FORMATS, default="c", help=(
+    parser.add_argument("--format", choices=FORMATS, default="c", help=(
         "c runs in 1 bit on any CPU and compiles without Python, openvino runs in 1 bit on x86; "
         f"onnx (opset {ONNX_OPSET}) and torch-export are for interchange and do not run in 1 bit "
         "(default: %(default)s)"
@@ -59,8 +59,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help=(
         "timm names (random weights: times do not depend on them), local-dir:FOLDER or hf-hub:OWNER/REPO"
     ))
-    older = renamed(**{"numba-1bit": "c-1bit"})
-    parser.add_argument("--engines", nargs="+", type=older, choices=ENGINES, metavar="ENGINE", default=list(ENGINES),
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, metavar="ENGINE", default=list(ENGINES),
                         help=f"of {', '.join(ENGINES)} (default: all)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="in every engine (default: 1)")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images a call (default: 1)")

@@ -19,7 +19,7 @@ from .runtime import CONFIG, FORMAT_VERSION, ONE_BIT_FORMATS, PooledFeatures, en
 
 FORMATS = (*ONE_BIT_FORMATS, "onnx", "torch-export")
 FILES = (
-    CONFIG, "model.onnx", "model.pt2", "network.safetensors", "libburn.so", "__pycache__", *C_SOURCES,
+    CONFIG, "model.onnx", "model.pt2", "libburn.so", "__pycache__", *C_SOURCES,
     *(name for _, files in ONE_BIT_FORMATS.values() for name in files),
 )
 

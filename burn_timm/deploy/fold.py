@@ -10,13 +10,10 @@ Outputs lack the last shift of RPReLU: it is a constant per channel, so it moves
 (average pooling leaves it as it is). Nothing here knows an engine.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -151,28 +148,3 @@ def _check_finite(network: FoldedNetwork) -> None:
 def half_precision(weight: np.ndarray) -> np.ndarray:
     """A classifier's weight in float16 where its range allows: half the file, for a relative error of 2^-11."""
     return weight.astype(np.float16) if np.abs(weight).max() <= np.finfo(np.float16).max else weight
-
-
-def read_folded(path: Path) -> FoldedNetwork:
-    """The network of a folder that `burn-timm export --format numba` wrote, until version 0.1.
-
-    The caller has checked the checksum: errors are those of safetensors and json.
-    """
-    with safe_open(path, "numpy") as file:
-        rest = json.loads(file.metadata()["network"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
-    steps = []
-    for number, step in enumerate(rest["steps"]):
-        shape = step.pop("shape")
-        rows = np.unpackbits(arrays[f"steps.{number}.bits"], axis=1, bitorder="little", count=int(np.prod(shape[1:])))
-        steps.append(Step(
-            positive=rows.reshape(shape).astype(bool), project=arrays.get(f"steps.{number}.project"), **step,
-            **{name: arrays[f"steps.{number}.{name}"] for name in _PER_CHANNEL},
-        ))
-    classifier = None
-    if "classifier.weight" in arrays:
-        classifier = arrays["classifier.weight"].astype(np.float32), arrays["classifier.bias"]
-    return FoldedNetwork(
-        arrays["stem.weight"], arrays["stem.bias"], rest["stem_pool"], steps, arrays["shift"], rest["pool_type"],
-        classifier,
-    )

@@ -25,10 +25,6 @@ ONE_BIT_FORMATS = {
     "openvino": ("burn-timm-openvino", ("model.xml", "model.bin")),
     "c": ("burn-timm-c", ("network.bin",)),
 }
-# The same of folders that are read, but not written any more.
-OLDER_FORMATS = {
-    "c": ("burn-timm-popcount", ("network.safetensors",)),  # `--format numba` until version 0.1
-}
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
@@ -148,11 +144,10 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     """--format and config.json of an exported folder, whose files are checked against the checksums in it."""
     file = folder / CONFIG
     config = read_json(file)
-    formats = [*ONE_BIT_FORMATS.items(), *OLDER_FORMATS.items()]
-    known = {name: (format, files) for format, (name, files) in formats}
+    known = {name: (format, files) for format, (name, files) in ONE_BIT_FORMATS.items()}
     format, files = known.get(str(config.get("format")), (None, ()))
     if format is None:
-        raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} OUTDIR --format openvino")
+        raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} OUTDIR")
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise BurnError(f"{file}: format_version {one_line(str(version), 60)}, but this burn_timm reads only "

@@ -120,14 +120,6 @@ def test_results_depend_neither_on_threads_nor_on_the_process_nor_on_what_ran_be
     np.testing.assert_array_equal(together(images, "feature_map"), expected)
 
 
-def test_a_folder_of_an_earlier_release_loads_with_equal_outputs():
-    """`older/` was written by --format numba, with what torch gave then."""
-    model = load(HERE / "older", threads=1)
-    images = np.load(HERE / "older_images.npy")
-    expected = np.load(HERE / "older_logits.npy")
-    assert errors(torch.from_numpy(model(images)), torch.from_numpy(expected)).median() < 2e-3
-
-
 def test_images_of_another_kind_and_other_outputs_are_refused():
     network = opened(fold(lively(num_classes=0)), (1, 3, 64, 64))
     whole = np.zeros((1, 3, 64, 128), np.float32)
