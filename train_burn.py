@@ -264,7 +264,8 @@ def finish(run: Run, method: Method) -> dict:
     student = method.student().eval().to(memory_format=torch.contiguous_format)
     summary = run.summary()
     # First: whatever fails below, the weights are there.
-    summary.update(export(student, options, options.stages[-1], output, method.classifier()))
+    names = (run.data.train.class_names or ()) if method.needs_labels else ()
+    summary.update(export(student, options, options.stages[-1], output, method.classifier(), names))
     draw_curves(output / "log.jsonl", output / "curves.png")
     describe(output / "export", summary, output / "curves.png", options.push_to_hub)
     try:

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def save_latent(
 
 def save_folder(
     folder: Path, model: torch.nn.Module, weight_bits: int, model_args: Mapping[str, Any],
-    data_config: Mapping[str, Any], of_registration: bool = True,
+    data_config: Mapping[str, Any], of_registration: bool = True, label_names: Sequence[str] = (),
 ) -> None:
     """Write into `folder` what timm builds `model` from, config.json and model.safetensors; 1-bit weights are packed.
 
@@ -179,13 +179,15 @@ def save_folder(
         model_args: Arguments of the model other than its classes.
         data_config: `input_size`, `crop_pct` and the like of its images.
         of_registration: Whether tag, licence and origin of the model's configuration are those of these weights.
+        label_names: Of the classes; empty where they have none.
     """
     save_model_config(model, folder / "config.json", dict(model_args), dict(data_config))
-    if not of_registration:
-        config = read_json(folder / "config.json")
-        for name in ("tag", "license", "origin_url"):
-            config["pretrained_cfg"].pop(name, None)
-        write_json(folder / "config.json", config)
+    config = read_json(folder / "config.json")
+    for name in () if of_registration else ("tag", "license", "origin_url"):
+        config["pretrained_cfg"].pop(name, None)
+    if label_names:
+        config["label_names"] = list(label_names)
+    write_json(folder / "config.json", config)
     state_dict = model.state_dict()
     if weight_bits == 1:
         save_packed(folder / "model.safetensors", pack_state_dict(state_dict, binary_weight_names(model)))

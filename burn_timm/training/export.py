@@ -1,5 +1,6 @@
 """The end of a run: a folder that timm loads, and the real-valued weights beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +14,12 @@ from .options import Options
 
 def export(
     model: torch.nn.Module, options: Options, stage: str, output: Path, classifier: torch.nn.Linear | None = None,
+    label_names: Sequence[str] = (),
 ) -> dict:
     """Write `output/export` (config.json, model.safetensors) and, for binary networks, latent.safetensors.
 
     1-bit weights are packed; those of other stages are real-valued and stored as they are. `model` has no classifier;
-    `classifier` is the one to export with it, if there is one.
+    `classifier` is the one to export with it, if there is one, `label_names` are those of its classes.
 
     Returns:
         {"bytes_exported": ..., "bytes_fp32": ...}
@@ -34,7 +36,7 @@ def export(
     with atomic_folder(output / "export") as folder:
         loaded = bool(options.initial_checkpoint or model_source(options.model)[0])  # weights from elsewhere
         images = export_input(options.export_img_size)
-        save_folder(folder, model, bits[0] if bits else 32, model_args, images, of_registration=loaded)
+        save_folder(folder, model, bits[0] if bits else 32, model_args, images, loaded, label_names)
         size = (folder / "model.safetensors").stat().st_size
     if bits is not None:
         save_latent(output / "latent.safetensors", state_dict, name, bits[0], options.model_kwargs, bits[1])

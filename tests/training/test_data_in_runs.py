@@ -4,6 +4,7 @@ import logging
 import time
 
 import pytest
+import timm
 import torch
 from data.pictures import refused, write
 
@@ -35,6 +36,13 @@ def test_one_percent_of_corrupt_images_is_skipped_and_counted_and_more_is_an_err
     line = failure(capsys, RUN, folder(tmp_path / "photos", 100, 2), "--output", tmp_path / "more")
     assert "error: at least 2 of 100 images cannot be read, more than 1%: " in line
     assert not (tmp_path / "more" / "export").exists()
+
+
+def test_a_supervised_export_has_the_names_of_its_classes(tmp_path):
+    options = "--model test_resnet --stages fp --batch-size 10 --max-steps 1 --val-split none --output"
+    here(options_of("supervised"), folder(tmp_path / "photos", 20, 0), options, tmp_path / "run")
+    model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+    assert model.num_classes == 2 and model.pretrained_cfg["label_names"] == ["class0", "class1"]
 
 
 FIGURES = f"{SHORT} --batch-size 25 --dataset ''"
