@@ -251,7 +251,8 @@ def _write_new_folder(own: Own, name: str, model_args: dict[str, Any], folder: P
     arguments = {**own.arguments(model_args), "weight_bits": 1, "act_bits": 1}
     model = own.network(name, arguments)
     with atomic_folder(folder) as beside:
-        save_folder(beside, model, 1, arguments, images_of(model), of_registration=False)
+        names = model.pretrained_cfg.get("label_names") or ()
+        save_folder(beside, model, 1, arguments, images_of(model), of_registration=False, label_names=names)
         read_config(beside)
         describe(beside, own.details)
     for file in sorted(folder.iterdir()):

@@ -85,7 +85,8 @@ LITE0 = ("--teacher-labels", "--dataset-id", "zh-plus/tiny-imagenet", "timm/mini
 
 
 @pytest.mark.parametrize("tag, studies, said", [
-    ("reactnet_a_burn.distill_tiny_imagenet_80_64", ("reactnet_a_burn_label_free", "reactnet_a_burn_baselines"), ()),
+    ("reactnet_a_burn.distill_tiny_imagenet_80_64", ("reactnet_a_burn_label_free", "reactnet_a_burn_baselines"),
+     ("--no-teacher-labels",)),
     ("reactnet_a_burn.distill_lite0_tiny_mini_imagenet_64", ("reactnet_a_burn", "reactnet_a_burn_baselines"), LITE0),
     ("reactnet_a_025_burn.distill_lite0_tiny_mini_imagenet_64", ("reactnet_a_025_burn",), LITE0),
 ])
@@ -178,7 +179,7 @@ def test_results_that_do_not_belong_are_refused(folder, result, refused):
 def labels(front):
     """How labels entered the training, by the tags."""
     tags = {"self-supervised-learning": "without", "knowledge-distillation": "teacher"}
-    return next((word for tag, word in tags.items() if tag in front["tags"]), "with")
+    return next((word for tag, word in tags.items() if tag in front["tags"]), "")
 
 
 @pytest.mark.parametrize("changes, license_id, base", [
@@ -189,14 +190,23 @@ def labels(front):
     ({"dataset": MINE, "teacher": "convnextv2_atto.fcmae"}, "cc-by-nc-4.0", "timm/convnextv2_atto.fcmae"),
     ({"dataset": DIGITS, "teacher_pretrained": False}, "apache-2.0", None),
     ({"dataset": DIGITS, "teacher_checkpoint": ".../file.pth"}, "apache-2.0", None),
+    ({"dataset": DIGITS, "teacher": "hf-hub:timm/resnet50.a1_in1k"}, "apache-2.0", "timm/resnet50.a1_in1k"),
+    ({"dataset": DIGITS, "teacher": "local-dir:a", "teacher_method": "supervised"}, "apache-2.0", None),
+    ({"dataset": DIGITS, "teacher": "local-dir:a", "teacher_method": "simclr"}, "apache-2.0", None),
+    ({"dataset": DIGITS, "teacher": "local-dir:a", "method": "supervised_kl"}, "apache-2.0", None),
     ({"dataset": DIGITS, "teacher": None, "method": "supervised"}, "apache-2.0", None),
     ({"dataset": "hfds/$BURN_DATA/imagenet_like/mine [train]", "teacher": None}, "unknown", None),
 ], ids=str)
 def test_licence_base_model_and_use_of_labels(tmp_path, changes, license_id, base):
+    """Labels that entered through the teacher are told; where nothing tells, the card says nothing."""
     folder = make_folder(tmp_path / "run", **changes)
     front, body = card(folder)
     assert (front["license"], front.get("base_model")) == (license_id, base)
-    assert labels(front) == ("with" if "method" in changes else "teacher" if "resnet50" in str(base) else "without")
+    taught = "resnet50" in str(base) or changes.get("teacher_method") == "supervised"
+    unknown = "@" in str(changes.get("teacher")) or "teacher_checkpoint" in changes
+    expected = {"supervised": "", "supervised_kl": "teacher"}.get(
+        changes.get("method"), "teacher" if taught else "" if unknown else "without")
+    assert labels(front) == expected and ("label" in body.split("## Use")[0]) != unknown
     if "@" in str(changes.get("teacher")):  # of teachers that are not timm's, whoever publishes knows
         assert labels(card(folder, "--teacher-labels")[0]) == "teacher"
         assert labels(card(folder, "--no-teacher-labels")[0]) == "without"

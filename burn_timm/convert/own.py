@@ -54,6 +54,7 @@ class Own:
         details: How they were trained, as far as it is told.
         images: Options of timm's script that say how images were prepared.
         notes: What was chosen and left out in the file, for people.
+        label_names: Of the classes, as far as they are told.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Own:
     details: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    label_names: list[str] = field(default_factory=list)
 
     def model(self, name: str | None = None, model_args: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Name and arguments of the model: as given, as told beside the weights, or by their shapes.
@@ -109,7 +111,8 @@ class Own:
             model.load_state_dict(self.state_dict)
         except RuntimeError as error:
             raise BurnError(f"{self.path}: does not fit {name}: {one_line(error, 1000)}") from error
-        model.pretrained_cfg = {**model.pretrained_cfg, **images_of(model, self.images)}
+        names = {"label_names": self.label_names} if len(self.label_names) == model.num_classes else {}
+        model.pretrained_cfg = {**model.pretrained_cfg, **images_of(model, self.images), **names}
         return model.eval()
 
 
@@ -221,7 +224,9 @@ def _from_checkpoint(file: Path, content: Any, part: str | None) -> Own:
 
 def _tell_of_run(own: Own, export: Path) -> None:
     """What the export of the same weights says of them."""
-    own.images = {name: value for name, value in read_config(export)["pretrained_cfg"].items() if name in _IMAGES}
+    config = read_config(export)
+    own.images = {name: value for name, value in config["pretrained_cfg"].items() if name in _IMAGES}
+    own.label_names = config.get("label_names") or []
     own.details = read_json(export / DETAILS) if (export / DETAILS).is_file() else {}
 
 

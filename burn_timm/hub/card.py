@@ -104,21 +104,31 @@ def _published_teacher(details: dict) -> Any | None:
     name = details.get("teacher")
     if not name or details.get("teacher_checkpoint") or details.get("teacher_pretrained") is False:
         return None
-    scheme, repo = model_source(name)
-    if scheme:
-        return timm.models.PretrainedCfg(hf_hub_id=repo.partition("@")[0]) if scheme == "hf-hub" else None
-    known = timm.get_pretrained_cfg(name)
+    scheme, place = model_source(name)
+    repo = place.partition("@")[0]
+    if scheme == "local-dir" or (scheme and not repo.startswith("timm/")):
+        return timm.models.PretrainedCfg(hf_hub_id=repo, num_classes=None) if scheme == "hf-hub" else None
+    name = repo.removeprefix("timm/") if scheme else name
+    known = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
     return known if known and known.hf_hub_id else None
 
 
 def _labels(details: dict, teacher: Any | None, teacher_labels: bool | None) -> str:
-    """How labels entered: `with`, `without` or `teacher`; an empty string where nothing tells the method."""
+    """How labels entered: `with`, `without` or `teacher`; an empty string where nothing tells."""
     method = METHODS.get(details.get("method"))
     if method is None or method.needs_labels:
         return "with" if method else ""
-    if teacher_labels is None:
-        teacher_labels = bool(teacher and teacher.license and teacher.num_classes)  # timm's weights with a classifier
-    return "teacher" if teacher_labels and details.get("teacher") else "without"
+    random = details.get("teacher_pretrained") is False and not details.get("teacher_checkpoint")
+    if not details.get("teacher") or random:
+        return "without"
+    theirs = METHODS.get(details.get("teacher_method"))  # of a teacher that this package trained
+    if teacher_labels is None and method.teacher_output == "logits":
+        teacher_labels = True  # it learnt classes
+    elif teacher_labels is None and theirs:
+        teacher_labels = True if theirs.needs_labels else None if theirs.teacher_output else False
+    elif teacher_labels is None and teacher and teacher.num_classes is not None:
+        teacher_labels = bool(teacher.num_classes)  # timm's weights, with a classifier or without
+    return {True: "teacher", False: "without", None: ""}[teacher_labels]
 
 
 def _tags(config: dict, details: dict, labels: str) -> list[str]:

@@ -54,8 +54,11 @@ def build_teacher(options: Options) -> tuple[Backbone | None, dict | None]:
     torch.manual_seed(seed_for(options.seed, 0x7EAC))
     pretrained = options.teacher_pretrained and not options.teacher_checkpoint
     kwargs = dict(options.teacher_kwargs)
+    trained = pretrained or options.teacher_checkpoint or model_source(options.teacher)[0]
     if options.teacher_output == "features":
         kwargs["num_classes"] = 0
+    elif trained and "num_classes" in kwargs:
+        raise BurnError("--teacher-kwargs num_classes: leave it out; the teacher's classifier comes with its weights")
     try:
         model = None
         if options.teacher_checkpoint:

@@ -8,6 +8,7 @@ import torch
 from timm.data import resolve_model_data_config
 from tqdm.auto import tqdm
 
+from ..checkpoints import model_source
 from ..data.loader import ViewDataset, eval_loader, make_train_loader, micro_steps_per_epoch, seed_for
 from ..data.sources import ImageSource, random_subset
 from ..data.views import make_view
@@ -49,7 +50,8 @@ def untrained(options: Options, stage: str, images: ImageSource, device: torch.d
 def knn_figures(
     options: Options, data: Data, student: torch.nn.Module, teacher: Backbone | None, device: torch.device,
 ) -> dict[str, Any]:
-    """Fractions `knn_pixels`, `knn_untrained`, `knn_teacher` (if there is one), `knn_student`; top-1.
+    """Fractions `knn_pixels`, `knn_untrained`, `knn_teacher`, `knn_student`; top-1. `knn_untrained` is left out of
+    a run that began with trained weights, `knn_teacher` where no teacher gives features.
 
     Larger sets are cut to a seeded subset of 50,000 training and 10,000 validation images, which `knn_images` states.
     Empty where there are no labels.
@@ -66,8 +68,9 @@ def knn_figures(
         figures[f"knn_{name}"] = top1_by_knn(features)
 
     measure("pixels", torch.nn.Flatten(), config, min(options.export_img_size, PIXELS))
-    measure("untrained", untrained(options, options.stages[-1], data.train, device), config)
-    if teacher is not None:
+    if not (options.initial_checkpoint or model_source(options.model)[0]):  # else it began trained
+        measure("untrained", untrained(options, options.stages[-1], data.train, device), config)
+    if teacher is not None and options.teacher_output == "features":
         # The teacher's own configuration, except where the run gave it another input size.
         own_size = tuple(resolve_model_data_config(teacher.model)["input_size"][-2:]) == tuple(teacher.size)
         measure("teacher", teacher.model, teacher.model, None if own_size else teacher.size[0])

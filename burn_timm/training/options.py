@@ -45,6 +45,8 @@ _IGNORED: dict[str, tuple[str, Callable[["Options"], bool]]] = {
     "fs_temperature": ("an --fs-loss other than assignment and relations",
                        lambda o: o.fs_loss not in ("assignment", "relations")),
     "hflip": ("--view none, which shows photos as they are", lambda o: o.view == "none" and o.hflip > 0),
+    "min_lr": ("--sched constant", lambda o: o.sched == "constant"),
+    "kl_direction": ("--lambda-0 1 --lambda-T 1: the KL has no weight", lambda o: o.lambda_0 == o.lambda_T == 1),
     "sync_bn_of": ("--no-sync-bn, the default", lambda o: not o.sync_bn),
     "reset_target_head": ("a single stage", lambda o: len(o.stages) == 1),
     "queue_size": ("--contrastive-weight 0", lambda o: o.contrastive_weight == 0),
@@ -84,7 +86,7 @@ def parse_options(argv: Sequence[str]) -> Options:
     _check(options)
     for name in given.keys() & _IGNORED.keys():
         when, ignored = _IGNORED[name]
-        if given[name] and ignored(options):
+        if given[name] is not False and ignored(options):
             raise BurnError(f"{_flags([name])} has no effect with {when}; leave one of them out")
     return options
 

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ..checkpoints import model_source, summary_of, weights_file
 from ..data.corrupt import CorruptLog
 from ..nn import Backbone
 from ..provenance import git_commit, hardware, peak_memory, redact_tree, versions
@@ -17,6 +18,12 @@ from .monitor import AsyncScalars, CollapseMonitor
 from .options import Options, defining_options
 from .state import Checkpoint
 from .teacher_cache import TeacherCache
+
+
+def trained_by(teacher: str) -> str | None:
+    """The method by which this package trained the weights in `local-dir:FOLDER`, as far as it is told beside them."""
+    source, folder = model_source(teacher)
+    return summary_of(weights_file(folder)).get("method") if source == "local-dir" else None
 
 
 @dataclass
@@ -76,6 +83,7 @@ class Run:
             "dataset": data.train.description,
             "val_dataset": data.val.description if data.val is not None else None,
             "teacher_sha256": (self.identity["teacher"] or {}).get("sha256"),
+            "teacher_method": trained_by(options.teacher) if options.teacher else None,
             "device": self.device.type, "processes": self.accelerator.num_processes,
             "mixed_precision": self.accelerator.mixed_precision,
             "corrupt_images": len(self.corrupt),

@@ -48,12 +48,13 @@ def test_the_floats_of_a_run_are_told_by_its_export(tmp_path):
     save_latent(tmp_path / "latent.safetensors", model.state_dict(), "test_reactnet", 1)
     images = images_of(model, {"img_size": 48, "crop_pct": 1.0})
     (tmp_path / "export").mkdir()
-    save_folder(tmp_path / "export", model, 1, {"in_chans": 4}, images)
+    save_folder(tmp_path / "export", model, 1, {"in_chans": 4}, images, label_names=list("abcde"))
     details = {"method": "burn", "teacher": "resnet20_cifar", "teacher_pretrained": False}
     (tmp_path / "export" / "training.json").write_text(json.dumps(details))
     assert main(["pack", str(tmp_path / "latent.safetensors"), str(tmp_path / "out")]) == 0
-    found = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
-    assert (found["input_size"], found["crop_pct"]) == ([4, 48, 48], 1.0)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    found = config["pretrained_cfg"]
+    assert (found["input_size"], found["crop_pct"]) == ([4, 48, 48], 1.0) and config["label_names"] == list("abcde")
     assert json.loads((tmp_path / "out" / "training.json").read_text()) == details
     assert "resnet20_cifar (random weights)" in (tmp_path / "out" / "README.md").read_text()
 

@@ -54,6 +54,14 @@ def test_a_vit_teaches_at_its_own_size_and_at_another(tmp_path):
     assert 0 < at_32["knn_teacher"] <= 1
 
 
+def test_a_run_from_trained_weights_tells_no_figure_of_untrained_ones(tmp_path):
+    first = tmp_path / "first"
+    here(ONE_STEP, "--output", first)
+    summary = here(ONE_STEP, f"--initial-checkpoint {first}/latent.safetensors --teacher local-dir:{first}/export",
+                   "--teacher-pretrained --val-split validation --output", tmp_path / "second")
+    assert "knn_student" in summary and "knn_untrained" not in summary and summary["teacher_method"] == "burn"
+
+
 def test_a_vit_trained_at_another_size_is_exported_at_it(tmp_path):
     here(options_of("simclr"), "--model test_vit --max-steps 1 --val-split none --output", tmp_path)
     state, prefix = checkpoint(tmp_path)["method"], "backbone.model."
@@ -225,4 +233,5 @@ def test_s2bnn_learns_from_it(moco, tmp_path):
         DIGITS, TEACHER, "--method s2bnn --teacher-output logits --stages w1a1 --max-steps 1 --val-split none",
         "--teacher-checkpoint", moco[0], "--output", tmp_path / "run",
     )
-    assert summary["settings"]["teacher_output"] == "logits" and (tmp_path / "run" / "export").is_dir()
+    assert "knn_teacher" not in summary
+    assert checkpoint(tmp_path / "run")["method"]["student_head.2.weight"].shape[0] == 6  # its head's outputs

@@ -37,6 +37,8 @@ def test_bad_input_is_one_line(options, message, refused, tmp_path, monkeypatch)
 def test_a_teacher_without_classifier_has_no_logits(refused):
     words = "--teacher-kwargs num_classes=0 --max-steps 1 --val-split none"
     assert "has no classifier, so no logits" in refused(options_of("supervised_kl"), words)
+    trained = "--teacher reactnet_a_025_burn --teacher-pretrained --teacher-kwargs num_classes=7"
+    assert "classifier comes with its weights" in refused(options_of("supervised_kl"), words, trained)
 
 
 def test_machines_that_find_different_checkpoints_do_not_train_together(refused, monkeypatch):
