@@ -63,7 +63,7 @@ TARGET static float NAME(mean_size)(const float *values, int count) {
         low = lows[i] < low ? lows[i] : low;
         high = highs[i] > high ? highs[i] : high;
     }
-    return low == high ? high : total / count;
+    return low == high && total == total ? high : total / count; /* comparisons leave out NaN, the total has it */
 }
 
 /* scale * (most - 2 * counts), rounded to nearest even where it becomes a bfloat16. */
@@ -84,9 +84,9 @@ TARGET static void NAME(scaled)(const int32_t *counts, const int32_t *most, cons
 TARGET static void NAME(pass)(const void *grad, int bytes, const float *weight, size_t count, float *out) {
     for (size_t i = 0; i < count; i++) {
         uint32_t bits = bytes == 2 ? (uint32_t)((const uint16_t *)grad)[i] << 16 : ((const uint32_t *)grad)[i];
-        uint32_t inside = -(uint32_t)(weight[i] <= 1 && weight[i] >= -1);
-        bits &= inside;
-        memcpy(out + i, &bits, 4);
+        float value;
+        memcpy(&value, &bits, 4);
+        out[i] = value * (weight[i] <= 1 && weight[i] >= -1 ? 1.0f : 0.0f); /* a product, which keeps NaN */
     }
 }
 

@@ -107,7 +107,8 @@ def training_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int, padding:
         if x.device.type != "cpu":
             return F.conv2d(x, weight, None, stride, padding)
         if torch.is_autocast_enabled("cpu"):  # as it would do itself, but before we look at dtypes
-            x, weight = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (x, weight))
+            low = torch.get_autocast_dtype("cpu")
+            x, weight = (tensor if tensor.dtype == torch.float64 else tensor.to(low) for tensor in (x, weight))
         height, width = (out_side(side, weight.shape[2], stride, padding) for side in x.shape[2:])
         if by_product(x, weight, height * width):
             return conv2d_by_product(x, weight, stride, padding)
@@ -125,7 +126,7 @@ def counting_conv2d(
     if torch.jit.is_scripting():
         return F.conv2d(x, binary_weight(weight), None, stride, padding)
     else:
-        if not sign_conv.fits(x, weight):
+        if not sign_conv.fits(x, weight, padding):
             return training_conv2d(x, binary_weight(weight), stride, padding)
         packed = sign_conv.pack_latent(weight.detach()) if held is None else held
         return sign_conv.sign_conv2d(x, weight, *packed, stride, padding)[0]
@@ -250,10 +251,13 @@ def binary_weight_names(model: nn.Module) -> list[str]:
 
 
 def count_bits(model: nn.Module, on: bool = True) -> None:
-    """Let binary convolutions whose inputs are +-1 count bits in training's forward pass (see `sign_conv`), or not."""
+    """Let binary convolutions whose inputs are +-1 count bits in training's forward pass (see `sign_conv`), or not.
+
+    Those of weight_grad `pass` never do: counting has the gradient `clip`.
+    """
     for module in model.modules():
         if isinstance(module, BinaryConv2d):
-            module.counts_bits = on and module.weight_bits == 1
+            module.counts_bits = on and module.weight_bits == 1 and module.weight_grad == "clip"
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ def checkpointed_blocks(blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    norms = [child for child in module.modules()
+             if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.num_batches_tracked is not None]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     try:
         for norm in norms:

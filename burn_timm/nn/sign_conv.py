@@ -23,9 +23,12 @@ def why_not(device: torch.device) -> str | None:
     return "it is for CPUs" if device.type != "cpu" else why_not_loaded()
 
 
-def fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def fits(x: torch.Tensor, weight: torch.Tensor, padding: int) -> bool:
     """Whether `sign_conv2d` takes `x` `[B, I, H, W]` and `weight` `[O, I, k, k]`."""
-    return x.dtype in _DTYPES and takes(weight)
+    return (
+        x.dtype in _DTYPES and x.ndim == 4 and x.shape[1] == weight.shape[1] and padding <= weight.shape[2]
+        and takes(weight)
+    )
 
 
 def takes(weight: torch.Tensor) -> bool:

@@ -58,7 +58,7 @@ def convolution_backward(
         return grad_x.contiguous(**layout), grad_weight.contiguous(**layout)
     size, channels = weight.shape[2], weight.shape[1]
     rows = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
-    columns = columns_of(x, size, stride, padding).reshape(len(rows), -1)
+    columns = columns_of(x, size, stride, padding).reshape(len(rows), size * size * channels)
     grad_weight = (rows.t() @ columns).view(outputs, size, size, channels).permute(0, 3, 1, 2)
     grad_columns = (rows @ matrix(weight)).view(batch, height, width, size, size, channels)
     padded = [side + 2 * padding for side in x.shape[2:]]

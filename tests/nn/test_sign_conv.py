@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import library
 
 from burn_timm.nn import binary, count_bits, sign_conv, weights_held
+from burn_timm.nn.checkpointing import checkpointed
 from burn_timm.nn.sign_conv import fits, pack_latent, why_not
 from burn_timm.nn.sign_conv import sign_conv2d as operator
 from burn_timm.nn.small_maps import conv2d_by_product, convolution_backward
@@ -54,7 +55,7 @@ def error(got, reference):
 def test_result_and_gradients(case, dtype, weight_format, threads):
     torch.set_num_threads(threads)
     x, weight, stride, padding = operands(case, dtype, weight_format)
-    assert fits(x, weight)
+    assert fits(x, weight, padding)
     out = sign_conv2d(x, weight, stride, padding)[0]
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     grads = torch.autograd.grad(out, (x, weight), grad)
@@ -96,9 +97,41 @@ def test_only_bits_are_kept_for_the_backward_pass():
 
 def test_what_it_does_not_take():
     x, weight, *_ = operands(CASES[0], torch.float32)
-    assert not fits(x[:, :8], weight[:, :8]) and not fits(x.half(), weight) and not fits(x.double(), weight)
-    assert not fits(x, weight[:, :, :1]) and not fits(x, weight.to("meta"))
+    others = [(x[:, :8], weight[:, :8]), (x.half(), weight), (x.double(), weight), (x, weight[:, :, :1]),
+              (x, weight.to("meta")), (x[0], weight), (x.repeat(1, 2, 1, 1), weight), (x[:, :8], weight)]
+    assert fits(x, weight, 1) and not any(fits(*other, 1) for other in others)
     assert why_not(torch.device("cpu")) is None and "for CPUs" in why_not(torch.device("cuda"))
+
+
+def test_other_channels_and_wide_padding_go_the_usual_way():
+    """Before, the kernels read behind the end of x, and summed something else."""
+    x, weight, *_ = operands(CASES[0], torch.float32)
+    with pytest.raises(RuntimeError, match="channels"):
+        binary.counting_conv2d(x[:, :8], weight, 1, 1)
+    for padding in (3, 4, 6):
+        got = binary.counting_conv2d(x, weight, 1, padding)
+        reference = expected(x, weight, 1, padding, torch.zeros_like(got))[0]
+        assert got.shape == reference.shape and error(got, reference) < 1e-6
+
+
+def test_no_images():
+    for stride, padding in ((1, 1), (2, 0)):
+        x, weight = torch.randn(0, 16, 3, 3, requires_grad=True), operands(CASES[0], torch.float32)[1]
+        out = sign_conv2d(x, weight, stride, padding)[0]
+        grads = torch.autograd.grad(out, (x, weight), torch.zeros_like(out))
+        assert [g.shape for g in grads] == [x.shape, weight.shape] and not grads[1].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_finite_stays_so(dtype):
+    """A weight that is NaN beside equal ones, and a gradient that is NaN where |w| > 1."""
+    x, weight, *rest = operands(CASES[0], dtype)
+    nan = weight.detach().clone()
+    nan[1, 0, 0, 0] = torch.nan
+    assert pack_latent(nan)[1].isnan().tolist() == [o == 1 for o in range(len(weight))]
+    out = sign_conv2d(x, weight, *rest)[0]
+    grad = torch.autograd.grad(out, weight, torch.full_like(out, torch.nan))[0]
+    assert grad.isnan().all()
 
 
 def small_network():
@@ -149,7 +182,16 @@ def test_held_weights_are_computed_once_and_give_the_same(counting, monkeypatch)
     assert not torch.equal(loss_and_gradients(model, images)[0], expected[0])  # nothing stays behind the block
 
 
-def test_other_stages_do_not_count():
+def test_other_gradients_and_stages_do_not_count():
+    model = small_network()
+    for module in model.modules():
+        if isinstance(module, binary.BinaryConv2d):
+            module.weight_grad = "pass"
+            module.weight.data.mul_(100)
+    count_bits(model)
+    loss_and_gradients(model, torch.randn(2, 3, 64, 64))
+    weight = model.stages[0][0].conv1.weight
+    assert weight.grad[weight.abs() > 1].any()
     for weight_bits, act_bits in ((32, 1), (32, 32)):
         model = timm.create_model("test_reactnet", weight_bits=weight_bits, act_bits=act_bits)
         count_bits(model)
@@ -178,3 +220,19 @@ def test_a_binary_network_that_is_not_trained_keeps_its_way():
         count_bits(teacher)
         with weights_held(teacher):
             assert torch.equal(teacher(images), expected)
+
+
+def test_autocast_leaves_float64_alone():
+    x, weight, stride, padding = operands(CASES[0], torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = binary.training_conv2d(x.double(), weight.double(), stride, padding)
+        assert binary.training_conv2d(x, weight, stride, padding).dtype == torch.bfloat16
+    assert torch.equal(out, F.conv2d(x.double(), weight.double(), None, stride, padding))
+
+
+def test_checkpointing_without_running_statistics():
+    block = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, track_running_stats=False))
+    x = torch.randn(2, 3, 5, 5)
+    grads = [torch.autograd.grad(call(x).square().sum(), block[0].weight)[0]
+             for call in (block, lambda x: checkpointed(block, x))]
+    assert torch.equal(*grads)
