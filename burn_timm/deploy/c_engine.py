@@ -16,7 +16,7 @@ from ..kernels import native
 from ..kernels.burn import Network
 from .fold import FoldedNetwork, half_precision
 
-VERSION, MAX_COUNT = 1, 65535  # as burn.c has them
+VERSION, MAX_COUNT, MAX_THREADS = 1, 65535, 1024  # as burn.c has them
 POOLING = ("", "avg", "max", "avgmax", "catavgmax")
 C_SOURCES = ("burn.h", "burn_kernels.h", "burn.c", "main.c", "burn.py")
 _WORD = (1 << 64) - 1
@@ -46,7 +46,7 @@ def open_network(
     """
     data = (folder / "network.bin").read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    network = Network(data, threads or cores, folder, native.load())
+    network = Network(data, min(threads or cores, MAX_THREADS), folder, native.load())
     return network.outputs, network
 
 
@@ -56,8 +56,9 @@ def network_bytes(
     """The content of network.bin for images `[C, H, W]`, which are normalised by `mean` and `std`.
 
     Raises:
-        BurnError: A convolution of more weights an output than the kernels can sum.
+        BurnError: A size that burn.c does not take.
     """
+    _check_sizes(network, input_size)
     outputs, _, size, _ = network.stem_weight.shape
     weight, bias = network.classifier or (None, ())
     weight = None if weight is None else half_precision(weight)
@@ -67,8 +68,6 @@ def network_bytes(
     parts = [struct.pack("<11I", VERSION, *input_size, *counts), _floats(mean), _floats(std)]
     for step in network.steps:
         rows, inputs, kernel, _ = step.positive.shape
-        if kernel**2 * -(-inputs // 64) * 64 > MAX_COUNT:
-            raise BurnError(f"a binary {kernel}x{kernel} convolution of {inputs} channels is too large for --format c")
         flags = (step.stride, step.padding, step.pool, step.repeat, step.project is not None)
         parts.append(struct.pack("<8I", inputs, rows, kernel, *flags))
     parts += [_floats(network.stem_weight.transpose(0, 2, 3, 1)), _floats(network.stem_bias)]
@@ -82,6 +81,30 @@ def network_bytes(
         parts += [content, bytes(-len(content) % 4), _floats(bias)]
     content = b"".join(parts)
     return b"BURN1BIT" + struct.pack("<Q", _checksum(content)) + content
+
+
+def _check_sizes(network: FoldedNetwork, input_size: tuple[int, int, int]) -> None:
+    """Raise BurnError where burn.c would refuse the file."""
+    stem, classifier = network.stem_weight.shape, network.classifier
+    sizes = [
+        ("channels of the images", input_size[0], 1024), ("pixels a side", max(input_size[1:]), 8192),
+        ("outputs of the stem", stem[0], 8192), ("pixels of the stem's kernel", stem[-1], 11),
+        ("binary convolutions", len(network.steps), 1024),
+        ("classes", len(classifier[1]) if classifier else 0, 1 << 20),
+    ]
+    for step in network.steps:
+        outputs, inputs, kernel, _ = step.positive.shape
+        if kernel**2 * -(-inputs // 64) * 64 > MAX_COUNT:
+            raise BurnError(f"a binary {kernel}x{kernel} convolution of {inputs} channels is too large for --format c")
+        sizes += [
+            ("outputs of a binary convolution", outputs, 8192), ("pixels of a binary kernel", kernel, 11),
+            ("pixels of stride", step.stride, 2), ("pixels of padding", step.padding, kernel - 1),
+        ]
+    if classifier and not network.pool_type:
+        raise BurnError("a classifier without pooling: --format c has none")
+    for name, size, most in sizes:
+        if size > most:
+            raise BurnError(f"{size:,} {name}: --format c takes at most {most:,}")
 
 
 def words_of(positive: np.ndarray) -> np.ndarray:

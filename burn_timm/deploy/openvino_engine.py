@@ -12,6 +12,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from ..errors import BurnError, one_line
+from ..kernels.burn import OneAtATime
 from .fold import FoldedNetwork, Step, half_precision
 
 # Upstream calls BinaryConvolution-1 old. Each convolution was exact in 2026.0 and in 2026.4, the ends of this range.
@@ -82,11 +83,12 @@ def open_network(
         raise
     except Exception as error:  # OpenVINO raises RuntimeError and its own types
         raise BurnError(f"{file}: OpenVINO cannot run it here; it needs AVX2 ({one_line(error)})") from error
-    request = compiled.create_infer_request()
+    request, alone = compiled.create_infer_request(), OneAtATime()
 
     def run(images: np.ndarray, output: str) -> np.ndarray:
-        request.infer({0: images})
-        return np.array(request.get_tensor(output).data)  # the request owns its tensors
+        with alone:
+            request.infer({0: images})
+            return np.array(request.get_tensor(output).data)  # the request owns its tensors
 
     return {name for output in compiled.outputs for name in output.names}, run
 
@@ -186,7 +188,8 @@ def _taps(side: int, size: int, stride: int, padding: int) -> np.ndarray:
 def _step(x: ov.Node | ov.Output, step: Step, buffers: list[np.ndarray]) -> ov.Node:
     shortcut = x
     if step.pool:
-        shortcut = ops.avg_pool(x, [2, 2], [0, 0], [0, 0], [2, 2], True, "ceil")
+        window = [min(2, int(side)) for side in list(x.output(0).shape)[2:]]  # on one pixel 2 fails, and 1 is the same
+        shortcut = ops.avg_pool(x, window, [0, 0], [0, 0], window, True, "ceil")
     if step.repeat:
         shortcut = ops.concat([shortcut, shortcut], 1)
     if step.project is not None:

@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -54,7 +53,6 @@ class OneBitModel:
         self.num_features: int = config["num_features"]
         self.label_names: list[str] | None = config.get("label_names")
         self._outputs, self._network = outputs, run
-        self._lock = threading.Lock()
 
     def __call__(self, x: Array) -> Array:
         """Images `[B, C, H, W]`, floating point, normalised, to logits `[B, K]`.
@@ -90,8 +88,7 @@ class OneBitModel:
             raise BurnError(f"images are {x.dtype}: expected floats, normalised with mean and std of pretrained_cfg")
         array = x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
         array = np.ascontiguousarray(array, dtype=np.float32)
-        with self._lock:
-            result = self._network(array, output)
+        result = self._network(array, output)
         return torch.from_numpy(result).to(x.device) if isinstance(x, torch.Tensor) else result
 
 

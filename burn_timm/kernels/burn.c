@@ -50,6 +50,7 @@
 #endif
 
 enum { VERSION = 1, MAX_CHANNELS = 8192, MAX_SIDE = 8192, MAX_KERNEL = 11, MAX_STEPS = 1024, MAX_COUNT = 65535 };
+#define MAX_MEMORY ((uint64_t)2 << 30) /* of the weights, and of the maps of one size of images */
 enum { CHUNK_SUMS = 8192, CHUNK_PIXELS = 512 }; /* of one part of a step: its counts stay in the first cache */
 enum { POOL_NONE, POOL_AVG, POOL_MAX, POOL_AVGMAX, POOL_CATAVGMAX, POOL_TYPES };
 
@@ -299,15 +300,21 @@ static const kernels *best_kernels(void) {
 
 /* ---- Memory ------------------------------------------------------------------------------------------------------ */
 
-/* Zeroed memory for `count` items of `size` bytes, which belongs to a list: each piece begins with the address of the
-   one before it. NULL where there is not so much, also on machines of 32 bits. */
+typedef struct {
+    void *before; /* the piece before it */
+    uint64_t total; /* bytes of the list so far */
+} head_of_piece;
+
+/* Zeroed memory for `count` items of `size` bytes, which belongs to a list of pieces. NULL where there is not so much,
+   also on machines of 32 bits, or where the list would grow beyond MAX_MEMORY: a small file can ask for any amount. */
 static void *take(void **list, uint64_t count, size_t size) {
     if (count > (SIZE_MAX / 2 - 256) / size) return NULL;
     size_t bytes = ((size_t)count * size + 191) / 64 * 64;
-    void *piece = aligned_alloc(64, bytes);
+    uint64_t total = bytes + (*list ? ((head_of_piece *)*list)->total : 0);
+    head_of_piece *piece = total > MAX_MEMORY ? NULL : aligned_alloc(64, bytes);
     if (!piece) return NULL;
     memset(piece, 0, bytes);
-    *(void **)piece = *list;
+    *piece = (head_of_piece){*list, total};
     *list = piece;
     return (uint8_t *)piece + 64;
 }
@@ -315,7 +322,7 @@ static void *take(void **list, uint64_t count, size_t size) {
 static void release(void **list) {
     while (*list) {
         void *piece = *list;
-        *list = *(void **)piece;
+        *list = ((head_of_piece *)piece)->before;
         free(piece);
     }
 }
@@ -364,6 +371,7 @@ static int check_head(reader *r) {
     uint64_t expected = 0, found;
     get(r, mark, 8);
     get(r, &expected, 8);
+    if (r->error == BURN_NO_FILE) return r->error;
     if (r->error || memcmp(mark, "BURN1BIT", 8)) return BURN_NOT_BURN;
     found = r->left; /* the length is part of the sum */
     if (r->file) {
@@ -661,6 +669,9 @@ static void halve_part(const void *task, int part, int thread) {
     }
 }
 
+/* NaN where one of them is, as torch has it. */
+static inline float larger(float value, float most) { return (value > most) | (value != value) ? value : most; }
+
 /* 3x3 maximum, stride 2, padding 1. */
 static void max_part(const void *task, int part, int thread) {
     const task_of_map *t = task;
@@ -672,7 +683,7 @@ static void max_part(const void *task, int part, int thread) {
             for (int column = 2 * x - 1; column <= 2 * x + 1; column++)
                 if (row >= 0 && row < t->in_height && column >= 0 && column < t->in_width) {
                     const float *in = t->in + ((size_t)row * t->in_width + column) * t->channels;
-                    for (int i = 0; i < t->channels; i++) out[i] = in[i] > out[i] ? in[i] : out[i];
+                    for (int i = 0; i < t->channels; i++) out[i] = larger(in[i], out[i]);
                 }
     }
 }
@@ -745,7 +756,7 @@ static void pool_features(burn_network *n, const float *map, int area, int chann
         for (int p = 0; p < area; p++) {
             float value = map[(size_t)p * channels + c];
             sum += value;
-            most = value > most ? value : most;
+            most = larger(value, most);
         }
         float mean = sum / area + n->shift[c];
         most += n->shift[c];

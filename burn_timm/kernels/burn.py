@@ -14,6 +14,7 @@ import os
 import shlex
 import subprocess
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,31 @@ def check(library: ctypes.CDLL, code: int, what: object) -> None:
         raise Error(f"{what}: {library.burn_error(code).decode()}")
 
 
+class OneAtATime:
+    """A lock for `with`, free in a forked child: the thread that held it in the parent is not there."""
+
+    _all: "weakref.WeakSet[OneAtATime]" = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    @classmethod
+    def free_all(cls) -> None:
+        for each in cls._all:
+            each._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=OneAtATime.free_all)
+
+
 class Network:
     """One network.bin; images, and calls of several threads, run one after the other.
 
@@ -109,7 +135,7 @@ class Network:
     ):
         self._c = library or own_library()
         self._network = _pointer()
-        self._lock, self._process = threading.Lock(), os.getpid()
+        self._alone = OneAtATime()
         if isinstance(file, bytes):
             code = self._c.burn_open_memory(file, len(file), threads, self._network)
         else:
@@ -131,24 +157,18 @@ class Network:
 
     def resize(self, height: int, width: int) -> None:
         """Take images of another size from now on; after an error the size stays."""
-        with self._alone():
+        with self._alone:
             check(self._c, self._c.burn_resize(self._network, height, width), f"images of {height} x {width}")
             self._read_shape()
 
-    def _alone(self) -> threading.Lock:
-        """The lock of this process: a forked child may have got it taken by a thread that it does not have."""
-        if self._process != os.getpid():
-            self._lock, self._process = threading.Lock(), os.getpid()
-        return self._lock
-
     def __call__(self, images: np.ndarray, output: str = "features") -> np.ndarray:
         """float32 images `[B, C, H, W]`, C-contiguous and normalised, to `output` `[B, ...]`."""
-        if images.shape[1:] != self.input_size or images.dtype != np.float32 or not images.flags.c_contiguous:
-            raise Error(f"images must be contiguous float32 [B, {', '.join(map(str, self.input_size))}]")
-        if output not in self.sizes:
-            raise Error(f"no output {output}: this network has {', '.join(sorted(self.sizes))}")
-        result = np.empty((len(images), *self.sizes[output]), np.float32)
-        with self._alone():
+        with self._alone:  # sizes too: `resize` changes them
+            if images.shape[1:] != self.input_size or images.dtype != np.float32 or not images.flags.c_contiguous:
+                raise Error(f"images must be contiguous float32 [B, {', '.join(map(str, self.input_size))}]")
+            if output not in self.sizes:
+                raise Error(f"no output {output}: this network has {', '.join(sorted(self.sizes))}")
+            result = np.empty((len(images), *self.sizes[output]), np.float32)
             for image, place in zip(images, result, strict=True):
                 outputs = [place.ctypes.data if output == name else None for name in _OUTPUTS]
                 check(self._c, self._c.burn_run(self._network, image.ctypes.data, *outputs), output)

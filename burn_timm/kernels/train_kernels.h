@@ -63,7 +63,7 @@ TARGET static float NAME(mean_size)(const float *values, int count) {
         low = lows[i] < low ? lows[i] : low;
         high = highs[i] > high ? highs[i] : high;
     }
-    return low == high && total == total ? high : total / count; /* comparisons leave out NaN, the total has it */
+    return low == high && total == total ? high : total / count; /* only the total shows a NaN */
 }
 
 /* scale * (most - 2 * counts), rounded to nearest even where it becomes a bfloat16. */

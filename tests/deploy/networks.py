@@ -21,7 +21,9 @@ NETWORKS = [
     ("test_reactnet", (2, 3, 17, 63), {"global_pool": "avgmax"}),
     ("test_reactnet", (2, 1, 64, 32), {"global_pool": "catavgmax", "in_chans": 1}),
     ("test_reactnet", (2, 3, 48, 48), {"global_pool": "fastavg", "num_classes": 3}),
+    ("test_reactnet", (2, 3, 8, 19), {}),  # one pixel is pooled
     ("test_reactnet", (3, 3, 64, 64), {"num_classes": 0}),
+    ("test_reactnet", (3, 3, 64, 64), {"num_classes": 0, "global_pool": "fast"}),
     ("test_reactnet", (3, 3, 64, 64), {"num_classes": 0, "global_pool": ""}),
     ("test_reactnet", (2, 3, 64, 64), {"stem_chs": 5, "channels": (10, 20, 40, 80)}),  # no multiple of 8
     ("reactnet_a_025", (1, 3, 40, 40), {}),

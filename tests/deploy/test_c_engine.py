@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,64 @@ def test_images_of_another_kind_and_other_outputs_are_refused():
             network(images, "features")
     with pytest.raises(BurnError, match="no output logits: this network has feature_map, features"):
         network(np.zeros((1, 3, 64, 64), np.float32), "logits")
+
+
+def test_another_thread_may_change_the_size_before_a_call_runs():
+    """Before, the call had taken the memory of its result for the old size already."""
+    network, images = opened(fold(lively()), (1, 3, 32, 32)), np.zeros((1, 3, 32, 32), np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        with network._alone:
+            call = pool.submit(network, images, "feature_map")
+            time.sleep(0.3)
+            assert native.load().burn_resize(network._network, 64, 64) == 0
+            network._read_shape()
+        with pytest.raises(BurnError, match="3, 64, 64"):
+            call.result(60)
+
+
+@pytest.mark.parametrize("name", ["test_reactnet", "reactnet_18"])
+def test_a_pixel_that_is_nan_is_seen(name, digits):
+    """The second network has a max-pool in its stem, too."""
+    model, images = lively(name, num_classes=0, global_pool="max"), images_of(digits, (2, 3, 64, 64))
+    images[0, 0, 20, 20] = np.nan
+    with torch.no_grad():
+        expected = model(images).isnan().numpy()
+    assert expected[0].any() and not expected[1].any()
+    data = content(fold(model), images.shape)
+    for target in instruction_sets():
+        got = Network(data, 1, library=native.load())(images.numpy(), "features")
+        np.testing.assert_array_equal(np.isnan(got), expected, target)
+
+
+def test_sizes_that_burn_c_refuses_are_not_written():
+    network = fold(lively())
+    many = replace(network, classifier=(network.classifier[0], np.zeros(2**20 + 1)))
+    for wrong, size, message in (
+        (network, (3, 64, 9000), "9,000 pixels a side: --format c takes at most 8,192"),
+        (network, (1025, 64, 64), "1,025 channels of the images"), (many, (3, 64, 64), "1,048,577 classes"),
+        (replace(network, pool_type=""), (3, 64, 64), "a classifier without pooling"),
+        (replace(network, steps=[replace(network.steps[0], stride=3)]), (3, 64, 64), "3 pixels of stride"),
+    ):
+        with pytest.raises(BurnError, match=message):
+            content(wrong, (1, *size))
+
+
+def test_more_memory_than_two_gibibytes_is_refused():
+    """The map of 600 x 600 pixels of 2048 channels would take 3."""
+    ones, zeros = np.ones(2048, np.float32), np.zeros(2048, np.float32)
+    step = Step(zeros, np.ones((2048, 2048, 1, 1), bool), 1, 0, ones, zeros, ones, False, False, None)
+    stem = np.ones((2048, 1, 1, 1), np.float32)
+    network = opened(FoldedNetwork(stem, zeros, False, [step], zeros, "", None), (1, 1, 2, 2))
+    with pytest.raises(BurnError, match="images of 1200 x 1200: not enough memory"):
+        network.resize(1200, 1200)
+    assert network(np.zeros((1, 1, 2, 2), np.float32), "feature_map").shape == (1, 2048, 1, 1)
+
+
+def test_a_folder_is_no_file_and_threads_have_an_end(tmp_path):
+    with pytest.raises(BurnError, match="cannot be opened or read"):
+        Network(tmp_path, library=native.load())
+    export(lively(num_classes=0), tmp_path / "net", "c", img_size=32)
+    assert load(tmp_path / "net", threads=1025).num_classes == 0
 
 
 @pytest.mark.parametrize("channels", [1, 4])

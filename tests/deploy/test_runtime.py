@@ -2,8 +2,11 @@
 
 import importlib
 import json
+import multiprocessing
+import os
 import shutil
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -65,6 +68,32 @@ def test_threads_share_a_model_and_results_stay(exported, images):
     with ThreadPoolExecutor(4) as pool:
         assert all(map(torch.equal, pool.map(loaded, inputs), expected))
     assert all(map(torch.equal, results, expected))  # a call does not overwrite what another one gave
+
+
+def _in_child(loaded, images, queue):
+    queue.put(loaded(images))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_does_not_wait_for_a_thread_that_it_has_not(tmp_path, images):
+    export(lively(), tmp_path / "net", "c", batch_size=2)
+    loaded, images, context = load(tmp_path / "net", threads=1), images.numpy(), multiprocessing.get_context("fork")
+    expected, queue, stop = loaded(images), context.Queue(), threading.Event()
+
+    def run():
+        while not stop.is_set():
+            loaded(images)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run)
+        children = [context.Process(target=_in_child, args=(loaded, images, queue), daemon=True) for _ in range(5)]
+        try:
+            for child in children:
+                child.start()
+        finally:
+            stop.set()
+    for _ in children:
+        np.testing.assert_array_equal(queue.get(timeout=20), expected)
 
 
 def test_it_knows_what_a_user_needs(exported):
