@@ -21,6 +21,7 @@ _logger = logging.getLogger(__name__)
 _TRAINING_SETTINGS = (
     "fs_loss", "fs_temperature", "adapter", "lambda_0", "lambda_T", "lambda_schedule", "target_head",
     "reset_target_head", "information_weight", "kl_direction", "contrastive_weight", "lr", "temperature",
+    "fs_on", "views", "teacher_norm",
 )
 _TRAINING = (
     "method", "model", "stages", "teacher", "teacher_checkpoint", "teacher_pretrained", "teacher_sha256", "dataset",

@@ -66,28 +66,38 @@ def write_result(
 def read_results(paths: Iterable[str | Path]) -> list[dict]:
     """The results in some JSON and `.jsonl` files; other objects, such as summaries of training, are left out.
 
-    Each result has its `name`, and one entry more, `file`: where it was read.
+    Each result has its `name`, and one entry more, `file`: where it was read. One that is given twice is there once.
 
     Raises:
         BurnError: A file cannot be read, or none holds a result.
     """
-    results = []
+    results: list[dict] = []
+    known = set()
     for path in map(Path, paths):
         lines = read_lines(path) if path.suffix == ".jsonl" and path.is_file() else [read_json(path, object)]
         for number, line in enumerate(lines, start=1):
             if isinstance(line, dict) and {"task", "value", "protocol", "dataset"} <= line.keys():
                 file = f"{path}, {line['name']}" if "name" in line else str(path)
                 name = str(path.with_suffix("")) + (f", line {number}" if len(lines) > 1 else "")
-                results.append({"name": name, **line, "file": file})
+                result = {"name": name, **line}
+                if (content := json.dumps(result, sort_keys=True)) not in known:  # else one would count as two seeds
+                    results.append({**result, "file": file})
+                known.add(content)
     if not results:
         raise BurnError("no results among the files: give files that eval_downstream.py has written")
     return results
 
 
 def row_of(result: dict) -> str:
-    """The name of a result without seed and task: its row in a table; `.` for `knn.json` of the folder one is in."""
-    row, *seed = re.split(_SEED, result["name"], maxsplit=1)
-    return row if seed else row.removesuffix(result["task"]).rstrip("_/") or "."
+    """The name of a result without its last seed and the task: its row in a table; `.` for `knn.json` of the folder one
+    is in."""
+    name = result["name"]
+    if seeds := list(_SEED.finditer(name)):
+        before, after = name[: seeds[-1].start()], name[seeds[-1].end():]
+        if "/" not in after:
+            return before
+        name = before + after  # a folder's seed: the file's name tells rows apart
+    return name.removesuffix(result["task"]).rstrip("_/") or "."
 
 
 def dataset_key(name: str) -> str:

@@ -5,6 +5,7 @@ figures stand beside ours only where the protocol is the same.
 """
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from ..errors import BurnError
+from ..methods import METHODS
 from ..tables import markdown
 from .results import cell, dataset_key, entry, measured_how, row_of, without_seed
 
@@ -25,16 +27,22 @@ _METHODS = {
     "burn": "BURN", "s2bnn": "S2-BNN", "byol": "BYOL", "swav": "SwAV", "mocov2": "MoCo v2", "simclr": "SimCLR",
     "infomin": "InfoMin", "supervised": "supervised", "supervised_kl": "supervised, soft labels",
 }
-# A setting of BURN -> the paper's value, and the words for another one.
+# The paper's settings (it states no temperature: the released code's), and the words for another value of each.
+_PAPERS = {**METHODS["burn"].options(), "temperature": 0.2, "reset_target_head": False}
 _DEPARTURES = {
-    "lambda_schedule": ("cosine", "{} lambda"),
-    "fs_loss": ("cosine", "L_FS {}"),
-    "adapter": ("linear", "MLP adapter"),
-    "target_head": ("joint", "{} target head"),
-    "information_weight": (0, "information term {:g}"),
-    "kl_direction": ("student-target", "KL reversed"),
-    "reset_target_head": (False, "fresh target head"),
+    "lambda_schedule": "{} lambda",
+    "fs_loss": "L_FS {}",
+    "fs_on": "L_FS on {}",
+    "adapter": "MLP adapter",
+    "target_head": "{} target head",
+    "information_weight": "information term {:g}",
+    "kl_direction": "KL reversed",
+    "temperature": "temperature {:g}",
+    "views": "{} views",
+    "teacher_norm": "teacher's BatchNorm by {}",
+    "reset_target_head": "fresh target head",
 }
+_STAGES = ["w32a1", "w1a1"]
 Row = tuple[str, str]  # the name of its results, and the network in words
 Cells = dict[int, list[dict]]  # results of a column, by its index: one a seed
 
@@ -124,9 +132,9 @@ def _collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = 
 
 
 def _way(result: dict) -> tuple:
-    """Equal for the seeds of one row: how they were measured, at which size, by which engine."""
-    at = [entry(result, f"protocol.{name}") for name in ("transform.input_size", "engine.name")]
-    return measured_how(result), str(at)
+    """Equal for the seeds of one row: how they were measured, on which pixels, by which engine."""
+    at = [entry(result, f"protocol.{name}") for name in ("transform", "engine.name")]
+    return measured_how(result), json.dumps(at, sort_keys=True)
 
 
 def figure(result: dict, column: dict) -> Any:
@@ -198,24 +206,31 @@ def row_name(training: dict) -> str:
         if ends in ((0, 0), (1, 1)):  # then the schedule has no effect
             parts.append("L_FS alone" if ends == (1, 1) else "KL alone")
             settings.pop("lambda_schedule", None)
-        for name, (papers, words) in _DEPARTURES.items():
-            if settings.get(name) not in (None, papers):
+        for name, words in _DEPARTURES.items():
+            if settings.get(name) not in (None, _PAPERS[name]):
                 parts.append(words.format(settings[name]))
-    if training.get("stages") == ["w1a1"]:
-        parts.append("one stage")
+    stages = training.get("stages") or _STAGES
+    if stages != _STAGES:
+        parts.append("one stage" if stages == ["w1a1"] else f"stages {' '.join(stages)}")
     return ", ".join(parts)
 
 
 def same_protocol(number: int, result: dict) -> bool:
     """Whether the paper's figures of a table may stand beside a result.
 
-    They may where the network is ReActNet-A, trained on the whole of ImageNet at 224 px, and was evaluated on all of
-    the paper's images in the way that `paper.yaml` states.
+    They may where the network is a 1-bit ReActNet-A, trained on the whole of ImageNet at 224 px, and was evaluated on
+    all of the paper's images in the way that `paper.yaml` states.
     """
     training, protocol, dataset = result.get("training") or {}, _flat(result["protocol"]), result["dataset"]
     published = TABLES[number].get("published", {})
-    found = published.get(dataset_key(dataset["name"]) if result["task"] == "transfer" else result["task"])
+    key = result["task"]
+    if key == "transfer":
+        key = dataset_key(dataset["name"])
+    elif key == "finetune":
+        key += f" {protocol.get('fraction')}"
+    found = published.get(key)
     same_network = (training.get("model") in ("reactnet_a", "reactnet_a_burn") and training.get("img_size") == 224
+                    and (training.get("stages") or [])[-1:] == ["w1a1"]
                     and "1,281,167 images" in str(training.get("dataset")))
     if found is None or not same_network:
         return False

@@ -8,7 +8,9 @@ import pytest
 import eval_downstream
 from burn_timm.evals import finetune, knn, linear, svm, tables, transfer
 from burn_timm.evals.detection import task as detection
-from burn_timm.evals.results import read_results
+from burn_timm.evals.network import training_of
+from burn_timm.evals.results import read_results, row_of
+from burn_timm.methods import METHODS
 
 PLACES = {"dataset": "places205", "of": (2_448_873, 20_500)}
 VOC07 = {"dataset": "voc07", "of": (5_011, 4_952)}
@@ -86,6 +88,8 @@ def test_a_row_has_the_figures_of_its_seeds_under_their_headings():
 @pytest.mark.parametrize("changes", [
     {"protocol": {"epochs": 20}}, {"protocol": protocol("linear", probe="mlp")}, {"of": (50_000, 2_000)},
     {"protocol": {"labels": "500 images"}}, {"method": "byol"},
+    {"protocol": {"transform": {"input_size": [3, 224, 224], "crop_pct": 0.5}}},
+    {"protocol": {"transform": {"input_size": [3, 224, 224], "interpolation": "nearest"}}},
 ])
 def test_one_row_holds_one_protocol_and_one_network(changes):
     several = [result("linear", 0.5), result("linear", 0.6, "burn_s1"), result("linear", 0.3, "burn_s2", **changes)]
@@ -95,8 +99,9 @@ def test_one_row_holds_one_protocol_and_one_network(changes):
 
 @pytest.mark.parametrize("changes", [
     {"training": {"model": "reactnet_a_025"}}, {"training": {"dataset": "digits, 1,437 images"}},
-    {"training": {"img_size": 64}}, {"protocol": {"views": "centre crop"}},
-    {"dataset": {"train": {"images": 100_000, "of": 100_000}}}, {"dataset": {"test": {"images": 100, "of": 50_000}}},
+    {"training": {"img_size": 64}}, {"training": {"stages": ["w32a1"]}}, {"training": {"stages": ["w1a1", "w32a32"]}},
+    {"protocol": {"views": "centre crop"}}, {"dataset": {"train": {"images": 100_000, "of": 100_000}}},
+    {"dataset": {"test": {"images": 100, "of": 50_000}}},
 ], ids=str)
 def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(changes):
     same = result("linear", 0.6, **IMAGENET)
@@ -115,6 +120,10 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(cha
     (2, "finetune", IMAGENET, {"labels": "12811 images, 1.000% of each class, seed 0"}),
     (2, "finetune", IMAGENET, {"lrs": [0.1]}),
     (2, "finetune", IMAGENET, {"classifier": None}),
+    (2, "finetune", IMAGENET, {"weight_decay": 1e-4}),
+    (2, "finetune", IMAGENET, {"batch_size": 16}),
+    (2, "finetune", IMAGENET, {"fraction": 0.1}),
+    (2, "finetune", IMAGENET, {"fraction": 0.5}),
     (3, "svm", VOC07, {"pool": "1x1"}),
     (3, "svm", VOC07, {"transform": {"input_size": [3, 224, 224]}}),
     (3, "svm", VOC07, protocol("svm", draws=1)),
@@ -129,6 +138,8 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(cha
     (1, "detection", {}, {"iterations": 12_000}),
     (1, "detection", {}, {"difficult": "skip"}),
     (1, "detection", {}, {"test": {"min_size": 600}}),
+    (1, "detection", {}, {"anchor_sizes": [4, 8]}),
+    (1, "detection", {}, {"train_sets": ["2007:trainval"]}),
 ])
 def test_what_is_not_the_published_protocol_does_not_stand_beside_it(number, task, data, unlike):
     found = result(task, 0.5, **data)
@@ -137,6 +148,29 @@ def test_what_is_not_the_published_protocol_does_not_stand_beside_it(number, tas
     assert tables.same_protocol(number, found) == (unlike is not None)
     found["protocol"] |= unlike or {}
     assert not tables.same_protocol(number, found)
+
+
+@pytest.mark.parametrize("weight_decay", [5e-4, 1e-4])
+def test_ten_percent_of_the_labels_have_a_decay_of_their_own(weight_decay):
+    found = result("finetune", 0.5, protocol={"fraction": 0.1, "weight_decay": weight_decay}, **IMAGENET)
+    assert tables.same_protocol(2, found) == (weight_decay == 1e-4)
+
+
+@pytest.mark.parametrize(("changes", "name"), [
+    ({}, "BURN"), ({"settings": {"temperature": 0.2, "fs_on": None}}, "BURN"), ({"stages": None}, "BURN"),
+    ({"settings": {"temperature": 0.5}}, "BURN, temperature 0.5"),
+    ({"settings": {"views": "cross"}}, "BURN, cross views"),
+    ({"settings": {"fs_on": "projection"}}, "BURN, L_FS on projection"),
+    ({"settings": {"teacher_norm": "batch"}}, "BURN, teacher's BatchNorm by batch"),
+    ({"stages": ["w32a1"]}, "BURN, stages w32a1"), ({"stages": ["w1a1"]}, "BURN, one stage"),
+    ({"stages": ["w32a1", "w32a32"]}, "BURN, stages w32a1 w32a32"),
+], ids=str)
+def test_what_differs_from_the_papers_burn_is_in_the_name(changes, name, tmp_path):
+    """By what a result keeps of the run's summary."""
+    settings = {**METHODS["burn"].options(), "temperature": 0.2, **changes.get("settings", {})}
+    summary = {"method": "burn", "model": "reactnet_a", "stages": ["w32a1", "w1a1"], **changes, "settings": settings}
+    (tmp_path / "training.json").write_text(json.dumps(summary))
+    assert tables.row_name(training_of(tmp_path / "model.safetensors")) == name
 
 
 def test_table_from_files(tmp_path, capsys, eval_fails, monkeypatch):
@@ -185,3 +219,18 @@ def test_sizes_engines_and_nameless_lines_have_rows_of_their_own(tmp_path, monke
     (row,) = [line for line in text.splitlines() if "25.00" in line]
     assert "In no table" not in text
     assert "75.00" in row  # files of one folder, called by their tasks
+
+
+def test_the_last_seed_of_a_path_is_cut_off(tmp_path, monkeypatch):
+    """Else two networks of one experiment become the seeds of a third, which nobody trained."""
+    names = {"exp_s1/a_s0_knn": "exp_s1/a", "exp_s1/b_s0_knn": "exp_s1/b", "a_s0/knn": "a", "exp_s1/a_knn": "exp/a",
+            "a_s1_s0_knn": "a_s1", "a_knn": "a", "knn": "."}
+    assert {name: row_of({"name": name, "task": "knn"}) for name in names} == names
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exp_s1").mkdir()
+    for name, value in (("a", 0.2), ("b", 0.8)):
+        one = {key: entry for key, entry in result("knn", value).items() if key != "name"}
+        (tmp_path / "exp_s1" / f"{name}_s0_knn.json").write_text(json.dumps(one))
+    text = tables.all_tables(read_results(["exp_s1/a_s0_knn.json", "exp_s1/b_s0_knn.json", "exp_s1/a_s0_knn.json"]))
+    assert {name: cells[0] for name, cells in rows(text).items()} == {"exp_s1/a": "20.00", "exp_s1/b": "80.00"}
+    assert "±" not in text  # a file given twice counts once
