@@ -17,10 +17,9 @@ from .. import compat
 from ..errors import BurnError
 from ..models import is_binary
 from .export import export
-from .interchange import ONNX_OPSET, with_standard_layers
+from .interchange import ONNX_OPSET, Shape, with_standard_layers
 from .runtime import engine, load
 
-Shape = tuple[int, int, int, int]
 Run = Callable[[], object]  # one call: the images of `shape` through the network
 CALIBRATION_IMAGES = 4
 

@@ -14,7 +14,7 @@ from ..configs import images_of
 from ..files import atomic_folder, require_replaceable, write_json
 from .c_engine import C_SOURCES
 from .fold import fold
-from .interchange import NOT_ONE_BIT, ONNX_OPSET, write_onnx, write_torch_export
+from .interchange import NOT_ONE_BIT, ONNX_OPSET, Shape, write_onnx, write_torch_export
 from .runtime import CONFIG, FORMAT_VERSION, ONE_BIT_FORMATS, PooledFeatures, engine, load
 
 FORMATS = (*ONE_BIT_FORMATS, "onnx", "torch-export")
@@ -22,8 +22,6 @@ FILES = (
     CONFIG, "model.onnx", "model.pt2", "libburn.so", "__pycache__", *C_SOURCES,
     *(name for _, files in ONE_BIT_FORMATS.values() for name in files),
 )
-
-Shape = tuple[int | None, int, int, int]  # B None: any number of images
 
 
 def export(

@@ -79,7 +79,7 @@ def _with_outputs(model: nn.Module) -> tuple[nn.Module, list[str]]:
     return network, ["features"]
 
 
-Shape = tuple[int | None, int, int, int]
+Shape = tuple[int | None, int, int, int]  # B None: any number of images
 
 
 def write_onnx(model: nn.Module, file: Path, shape: Shape) -> list[str]:

@@ -46,9 +46,11 @@ export class Network {
     return new Float32Array(exports.memory.buffer, exports.web_features(), this.dim).slice();
   }
 
-  // Features of an image, video frame or canvas: the middle square, resized.
+  // Features of an image, video frame or canvas: the middle square, resized, on white, as Python lays transparent pixels.
   see(source, width, height) {
     const cut = Math.min(width, height);
+    this.context.fillStyle = "white";
+    this.context.fillRect(0, 0, this.side, this.side);
     this.context.drawImage(source, (width - cut) / 2, (height - cut) / 2, cut, cut, 0, 0, this.side, this.side);
     return this.features(this.context.getImageData(0, 0, this.side, this.side).data);
   }

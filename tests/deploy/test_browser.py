@@ -25,7 +25,15 @@ import { Network } from "./burn.js";
 try {
   const network = await Network.open();
   const rgba = Uint8ClampedArray.from({ length: network.side ** 2 * 4 }, (_, i) => (i * 37 + (i >> 7) * 11) % 256);
-  document.body.textContent = JSON.stringify([...network.features(rgba)]);
+  const features = [...network.features(rgba)];
+  const [black, clear, white] = ["black", "transparent", "white"].map((colour) => {
+    const canvas = new OffscreenCanvas(8, 8), context = canvas.getContext("2d");
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 8, 8);
+    return String(network.see(canvas, 8, 8));
+  });
+  if (clear !== white || clear === black) throw new Error("a transparent picture is not the white one");
+  document.body.textContent = JSON.stringify(features);
 } catch (error) { document.body.textContent = String(error.stack); }
 </script></body>"""
 
