@@ -59,26 +59,45 @@ def open_folder(root: str, split: str, input_key: str | None) -> ImageSource:
 
 
 def split_folder(root: str, split: str, endings: tuple[str, ...]) -> str:
-    """The folder of the split in `root`, under any of its names; `root` itself where it has no folders of splits.
+    """The folder of the split in `root`, under any of its names, in small or capital letters; `root` itself where it
+    has no folders of splits.
 
     Raises NoSplitError where there are other splits, and for a split other than training where there is none; BurnError
-    where the only split may be a class, with other folders of images (with these `endings`) beside it.
+    where two names differ in capitals alone, and where the only split may be a class, with other folders of images
+    (with these `endings`) beside it.
     """
-    group = next((group for group in SPLIT_SYNONYMS if split in group), (split,))
-    present = [
-        name for name in (split, *group, *sum(SPLIT_SYNONYMS, ())) if os.path.isdir(os.path.join(root, name))
-    ]
+    known = sum(SPLIT_SYNONYMS, ())
+    named = split.lower() in known
+    if not named and os.path.isdir(os.path.join(root, split)):
+        return os.path.join(root, split)
+    group = next((group for group in SPLIT_SYNONYMS if split.lower() in group), (split,))
+    present = _split_folders(root)
     splits = [group for group in SPLIT_SYNONYMS if set(group) & set(present)]
-    if len(splits) == 1 and split in sum(SPLIT_SYNONYMS, ()):  # two are no classes
-        _require_no_classes_beside(present[0], root, endings)
-    if present and present[0] in (split, *group):
-        return os.path.join(root, present[0])
+    if len(splits) == 1 and named:  # two are no classes
+        _require_no_classes_beside(next(iter(present.values())), root, endings)
+    found = next((present[name] for name in (split.lower(), *group) if name in present), None)
+    if found:
+        return os.path.join(root, found)
     if present:
-        raise NoSplitError(f"--data-dir {root}: no split {split!r}; available: {', '.join(present)}")
+        raise NoSplitError(f"--data-dir {root}: no split {split!r}; available: {', '.join(present.values())}")
     # Without split folders the images are training images, unless the path itself names the split.
-    if group[0] != "train" and os.path.basename(os.path.abspath(root)) not in group:
+    if group[0] != "train" and os.path.basename(os.path.abspath(root)).lower() not in group:
         raise NoSplitError(f"--data-dir {root}: no split {split!r} (it has no split folders: only train is available)")
     return root
+
+
+def _split_folders(root: str) -> dict[str, str]:
+    """The folders in `root` that are called as splits are: the name in small letters -> the folder's own."""
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+    found = {}
+    for split in sum(SPLIT_SYNONYMS, ()):
+        alike = [name for name in folders if name.lower() == split]
+        if len(alike) > 1:
+            raise BurnError(f"--data-dir {root}: {' and '.join(alike)} are names of one split: join or rename them")
+        if alike:
+            found[split] = alike[0]
+    return found
 
 
 def _require_no_classes_beside(split: str, root: str, endings: tuple[str, ...]) -> None:

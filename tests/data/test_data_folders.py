@@ -38,6 +38,22 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert train.shared(open_dataset("", tmp_path, "test")) == 1
 
 
+def test_names_of_splits_may_have_capitals(tmp_path):
+    """Else Train and Test are classes, and the training sees the test images."""
+    for number, folder in enumerate(("Train/cat", "Train/dog", "TEST/cat", "TEST/dog")):
+        write(tmp_path / folder / f"{number}.png", number)
+    train, test = (open_dataset("folder", tmp_path, split) for split in ("train", "test"))
+    assert names(train) == ["cat/0.png", "dog/1.png"] and names(test) == ["cat/2.png", "dog/3.png"]
+    assert train.class_names == ["cat", "dog"] and train.shared(test) == 0
+    assert names(open_dataset("folder", tmp_path, "Test")) == names(open_dataset("", tmp_path / "TEST", "test"))
+    with refused("no split 'val'; available: Train, TEST"):
+        open_dataset("folder", tmp_path, "val")
+    (tmp_path / "train").mkdir(exist_ok=True)
+    if len(os.listdir(tmp_path)) == 3:  # not where Train is train for the file system
+        with refused("Train and train are names of one split"):
+            open_dataset("folder", tmp_path, "test")
+
+
 @pytest.mark.parametrize(("written", "listed", "classes"), [
     (["1.jpg", "2.jpg"], ["1.jpg", "2.jpg"], None),
     (["one/images/1.png", "one/2.png"], ["one/2.png", "one/images/1.png"], None),
