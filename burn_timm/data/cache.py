@@ -104,9 +104,9 @@ def open_cache(kind: str, source, side: int | None, folder: str | None) -> Pixel
     """A `memory` or `disk` cache for an `ImageSource` without one; `side` says that it gives images of that shorter
     side.
 
-    The file in `folder` is named by the dataset: its description, its list of files if it has one, and the pixels of
-    some images. None if no image can be read. Raises BurnError for images of several sizes without `side`, and for too
-    little space.
+    The file in `folder` is named by the dataset: its description, its list of files if it has one and when they were
+    changed, and the pixels of some images. None if no image can be read. Raises BurnError for images of several sizes
+    without `side`, and for too little space.
     """
     images = samples(source, SAMPLES)
     if not images:
@@ -136,9 +136,12 @@ def open_cache(kind: str, source, side: int | None, folder: str | None) -> Pixel
 
 
 def fingerprint(source, images: list[tuple[int, Image.Image]], *key: object) -> str:
-    """16 hexadecimal digits of a dataset (description, list of its images, the pixels of `images`) and of `key`."""
+    """16 hexadecimal digits of a dataset (description, list of its images, when their files were changed, the pixels of
+    `images`) and of `key`."""
     listed = source.description, source.listing_hash(), list(source.identities() or ())
     known = hashlib.sha256(repr((*listed, *key)).encode())
+    for stamp in source.changed():
+        known.update(b"%d " % stamp)
     for index, image in images:
         known.update(repr((index, image.size)).encode() + image.tobytes())
     return known.hexdigest()[:16]

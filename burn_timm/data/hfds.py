@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from PIL import Image
 
 from burn_timm.data.decode import UnreadableImageError, decode
-from burn_timm.data.sources import ImageSource, Store, file_size, shown_path
+from burn_timm.data.sources import ImageSource, Store, file_stat, shown_path
 from burn_timm.errors import BurnError, NoSplitError, one_line, require_package
 
 
@@ -44,8 +44,19 @@ class _Rows(Store):
         cells = self._column.data.column(self._key)
         sizes = compute.binary_length(compute.struct_field(cells, "bytes"))
         yield sizes.fill_null(-1).to_numpy().astype("<i8").tobytes()
-        for path in compute.struct_field(cells, "path").filter(compute.is_null(sizes)).to_pylist():
-            yield f"{os.path.basename(path or '')} {file_size(path or '')}".encode()
+        for path in self._files():
+            yield f"{os.path.basename(path)} {file_stat(path, 'st_size')}".encode()
+
+    def changed(self) -> Iterable[int]:
+        return (file_stat(path, "st_mtime_ns") for path in self._files())
+
+    def _files(self) -> Iterable[str]:
+        """Paths of the images that lie outside the table."""
+        from pyarrow import compute
+
+        cells = self._column.data.column(self._key)
+        outside = compute.is_null(compute.struct_field(cells, "bytes"))
+        return (path or "" for path in compute.struct_field(cells, "path").filter(outside).to_pylist())
 
 
 def open_hfds(

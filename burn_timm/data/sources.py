@@ -38,6 +38,10 @@ class Store:
         """What tells these images from others without reading them: names and sizes, without the folder's place."""
         return ()
 
+    def changed(self) -> Iterable[int]:
+        """When each file was changed last, in ns, where there are files. Not in `listing`: a copy may differ in it."""
+        return ()
+
 
 class Files(Store):
     """Image files below the folder `root`."""
@@ -63,8 +67,14 @@ class Files(Store):
             yield os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folder(folder), name)
 
     def listing(self) -> Iterable[bytes]:
+        return (b"%s %d" % (name, file_stat(path, "st_size")) for name, path in self._places())
+
+    def changed(self) -> Iterable[int]:
+        return (file_stat(path, "st_mtime_ns") for _, path in self._places())
+
+    def _places(self) -> Iterable[tuple[bytes, bytes]]:
         root = os.fsencode(self.root)
-        return (b"%s %d" % (name, file_size(os.path.join(root, name))) for name in self._paths.tolist())
+        return ((name, os.path.join(root, name)) for name in self._paths.tolist())
 
 
 class ImageSource:
@@ -191,6 +201,10 @@ class ImageSource:
             digest.update(entry + b"\n")
         return digest.hexdigest()
 
+    def changed(self) -> Iterable[int]:
+        """When each file was changed last, in ns, where there are files."""
+        return self._store.changed()
+
     def name(self, index: int) -> str:
         """The file name (or row) of image `index` with the dataset's, on one line, for messages."""
         return f"{one_line(self.file_name(index))} (image {index} of {self._title})"
@@ -251,6 +265,9 @@ class _Part(Store):
         yield self._source.listing_hash().encode()
         yield np.array(self._indices, dtype="<i8").tobytes()
 
+    def changed(self) -> Iterable[int]:
+        return self._source.changed()
+
 
 def random_subset(source: ImageSource, count: int, seed: int) -> ImageSource:
     """`count` images drawn with `seed`, in the source's own order (the first ones of a folder would be one class)."""
@@ -299,10 +316,10 @@ def _some(names: list[str]) -> str:
     return f"{kind} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
-def file_size(path: str | bytes) -> int:
-    """Size of a file in bytes, -1 where there is none."""
+def file_stat(path: str | bytes, entry: str) -> int:
+    """`st_size` or another entry of os.stat, -1 where there is no such file."""
     try:
-        return os.stat(path).st_size
+        return getattr(os.stat(path), entry)
     except OSError:
         return -1
 

@@ -14,7 +14,7 @@ from timm.data import create_dataset
 
 from burn_timm import compat
 from burn_timm.data.decode import decode
-from burn_timm.data.sources import file_size, shown_path
+from burn_timm.data.sources import file_stat, shown_path
 from burn_timm.errors import BurnError, NoSplitError, one_line, require_package
 
 _IMAGES = "jpg;jpeg;png;webp;tif;tiff;bmp;ppm"
@@ -92,7 +92,7 @@ class StreamSource:
     def listing_hash(self) -> str:
         """SHA-256 of the names of the shards and, where they lie on this machine, of their sizes."""
         paths = [os.path.join(self._arguments["root"], name) for name in self._files]
-        sizes = [None if _remote(path) else file_size(path) for path in paths]
+        sizes = [None if _remote(path) else file_stat(path, "st_size") for path in paths]
         return hashlib.sha256(json.dumps([self._count, self._files, sizes]).encode()).hexdigest()
 
     def training_dataset(self, *, batch_size: int, seed: int, rank: int, world_size: int, workers: int):

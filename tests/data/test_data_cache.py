@@ -120,6 +120,26 @@ def test_every_dataset_has_its_own_file(tmp_path):
         assert len(list((tmp_path / "kept").iterdir())) == count
 
 
+@pytest.mark.parametrize("opened", ["", "hfds/"])
+def test_an_edit_that_keeps_the_size_of_the_file_is_seen(tmp_path, opened):
+    """An uncompressed image has as many bytes after it, and most images' pixels are not looked at."""
+    for number in range(40):
+        write(tmp_path / "a" / "train" / f"{number}.bmp", number)
+
+    def read_all() -> str:
+        source = open_dataset(f"{opened}{tmp_path}/a", opened and str(tmp_path / "hub"))
+        for given in (source, source.subset(range(1, 38))):
+            assert_same_images(given.cached("disk", None, str(tmp_path / "kept")), given.cached("off"))
+        return source.listing_hash()
+
+    listing = read_all()
+    changed = tmp_path / "a" / "train" / "4.bmp"
+    before = changed.stat()
+    write(changed, 99)
+    os.utime(changed, ns=(before.st_mtime_ns + 10**9, before.st_mtime_ns + 10**9))  # some file systems count in seconds
+    assert read_all() == listing and changed.stat().st_size == before.st_size  # by the listing runs are resumed
+
+
 def test_the_file_of_mixed_sizes_takes_the_space_of_the_images(tmp_path):
     source = source_of([(200, 150)] * 40).cached("disk", 128, str(tmp_path))
     for index in range(40):
