@@ -144,8 +144,14 @@ def labelled_subset(source: ImageSource, args: argparse.Namespace) -> tuple[Imag
     With --subset-list those whose file name it holds; else a seeded share of each class, at least one image.
 
     Raises:
-        BurnError: an image has no label; the list cannot be read, or names images that are not there or not alone.
+        BurnError: an image has no label; the list cannot be read, or names images that are not there or not alone;
+            a share of a part (--limit-train), which the figure would call a share of all.
     """
+    if args.limit_train and not args.subset_list and args.fraction < 1:
+        raise BurnError(
+            f"--limit-train {args.limit_train}: --fraction {args.fraction:g} is of all labels; leave out --limit-train "
+            "or give --fraction 1, for all of those images"
+        )
     labels = source.labels()
     if args.subset_list:
         names, places = read_list(args.subset_list), defaultdict(list)

@@ -28,7 +28,7 @@ SHORT = ["--dataset", "digits", "--img-size", "32", "--workers", "0", "--threads
 
 
 def options(**values):
-    return argparse.Namespace(**{"subset_list": None, "fraction": 0.1, "seed": 0, **values})
+    return argparse.Namespace(**{"subset_list": None, "fraction": 0.1, "limit_train": None, "seed": 0, **values})
 
 
 def test_a_fraction_is_seeded_and_takes_each_class_alike():
@@ -252,10 +252,19 @@ def test_learning_rates_decay_and_momentum_equal_plain_torch(monkeypatch, tmp_pa
         assert (ours - theirs).norm() < 0.03 * (theirs - start).norm() + 1e-6
 
 
-def test_a_network_with_two_classifiers(tmp_path):
-    result = tune(tmp_path / "r.json", "--model", "deit_tiny_distilled_patch16_224", "--limit-train", "100",
-                  "--epochs", "1", "--lrs", "0.1", "--head-multipliers", "1")
-    assert 0 <= result["value"] <= 1
+def test_the_factor_is_for_both_classifiers_of_a_network_that_has_two(tmp_path, monkeypatch):
+    models, groups = [], []
+    load, sgd = finetune.load_model, torch.optim.SGD
+    monkeypatch.setattr(finetune, "load_model", lambda *a, **k: models.append(load(*a, **k)) or models[-1])
+    monkeypatch.setattr(torch.optim, "SGD", lambda given, **k: groups.extend(map(dict, given)) or sgd(given, **k))
+    tune(tmp_path / "r.json", "--model", "deit_tiny_distilled_patch16_224", "--fraction", "0.05", "--limit-test", "10",
+         "--epochs", "1", "--lrs", "0.01", "--head-multipliers", "10")
+    backbone, head = groups
+    both = [*models[-1].head.parameters(), *models[-1].head_dist.parameters()]
+    assert list(map(id, head["params"])) == list(map(id, both)) and len(both) == 4
+    others = {id(parameter) for parameter in models[-1].parameters()} - set(map(id, both))
+    assert {id(parameter) for parameter in backbone["params"]} == others
+    assert (backbone["lr"], head["lr"]) == (0.01, 0.1)
 
 
 @pytest.mark.parametrize(("argv", "message"), [
@@ -265,6 +274,7 @@ def test_a_network_with_two_classifiers(tmp_path):
     (["--subset-list", os.devnull], "no file names"),
     (["--subset-list", PICTURE], "cannot be read"),
     (["--calibrate-bn", "8"], "unrecognized arguments"),
+    (["--limit-train", "100"], "--limit-train 100: --fraction 0.1 is of all labels"),
 ])
 def test_bad_input_is_one_line(argv, message, tmp_path, eval_fails):
     words = ["finetune", *SHORT, "--model", "test_resnet", *argv, "--output", tmp_path / "r.json"]
