@@ -167,6 +167,8 @@ def test_results_that_do_not_belong_are_refused(folder, result, refused):
         (result("hub", 0.9, checkpoint=None, weights="pretrained, x"), "measured on pretrained, x, which is not "),
         (result("k", 0.9, k=1, **PIXELS), "same task, data and protocol"),
         (result("raw", 0.1, **UNTRAINED), "--calibrate-bn"),
+        (result("few", 0.1, **{**CALIBRATED, "calibrated_batchnorm": {"images": 2}}), "calibrated on 2 images"),
+        (result("tiny", 0.1, transform={"input_size": [3, 8, 8]}, **CALIBRATED), "and the same input size"),
         (result("foreign", 0.1, **{**CALIBRATED, "model": "reactnet_a"}), "not of test_reactnet"),
     ):
         said = refused(folder, "--results", own, other)

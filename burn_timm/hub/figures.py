@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 from .. import tables
 from ..errors import BurnError
 from ..evals.knn import NEIGHBOURS, TEMPERATURE
-from ..evals.results import cell, measured_how
+from ..evals.results import cell, entry, measured_how
 from ..provenance import file_sha256
 from .terms import Terms, public, terms_of
 
@@ -21,6 +21,7 @@ _TASKS = {
 }
 _SAID = {"knn": "nearest neighbours give", "linear": "a linear classifier gives"}
 COMPARED = {"pixels": "raw pixels", "untrained": "untrained"}
+LEAST_CALIBRATED = 1000  # images that give BatchNorm of an untrained network its statistics
 
 
 @dataclass
@@ -110,15 +111,20 @@ def rows_of_results(results: Iterable[dict], weights: Path, architecture: str) -
 def _rows(own: Iterable[dict], others: Iterable[tuple[str, dict]]) -> list[Row]:
     rows = [Row(result) for result in own]
     for kind, result in others:
-        beside = [row for row in rows if measured_how(row.result) == measured_how(result)]
+        beside = [row for row in rows if measured_how(row.result) == measured_how(result)
+                  and (kind == "pixels" or _size(row.result) == _size(result))]  # pixels have a size of their own
         if not beside:
             raise BurnError(
-                f"{result['file']}: no result of this network has the same task, data and protocol; "
-                "give it too, or leave this one out"
+                f"{result['file']}: no result of this network has the same task, data and protocol"
+                f"{'' if kind == 'pixels' else ', and the same input size'}; give it too, or leave this one out"
             )
         for row in beside:
             getattr(row, kind).append(result)
     return rows
+
+
+def _size(result: dict) -> list:
+    return [entry(result, f"protocol.transform.{name}") for name in ("input_size", "squash_to")]
 
 
 def _comparison(result: dict, architecture: str) -> str | None:
@@ -128,10 +134,11 @@ def _comparison(result: dict, architecture: str) -> str | None:
     weights = str(result["protocol"].get("weights", ""))
     if result.get("checkpoint") is not None or not weights.startswith("random"):
         return None
-    if result["task"] != "finetune" and "calibrated_batchnorm" not in result["protocol"]:  # it trains them
+    calibrated = entry(result, "protocol.calibrated_batchnorm.images") or 0
+    if result["task"] != "finetune" and calibrated < LEAST_CALIBRATED:  # fine-tuning trains BatchNorm
         raise BurnError(
-            f"{result['file']}: an untrained network without calibrated BatchNorm is no fair comparison; "
-            "measure it with --calibrate-bn 4096, or leave it out"
+            f"{result['file']}: an untrained network with BatchNorm calibrated on {calibrated} images (fewer than "
+            f"{LEAST_CALIBRATED:,}) is no fair comparison; measure it with --calibrate-bn 4096, or leave it out"
         )
     if result["model"].partition(".")[0] != architecture:
         raise BurnError(f"{result['file']}: of an untrained {result['model']}, not of {architecture}; leave it out")
