@@ -670,7 +670,7 @@ static void halve_part(const void *task, int part, int thread) {
 }
 
 /* NaN where one of them is, as torch has it. */
-static inline float larger(float value, float most) { return (value > most) | (value != value) ? value : most; }
+static inline float larger(float value, float most) { return ((value > most) | (value != value)) ? value : most; }
 
 /* 3x3 maximum, stride 2, padding 1. */
 static void max_part(const void *task, int part, int thread) {
@@ -860,7 +860,7 @@ const char *burn_error(int error) {
         "a version that this burn.c does not know: update it, or export again",
         "truncated or damaged (the checksum is wrong): copy or export it again",
         "sizes that cannot be: export it again",
-        "not enough memory",
+        "not enough memory, or more than 2 GiB of weights or of maps",
         "an argument that cannot be",
     };
     return error >= 0 && error <= BURN_ARGUMENT ? TEXTS[error] : "unknown error";

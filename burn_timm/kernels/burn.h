@@ -29,7 +29,7 @@ enum {
     BURN_VERSION,   /* it needs a newer burn.c */
     BURN_DAMAGED,   /* truncated, or its checksum is wrong */
     BURN_MALFORMED, /* sizes that cannot be */
-    BURN_MEMORY,    /* not enough memory */
+    BURN_MEMORY,    /* not enough memory, or more than 2 GiB of weights or of maps */
     BURN_ARGUMENT   /* an argument that cannot be: no such output, a size that is too small, a null pointer */
 };
 
