@@ -9,7 +9,7 @@ import timm
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from training.runs import TEACHER, on_the_cpu_without_pictures
+from training.runs import TEACHER, checkpoint, on_the_cpu_without_pictures
 
 import train_burn
 from burn_timm.evals.tables import TABLES, row_name
@@ -80,6 +80,10 @@ def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
     assert sum(p.numel() for p in model.parameters()) > 1000
     assert is_packed(load_file(tmp_path / "run" / "export" / "model.safetensors")) == binary
+    if "logits" in (settings.get("teacher_output"), METHODS[settings["method"]].teacher_output):
+        method = checkpoint(tmp_path / "run")["method"]
+        outputs = [len(value) for name, value in method.items() if name.startswith("student_head.")][-1]
+        assert outputs == timm.create_model("test_resnet").num_classes == 1000  # the teacher's, not its features
 
 
 def test_every_figure_of_the_papers_ablations_has_its_recipe():
