@@ -206,6 +206,8 @@ def row_name(training: dict) -> str:
         if ends in ((0, 0), (1, 1)):  # then the schedule has no effect
             parts.append("L_FS alone" if ends == (1, 1) else "KL alone")
             settings.pop("lambda_schedule", None)
+            if ends == (1, 1):  # nor has what the KL needs
+                settings.pop("temperature", None)
         for name, words in _DEPARTURES.items():
             if settings.get(name) not in (None, _PAPERS[name]):
                 parts.append(words.format(settings[name]))

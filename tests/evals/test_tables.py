@@ -159,6 +159,7 @@ def test_ten_percent_of_the_labels_have_a_decay_of_their_own(weight_decay):
 @pytest.mark.parametrize(("changes", "name"), [
     ({}, "BURN"), ({"settings": {"temperature": 0.2, "fs_on": None}}, "BURN"), ({"stages": None}, "BURN"),
     ({"settings": {"temperature": 0.5}}, "BURN, temperature 0.5"),
+    ({"settings": {"temperature": 0.5, "lambda_0": 1, "lambda_T": 1}}, "BURN, L_FS alone"),
     ({"settings": {"views": "cross"}}, "BURN, cross views"),
     ({"settings": {"fs_on": "projection"}}, "BURN, L_FS on projection"),
     ({"settings": {"teacher_norm": "batch"}}, "BURN, teacher's BatchNorm by batch"),
