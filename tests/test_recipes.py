@@ -64,7 +64,7 @@ def quick(path):
 def test_dry_run(path, imagenet, tmp_path, monkeypatch):
     on_the_cpu_without_pictures(monkeypatch)
     settings = settings_of(path)
-    binary = settings["stages"] != ["fp"]
+    binary = settings.get("stages") != ["fp"]
     options = [
         "--recipe", path.stem, "--dataset", "folder", "--data-dir", str(imagenet), "--val-split", "none",
         "--model", "test_reactnet" if binary else "test_resnet", "--img-size", "32", "--batch-size", "8",
