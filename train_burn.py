@@ -113,10 +113,9 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     teacher, teacher_identity = build_teacher(options)
     steps = count_steps(options, len(data.train), accelerator.num_processes)
     options = options_in_force(options, accelerator, teacher, steps)
-    cache = None
-    if options.cache_teacher:
-        with clock.paused():  # the next run on these images finds it filled
-            cache = filled_cache(options, data.reduced, teacher, teacher_identity, accelerator)
+    with clock.paused():  # the next run on these images finds it filled
+        asked = options, data.reduced, teacher, teacher_identity, accelerator
+        cache = filled_cache(*asked) if options.cache_teacher else None
     identity = {
         "options": defining_options(options), "teacher": teacher_identity, "images": len(data.train),
         "listing (names, sizes and labels of the images)": on_main_process(data.train.listing_hash),
