@@ -3,7 +3,7 @@
 from burn_timm.data.corrupt import CorruptLog
 from burn_timm.data.datasets import (
     PUBLISHED_IMAGES,
-    PUBLISHED_TEST_SPLITS,
+    PUBLISHED_SPLITS,
     TEST_SPLITS,
     mirror_probability,
     open_dataset,

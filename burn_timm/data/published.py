@@ -214,7 +214,7 @@ PLACES205 = Published(
     "places205", {"train": 2448873, "val": 20500}, 205, ("places205", "Places205"), "trainvalsplit_places205",
     _read_places205, "http://places.csail.mit.edu/downloadData.html (images256 and trainvalsplit_places205)",
 )
-# Everingham et al., The PASCAL Visual Object Classes Challenge 2007. The published SVMs train on `trainval`.
+# Everingham et al., The PASCAL Visual Object Classes Challenge 2007
 VOC07 = Published(
     "voc07", {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}, 20, ("VOC2007", "VOCdevkit/VOC2007"),
     "ImageSets/Main", _read_voc07,

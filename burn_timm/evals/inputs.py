@@ -8,7 +8,7 @@ import torch
 from ..arguments import number, positive
 from ..data import (
     PUBLISHED_IMAGES,
-    PUBLISHED_TEST_SPLITS,
+    PUBLISHED_SPLITS,
     TEST_SPLITS,
     ImageSource,
     StreamSource,
@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--dataset", default="folder", metavar="NAME",
         help="folder (default: what --data-dir holds), digits, digits_in_photos, cub, birdsnap, places205, voc07 (svm) "
         "or a name of timm's: torch/..., hfds/...")
-    add("--train-split", default="train", metavar="NAME", help="split to learn from")
+    add("--train-split", metavar="NAME", help="split to learn from; default: train, of voc07 trainval")
     add("--val-split", metavar="NAME",
         help=f"split to test on; default: the published one, or the first of {', '.join(TEST_SPLITS)} that there is")
     add("--input-key", metavar="COLUMN", help="hfds/wds: column of the image")
@@ -73,8 +73,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def open_splits(args: argparse.Namespace, multi_label: bool = False, labelled: bool = True) -> tuple[Split, Split]:
     """The training and the test split.
 
-    Without --val-split the test split is the published set's own, of other sets the first of `TEST_SPLITS` that there
-    is.
+    By default those of a published set are the ones it is published with, of other sets they are `train` and the first
+    of `TEST_SPLITS` that there is.
 
     Args:
         multi_label: accept sets whose images have several labels.
@@ -85,26 +85,28 @@ def open_splits(args: argparse.Namespace, multi_label: bool = False, labelled: b
         BurnError: there is no such split, it cannot be read, has no labels, or has images of the training split; or
             --limit-train or --limit-test ask for too many images.
     """
-    train = _open(args, args.train_split)
+    train_name, test_name = PUBLISHED_SPLITS.get(args.dataset.lower(), ("train", None))
+    train_name, test_name = args.train_split or train_name, args.val_split or test_name
+    train = _open(args, train_name)
     try:
-        name, test = _open_test(args)
+        name, test = _open_test(args, [test_name] if test_name else [one for one in TEST_SPLITS if one != train_name])
     except NoSplitError:
         if labelled or args.val_split or train.streaming:
             raise
-        name = f"a tenth of {args.train_split}"
+        name = f"a tenth of {train_name}"
         test, train = hold_out(train, args.seed)
     test = align(test, train)
-    shared = len(test) if name == args.train_split else train.shared(test)
+    shared = len(test) if name == train_name else train.shared(test)
     if shared:
         raise BurnError(
             f"--val-split {name}: {shared:,} of its {len(test):,} images are among those of --train-split "
-            f"{args.train_split}; name a split apart from it"
+            f"{train_name}; name a split apart from it"
         )
     if labelled:
-        _require_labels("--train-split", args.dataset, args.train_split, train, multi_label)
+        _require_labels("--train-split", args.dataset, train_name, train, multi_label)
         _require_labels("--val-split", args.dataset, name, test, multi_label)
     return (
-        Split(args.dataset, args.train_split, train, subset(train, args.limit_train, args.seed, "--limit-train")),
+        Split(args.dataset, train_name, train, subset(train, args.limit_train, args.seed, "--limit-train")),
         Split(args.dataset, name, test, subset(test, args.limit_test, args.seed, "--limit-test")),
     )
 
@@ -140,9 +142,7 @@ def _open(args: argparse.Namespace, split: str) -> Source:
     return open_dataset(args.dataset, args.data_dir, split, input_key=args.input_key, target_key=args.target_key)
 
 
-def _open_test(args: argparse.Namespace) -> tuple[str, Source]:
-    named = args.val_split or PUBLISHED_TEST_SPLITS.get(args.dataset.lower())
-    candidates = [named] if named else [split for split in TEST_SPLITS if split != args.train_split]
+def _open_test(args: argparse.Namespace, candidates: list[str]) -> tuple[str, Source]:
     for split in candidates:
         try:
             return split, _open(args, split)

@@ -11,7 +11,7 @@ from burn_timm.errors import BurnError
 from burn_timm.evals.inputs import open_splits
 
 
-def opened(dataset, data_dir, train_split="train", val_split=None, multi_label=False):
+def opened(dataset, data_dir, train_split=None, val_split=None, multi_label=False):
     args = argparse.Namespace(dataset=dataset, data_dir=data_dir and str(data_dir), train_split=train_split, seed=0,
                               val_split=val_split, input_key=None, target_key=None, limit_train=None, limit_test=None)
     return open_splits(args, multi_label)
@@ -33,8 +33,8 @@ def photo(path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
 
 
-def test_voc07_is_tested_on_its_test_images_or_not_at_all(voc, tmp_path):
-    assert splits("voc07", voc, "trainval", multi_label=True) == (48, 12, "test")
+def test_voc07_is_trained_on_trainval_and_tested_on_its_test_images_or_not_at_all(voc, tmp_path):
+    assert splits("voc07", voc, multi_label=True) == (48, 12, "test")  # of the 48, trainval, 36 are `train`
     shutil.copytree(voc, tmp_path / "alone")  # the trainval archive alone, as most people have it
     for path in (tmp_path / "alone").rglob("*_test.txt"):
         path.unlink()

@@ -17,7 +17,7 @@ def run(argv, path, capsys):
 
 def test_svm_on_voc07_from_the_command_line(voc, tmp_path, capsys, eval_fails):
     argv = ["svm", "--model", "test_resnet", "--img-size", "64", "--dataset", "voc07", "--data-dir", str(voc),
-            "--train-split", "trainval", "--shots", "1", "96", "--draws", "2", "--costs", "1"]
+            "--shots", "1", "96", "--draws", "2", "--costs", "1"]
     result, printed = run(argv, tmp_path / "r.json", capsys)
     assert result["dataset"]["test"] == {"split": "test", "images": 12, "of": 12, "published_images": 4952}
     protocol = result["protocol"]
