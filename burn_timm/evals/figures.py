@@ -5,7 +5,6 @@ One more, which the paper does not have: the target's information and the studen
     eval_downstream.py figures --output FOLDER --runs RUN_FOLDER ... --results results/*.jsonl
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -16,8 +15,7 @@ from ..drawing import picture
 from ..errors import BurnError
 from ..files import read_lines
 from .network import training_of
-from .results import row_of
-from .tables import row_name
+from .tables import LINEAR, collected, row_name
 
 # Eq. 5: dimensions, learning rate (BYOL's), momentum of the average, iterations, independent runs.
 DIMENSIONS, RATE, MOMENTUM, ITERATIONS, RUNS = 100, 4.8, 0.99, 100, 10
@@ -128,15 +126,15 @@ def _logs(runs: Sequence[str]) -> dict[str, list[dict]]:
 
 
 def draw_times(path: Path, results: Sequence[dict]) -> None:
-    """Fig. 4: training time and linear accuracy, a point for each row of the tables: the mean over its seeds.
+    """Fig. 4: training time and linear accuracy, a point for each row of the table: the mean over its seeds.
 
     Raises:
         BurnError: No linear result says how long its training took.
     """
-    rows = defaultdict(list)
-    for result in results:
-        if result["task"] == "linear" and (result.get("training") or {}).get("train_seconds"):
-            rows[f"{row_of(result)}: {row_name(result['training'])}"].append(result)
+    timed = [result for result in results if (result.get("training") or {}).get("train_seconds")]
+    parts = collected(timed, [LINEAR])
+    rows = {f"{name}: {words}" + (f", {part}" if len(parts) > 1 else ""): cells[0]
+            for part, of_part in parts.items() for (name, words), cells in of_part.items()}
     if not rows:
         raise BurnError("--results: no linear result of a network that train_burn.py has trained, so no Fig. 4")
     with picture(path, 5.2, 3.8 + 0.21 * len(rows)) as figure:

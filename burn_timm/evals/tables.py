@@ -6,7 +6,7 @@ figures stand beside ours only where the protocol is the same.
 
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,14 +21,15 @@ from ..tables import markdown
 from .results import cell, dataset_key, entry, measured_how, row_of, without_seed
 
 TABLES: dict[int, dict] = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8"))
-_COMPARED = [{"heading": "kNN", "task": "knn", "figure": "value"},
-             {"heading": "linear", "task": "linear", "figure": "value"}]
+LINEAR = {"heading": "linear", "task": "linear", "figure": "value"}
+_COMPARED = [{"heading": "kNN", "task": "knn", "figure": "value"}, LINEAR]
 _METHODS = {
     "burn": "BURN", "s2bnn": "S2-BNN", "byol": "BYOL", "swav": "SwAV", "mocov2": "MoCo v2", "simclr": "SimCLR",
     "infomin": "InfoMin", "supervised": "supervised", "supervised_kl": "supervised, soft labels",
 }
 # The paper's settings (it states no temperature: the released code's), and the words for another value of each.
 _PAPERS = {**METHODS["burn"].options(), "temperature": 0.2, "reset_target_head": False}
+_PAPERS_LAMBDA = {"cosine": (0.9, 0.7), "constant": (0.7,), "step": ()}  # first and last; a step is from 1 to 0
 _DEPARTURES = {
     "lambda_schedule": "{} lambda",
     "fs_loss": "L_FS {}",
@@ -71,7 +72,7 @@ def paper_table(number: int, results: list[dict]) -> str:
     if number in (5, 6, 7):  # ablations of BURN
         results = [result for result in results if entry(result, "training.method") == "burn"]
     texts = []
-    for part, rows in _collected(results, columns, by_dataset=number != 4).items():
+    for part, rows in collected(results, columns, by_dataset=number != 4).items():
         measured = {index for cells in rows.values() for index in cells}
         same = {index for cells in rows.values() for index, seeds in cells.items()
                 if any(same_protocol(number, result) for result in seeds)}
@@ -93,7 +94,7 @@ def comparison_table(results: list[dict]) -> str:
         return [-mean([result["value"] for result in row[1].get(index, [])] or [0]) for index in (1, 0)]
 
     texts = []
-    for part, rows in _collected(results, _COMPARED).items():
+    for part, rows in collected(results, _COMPARED).items():
         lines = [[*row, *_cells(cells, _COMPARED), *_seeds_and_cost(cells)]
                  for row, cells in sorted(rows.items(), key=best_first)]
         text = markdown(["row", "network", "kNN", "linear", "seeds", "minutes", "memory, GB"], lines, 2)
@@ -109,32 +110,31 @@ def summary(result: dict) -> str:
     return "; ".join(f"{heading}: {cell([value])}" for heading, value in found.items() if value is not None)
 
 
-def _collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = True) -> dict[str, dict[Row, Cells]]:
+def collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = True) -> dict[str, dict[Row, Cells]]:
     """The results of a table: dataset -> row -> index of the column -> one a seed.
 
-    Where the results of a row were measured in several ways, each way has a row of its own.
+    Where the results of a row were measured in several ways, each way has a row of its own. All in a row are of images
+    of the same size and crop.
     """
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
     for result in itertools.chain.from_iterable(map(_starts_of, results)):
         for index, column in enumerate(columns):
             if figure(result, column) is not None:
                 row = row_of(result) + result.get("start", ""), network(result)
-                found[_data(result) if by_dataset else ""][row][index][_way(result)].append(result)
+                key = *row, json.dumps(result["protocol"].get("transform"), sort_keys=True)
+                way = measured_how(result), entry(result, "protocol.engine.name")
+                found[_data(result) if by_dataset else ""][key][index][way].append(result)
     parts: dict[str, dict[Row, Cells]] = {}
     for part, rows in found.items():
         parts[part] = defaultdict(dict)
-        for (name, words), of_column in rows.items():
+        taken: Counter[Row] = Counter()
+        for (name, words, _), of_column in rows.items():
             for index, ways in of_column.items():
-                for number, seeds in enumerate(ways.values(), start=1):
+                for number, seeds in enumerate(ways.values(), start=taken[name, words] + 1):
                     row = f"{name}, protocol {number}" if number > 1 else name
                     parts[part][row, words][index] = seeds
+            taken[name, words] += max(map(len, of_column.values()))
     return parts
-
-
-def _way(result: dict) -> tuple:
-    """Equal for the seeds of one row: how they were measured, on which pixels, by which engine."""
-    at = [entry(result, f"protocol.{name}") for name in ("transform", "engine.name")]
-    return measured_how(result), json.dumps(at, sort_keys=True)
 
 
 def figure(result: dict, column: dict) -> Any:
@@ -176,10 +176,10 @@ def _seeds_and_cost(cells: Cells) -> list[str]:
 def _data(result: dict) -> str:
     """The data of a result, in words."""
     dataset = result["dataset"]
-    if isinstance(dataset["train"], list):  # detection: several sets
+    if isinstance(dataset.get("train"), list):  # detection: several sets
         train = " + ".join(f"{part['split']}, {part['images']:,} images" for part in dataset["train"])
         return f"{dataset['name']}: {train}; test {dataset['test']['split']}, {dataset['test']['images']:,} images"
-    return dataset["description"] or dataset["name"]
+    return dataset.get("description") or dataset["name"]
 
 
 def network(result: dict) -> str:
@@ -208,6 +208,10 @@ def row_name(training: dict) -> str:
             settings.pop("lambda_schedule", None)
             if ends == (1, 1):  # nor has what the KL needs
                 settings.pop("temperature", None)
+        else:
+            papers = _PAPERS_LAMBDA[settings.get("lambda_schedule", "cosine")]
+            if ends[: len(papers)] != papers:
+                parts.append("lambda " + " to ".join(f"{end:g}" for end in ends[: len(papers)]))
         for name, words in _DEPARTURES.items():
             if settings.get(name) not in (None, _PAPERS[name]):
                 parts.append(words.format(settings[name]))

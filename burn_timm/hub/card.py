@@ -17,7 +17,7 @@ from ..errors import BurnError
 from ..files import atomic_write, write_json, write_text
 from ..methods import METHODS
 from .figures import Row, commands, figures_table, rows_of_run
-from .terms import License, Terms, public, terms_of
+from .terms import License, Terms, public, strictest
 
 HERE = "local-dir:PATH_OF_THIS_FOLDER"
 
@@ -47,7 +47,7 @@ def render_card(
     if tag in timm.list_pretrained():  # users of this name get the size of its registration, whatever the folder's
         size = timm.get_pretrained_cfg(tag).input_size
     rows, teacher = list(rows) or rows_of_run(details), _published_teacher(details)
-    data = next(filter(None, map(terms_of, (str(details.get("dataset", "")), *dataset_id))), None)
+    data = strictest([name for name in (details.get("dataset"), *dataset_id) if name])
     license = (license or License()).within(data, getattr(teacher, "license", None))
     labels, images = _labels(details, teacher, teacher_labels), _images(details, data, dataset_id)
     name = repo.partition("/")[2] if repo else tag or config["architecture"]

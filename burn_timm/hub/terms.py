@@ -1,6 +1,7 @@
 """What is known of the data sets that networks are trained and measured on: their name on the Hub, and their terms."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import BurnError
@@ -68,9 +69,16 @@ KNOWN = (
 
 def terms_of(dataset: str) -> Terms | None:
     """The data set behind the name or description of one, such as `hfds/$BURN_DATA/cifar10 [train], 50,000 images`."""
-    name = re.split(r"[\[,:]", dataset, maxsplit=1)[0].strip().rstrip("/").lower()
-    last = re.split(r"[/\s]", name)[-1].replace("_", "-")
-    return next((terms for terms in KNOWN if re.fullmatch(terms.pattern, last)), None)
+    name = re.split(r"[\[,:]", dataset, maxsplit=1)[0].strip().rstrip("/").lower().replace("_", "-")
+    last = re.split(r"[/\s]", name)[-1]
+    # Free are the digits inside scikit-learn, not what lies in any folder `digits`.
+    return next((terms for terms in KNOWN if re.fullmatch(terms.pattern, name if terms.commercial else last)), None)
+
+
+def strictest(names: Iterable[str]) -> Terms | None:
+    """The terms that bind whoever uses all of these data sets: non-commercial ones first, free ones last."""
+    order = {False: 0, None: 1, True: 3}
+    return min(map(terms_of, names), key=lambda terms: order[terms.commercial] if terms else 2, default=None)
 
 
 def public(text: str) -> str:

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import eval_downstream
 from burn_timm.errors import BurnError
@@ -13,7 +14,7 @@ from burn_timm.evals import figures
 
 LINEAR = {
     "name": "burn_s0_linear",
-    "task": "linear", "value": 0.5, "model": "local-dir:export", "protocol": {}, "dataset": {"train": {}, "test": {}},
+    "task": "linear", "value": 0.5, "model": "local-dir:export", "protocol": {}, "dataset": {"name": "digits"},
     "training": {"method": "burn", "model": "reactnet_a", "epochs": 200, "seed": 0, "train_seconds": 600},
 }
 
@@ -62,6 +63,16 @@ def test_pictures(tmp_path, capsys):
     assert capsys.readouterr().out.count("wrote") == 4
     unwatched = {"a": [{"step": 1, "grad_norm_student": 0.5}]}
     assert not figures.draw_runs(out / "none.png", unwatched, figures.TARGETS) and not (out / "none.png").exists()
+
+
+def test_a_point_is_the_mean_over_seeds_of_one_data_set(tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
+    other = {**LINEAR, "name": "burn_s0_linear_cifar10", "value": 0.9, "dataset": {"name": "torch/cifar10"}}
+    seeds = [LINEAR, {**LINEAR, "name": "burn_s1_linear", "value": 0.7}, other]
+    figures.draw_times(tmp_path / "x.png", seeds)
+    points = [collection.get_offsets().tolist()[0] for collection in drawn[0].axes[0].collections]
+    assert sorted(points) == [pytest.approx([1 / 6, 60]), pytest.approx([1 / 6, 90])]
 
 
 def test_figures_without_material_are_one_clear_line(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +161,10 @@ def test_ten_percent_of_the_labels_have_a_decay_of_their_own(weight_decay):
     ({}, "BURN"), ({"settings": {"temperature": 0.2, "fs_on": None}}, "BURN"), ({"stages": None}, "BURN"),
     ({"settings": {"temperature": 0.5}}, "BURN, temperature 0.5"),
     ({"settings": {"temperature": 0.5, "lambda_0": 1, "lambda_T": 1}}, "BURN, L_FS alone"),
+    ({"settings": {"lambda_0": 0.5}}, "BURN, lambda 0.5 to 0.7"),
+    ({"settings": {"lambda_0": 0.7, "lambda_schedule": "constant"}}, "BURN, constant lambda"),  # the paper's is 0.7
+    ({"settings": {"lambda_schedule": "constant"}}, "BURN, lambda 0.9, constant lambda"),
+    ({"settings": {"lambda_schedule": "step"}}, "BURN, step lambda"),
     ({"settings": {"views": "cross"}}, "BURN, cross views"),
     ({"settings": {"fs_on": "projection"}}, "BURN, L_FS on projection"),
     ({"settings": {"teacher_norm": "batch"}}, "BURN, teacher's BatchNorm by batch"),
@@ -220,6 +225,19 @@ def test_sizes_engines_and_nameless_lines_have_rows_of_their_own(tmp_path, monke
     (row,) = [line for line in text.splitlines() if "25.00" in line]
     assert "In no table" not in text
     assert "75.00" in row  # files of one folder, called by their tasks
+
+
+def test_figures_of_other_crops_do_not_stand_in_one_row():
+    small = {"transform": {"input_size": [3, 64, 64]}}
+    several = [result("knn", 0.1), result("knn", 0.2, protocol=small), result("linear", 0.3, protocol=small)]
+    assert {tuple(cells[:2]) for cells in rows(tables.comparison_table(several)).values()} == {
+        ("10.00", ""), ("20.00", "30.00")}
+
+
+def test_every_figure_of_the_repository_is_read(capsys):
+    """As docs/evaluate.md says; what is no evaluation, such as a time, has no training images."""
+    eval_downstream.main(["table", *map(str, sorted((Path(__file__).parents[2] / "results").glob("*.jsonl")))])
+    assert capsys.readouterr().out.rstrip().endswith("train_step_64_whole (train_step on noise).")
 
 
 def test_the_last_seed_of_a_path_is_cut_off(tmp_path, monkeypatch):
