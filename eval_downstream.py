@@ -286,9 +286,9 @@ def evaluate_finetuning(args: argparse.Namespace, device: torch.device) -> Measu
 def evaluate_detection(args: argparse.Namespace, device: torch.device) -> Measured:
     """Detection: `burn_timm/evals/detection/task.py` is its top to bottom; here is what all tasks have in common."""
     checkpoint = network.checkpoint_file(args)
-    outcome = detection.evaluate(args, device, announce=_print_protocol)
+    weights = network.weights_in_words(args, None, checkpoint)
+    outcome = detection.evaluate(args, device, weights, announce=_print_protocol)
     protocol, dataset, extra = (outcome.pop(name) for name in ("protocol", "dataset", "extra"))
-    protocol = {**protocol, "weights": network.weights_in_words(args, None, checkpoint)}
     return Measured({**outcome, **extra}, protocol, dataset, checkpoint)
 
 

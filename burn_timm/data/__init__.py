@@ -2,7 +2,6 @@
 
 from burn_timm.data.corrupt import CorruptLog
 from burn_timm.data.datasets import (
-    PUBLISHED_IMAGES,
     PUBLISHED_SPLITS,
     TEST_SPLITS,
     mirror_probability,

@@ -21,9 +21,7 @@ from burn_timm.errors import BurnError, NoSplitError, one_line
 _FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "torch/folder", "torch/image_folder")
 _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
 _DIGITS = {"digits": open_digits, "digits_in_photos": open_digits_in_photos}
-PUBLISHED_IMAGES = {name: known.images for name, known in PUBLISHED.items()}  # of each split
-# What the paper trains and tests on are their last two.
-PUBLISHED_SPLITS = {name: tuple(splits)[-2:] for name, splits in PUBLISHED_IMAGES.items()}
+PUBLISHED_SPLITS = {name: tuple(known.images)[-2:] for name, known in PUBLISHED.items()}  # to train and to test on
 TEST_SPLITS = ("validation", "val", "test")  # of other sets: the first that there is
 _SCHEMES = ", ".join(
     (*_DIGITS, "hfds/NAME", "hfds/FOLDER", "or with --data-dir: folder", "wds/NAME", "torch/NAME", *PUBLISHED)
@@ -49,7 +47,8 @@ def open_dataset(
     - `digits`: the handwritten digits inside scikit-learn; `digits_in_photos`: the same in parts of its photos.
     - `cub`, `birdsnap`, `places205`, `voc07`: sets that neither timm nor torchvision reads, from the files as they were
       published, in `data_dir`. Their splits are `train` and `test` (places205: `val`); voc07 has several classes in an
-      image (see `ImageSource.label_matrix`) and the splits `train`, `val`, `trainval` and `test`. The description has the count; where it is not the published one, a warning says so.
+      image (see `ImageSource.label_matrix`) and the splits `train`, `val`, `trainval` and `test`. The description has
+      the count; where it is not the published one, a warning says so.
 
     Raises BurnError, in one line, for a wrong name, folder, split or column, and for a missing package.
     """

@@ -40,7 +40,7 @@ class Published:
     """
 
     name: str
-    images: dict[str, int]  # how many each split has
+    images: dict[str, int]  # how many each split has; the last two are those that others train and test on
     classes: int
     folders: tuple[str, ...]  # where in the archive the files lie
     marker: str

@@ -114,14 +114,14 @@ def draw_runs(path: Path, logs: dict[str, list[dict]], panels: Sequence[tuple[st
 
 
 def _logs(runs: Sequence[str]) -> dict[str, list[dict]]:
-    """The lines of each run's log, by the run's row in the tables and the name of its folder."""
+    """The lines of each run's log, by the run's row in the tables and its folder."""
     logs = {}
     for run in map(Path, runs):
         lines = read_lines(run / "log.jsonl")
         if not lines or "grad_norm_student" not in lines[0]:
             raise BurnError(f"--runs {run}: no log.jsonl with gradient norms; give folders by train_burn.py")
         training = training_of(run / "latent.safetensors")
-        logs[f"{row_name(training)} ({run.name})" if training else run.name] = lines
+        logs[f"{row_name(training)} ({run})" if training else str(run)] = lines
     return logs
 
 

@@ -7,7 +7,6 @@ import torch
 
 from ..arguments import number, positive
 from ..data import (
-    PUBLISHED_IMAGES,
     PUBLISHED_SPLITS,
     TEST_SPLITS,
     ImageSource,
@@ -26,29 +25,18 @@ Source = ImageSource | StreamSource
 class Split:
     """One split of a dataset: `source` is all of it, `used` the images that the evaluation works on."""
 
-    dataset: str
     name: str
     source: Source
     used: Source
 
-    @property
-    def published_images(self) -> int | None:
-        """How many images the split of a published set has, None for all other sets."""
-        return PUBLISHED_IMAGES.get(self.dataset.lower(), {}).get(self.name)
-
     def line(self) -> str:
-        """For people: the source with its count, the published count, and how many images are used if not all are."""
-        parts = [self.source.description]
-        if self.published_images:
-            parts.append(f"published: {self.published_images:,}")
-        if len(self.used) != len(self.source):
-            parts.append(f"used: {len(self.used):,}")
-        return "; ".join(parts)
+        """For people: the source with its count, and how many images are used if not all are."""
+        used = "" if len(self.used) == len(self.source) else f"; used: {len(self.used):,}"
+        return self.source.description + used
 
     def counts(self, images: int) -> dict:
         """For the result file; `images` could be read."""
-        published = {"published_images": self.published_images} if self.published_images else {}
-        return {"split": self.name, "images": images, "of": len(self.source), **published}
+        return {"split": self.name, "images": images, "of": len(self.source)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -95,19 +83,19 @@ def open_splits(args: argparse.Namespace, multi_label: bool = False, labelled: b
             raise
         name = f"a tenth of {train_name}"
         test, train = hold_out(train, args.seed)
-    test = align(test, train)
-    shared = len(test) if name == train_name else train.shared(test)
-    if shared:
-        raise BurnError(
-            f"--val-split {name}: {shared:,} of its {len(test):,} images are among those of --train-split "
-            f"{train_name}; name a split apart from it"
-        )
-    if labelled:
-        _require_labels("--train-split", args.dataset, train_name, train, multi_label)
-        _require_labels("--val-split", args.dataset, name, test, multi_label)
+    else:
+        test = align(test, train)
+        if shared := len(test) if name == train_name else train.shared(test):
+            raise BurnError(
+                f"--val-split {name}: {shared:,} of its {len(test):,} images are among those of --train-split "
+                f"{train_name}; name a split apart from it"
+            )
+    for split, source in (("--train-split", train), ("--val-split", test)):
+        if labelled and not (multi_label and source.multi_label):
+            source.require_labels(split)
     return (
-        Split(args.dataset, train_name, train, subset(train, args.limit_train, args.seed, "--limit-train")),
-        Split(args.dataset, name, test, subset(test, args.limit_test, args.seed, "--limit-test")),
+        Split(train_name, train, subset(train, args.limit_train, args.seed, "--limit-train")),
+        Split(name, test, subset(test, args.limit_test, args.seed, "--limit-test")),
     )
 
 
@@ -149,10 +137,3 @@ def _open_test(args: argparse.Namespace, candidates: list[str]) -> tuple[str, So
         except NoSplitError as error:  # any other error is about a split that is there
             missing = error
     raise NoSplitError(f"no test split: {missing} (name one with --val-split)") from missing
-
-
-def _require_labels(option: str, dataset: str, split: str, source: Source, multi_label: bool) -> None:
-    if source.multi_label and not multi_label:
-        raise BurnError(f"{option} {split} of {dataset} has several labels an image: svm is for such sets")
-    if not source.multi_label and not source.labelled:
-        raise BurnError(f"{option} {split} of {dataset} has no labels; the evaluations need a labelled split")

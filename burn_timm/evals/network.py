@@ -80,8 +80,6 @@ def load(args: argparse.Namespace, device: torch.device) -> Network:
     weights are drawn with --seed. Raises BurnError where these do not fit each other."""
     torch.manual_seed(args.seed)
     model = load_model(args.model, args.checkpoint, num_classes=0, pretrained=args.pretrained or None).to(device)
-    if not args.checkpoint and not args.pretrained and timm.is_model_pretrained(args.model):
-        _logger.warning(f"--model {args.model}: its weights are random; --pretrained takes those it comes with")
     checkpoint = checkpoint_file(args)
     protocol = {
         "weights": weights_in_words(args, model, checkpoint),
@@ -123,7 +121,9 @@ def _fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
 
 def checkpoint_file(args: argparse.Namespace) -> Path | None:
     """The local file the weights came from, if they came from one; released weights lie in the package, those of a
-    repository in the Hub's cache."""
+    repository in the Hub's cache. Warns where the weights are random though trained ones are at hand."""
+    if not args.checkpoint and not args.pretrained and timm.is_model_pretrained(args.model):
+        _logger.warning(f"--model {args.model}: its weights are random; --pretrained takes those it comes with")
     scheme, place = model_source(args.model)
     path = args.checkpoint or (place if scheme == "local-dir" else None)
     if path is None and scheme == "hf-hub":

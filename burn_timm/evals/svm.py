@@ -98,16 +98,16 @@ def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
 
     Raises BurnError for 2 x 2 places of what gives pooled features only, and for --crop-pct where nothing is cropped.
     """
-    maps = not args.pixels and args.engine == "torch"
-    if not maps and args.pool == "2x2":
-        raise BurnError("--pool 2x2 needs the feature maps of a network in torch: leave out --pixels and --engine")
     published = train.multi_label
+    pool = args.pool or ("2x2" if published else "1x1")
+    if pool == "2x2" and (args.pixels or args.engine != "torch"):
+        raise BurnError("--pool 2x2 needs the feature maps of a network in torch: leave --pixels and --engine out, or "
+                        "add --pool 1x1")
     squash = published if args.squash is None else args.squash
     if squash and args.crop_pct:
         raise BurnError("--crop-pct: the published transform crops nothing away: leave it out, or add --no-squash")
     return Settings(
-        tuple(args.shots), args.draws, tuple(args.costs), not args.no_full, args.seed, published, squash,
-        args.pool or ("2x2" if published and maps else "1x1"),
+        tuple(args.shots), args.draws, tuple(args.costs), not args.no_full, args.seed, published, squash, pool,
     )
 
 

@@ -164,6 +164,7 @@ def test_end_to_end(small, tmp_path, weights, words, exports, capsys):
     ])
     printed, result = capsys.readouterr().out, json.loads(output.read_text())
     assert re.search(r"mAP: \d+\.\d\d; AP50: \d+\.\d\d; AP75: ", printed)
+    assert f'"weights": "{result["protocol"]["weights"]}"' in printed
     protocol, dataset, extra = result["protocol"], result["dataset"], result["extra"]
     assert protocol["neck"] == ("fpn" if words else "c4") and protocol["difficult"] == ("skip" if words else "train")
     (train,) = dataset["train"]
@@ -279,10 +280,17 @@ def test_gradients_that_are_not_finite_never_reach_a_checkpoint(small, tmp_path,
     assert not (tmp_path / "run_checkpoint.pt").exists()
 
 
+def test_random_weights_where_trained_ones_are_at_hand_are_told_before_the_training(tmp_path, caplog):
+    with pytest.raises(SystemExit):  # without --data-dir
+        eval_downstream.main(["detection", "--model", "test_resnet", "--output", str(tmp_path / "r.json")])
+    assert "--model test_resnet: its weights are random" in caplog.text
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["--train-sets", "2007:trainval", "--difficult", "skip"], "--train-sets: no photo has a box"),
     (["--test-set", "2007:val"], "--test-set 2007:val is among --train-sets"),
     (["--milestones", "5", "3"], "--milestones must rise"),
+    (["--momentum", "0", "--opt", "adam"], "--momentum has no effect with --opt adam"),
     (["--max-size", "70"], "--max-size 70 is below --min-sizes or --test-min-size"),
     (["--train-sets", "2007:train"], "--test-set 2007:test: 3 of its 3 photos are in --train-sets too"),
     (["--train-sets", "2012:val"], "VOC2012/ImageSets/Main/val.txt: missing; unpack VOCtrainval_11-May-2012"),

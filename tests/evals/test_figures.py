@@ -52,7 +52,8 @@ def run_folder(folder, fs_loss, **watched):
 
 
 def test_pictures(tmp_path, capsys):
-    runs = [run_folder(tmp_path / "a", "cosine"), run_folder(tmp_path / "b", "l1"),
+    (tmp_path / "b").mkdir()
+    runs = [run_folder(tmp_path / "a", "cosine"), run_folder(tmp_path / "b/a", "cosine"),
             run_folder(tmp_path / "c", "cosine", target_information=1.0, knn=0.3, linear=0.4)]
     (tmp_path / "r.json").write_text(json.dumps(LINEAR))
     out = tmp_path / "f"
@@ -61,6 +62,7 @@ def test_pictures(tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == pictures
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in out.iterdir())
     assert capsys.readouterr().out.count("wrote") == 4
+    assert len(figures._logs(runs)) == 3  # two of one method and one name
     unwatched = {"a": [{"step": 1, "grad_norm_student": 0.5}]}
     assert not figures.draw_runs(out / "none.png", unwatched, figures.TARGETS) and not (out / "none.png").exists()
 

@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--opt", choices=("sgd", "adam", "adamw", "lamb", "lars"), default="sgd",
         help="optimiser; sgd: with --momentum, as published")
     add("--lr", type=above_zero, default=0.02, help="learning rate of batch 16; smaller batches want less")
-    add("--momentum", type=not_negative, default=0.9, help="of the optimiser")
+    add("--momentum", type=not_negative, default=0.9, help="of sgd and lars")
     add("--weight-decay", type=not_negative, default=1e-4, help="not of biases and BatchNorm")
     add("--clip-grad", type=above_zero, metavar="NORM", help="default: no clipping, as published")
     add("--min-sizes", nargs="+", default=list(SIZES), **pixels,
@@ -75,7 +75,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(
-    args: argparse.Namespace, device: torch.device, announce: Callable[[dict, dict], None] | None = None,
+    args: argparse.Namespace, device: torch.device, weights: str = "",
+    announce: Callable[[dict, dict], None] = lambda protocol, dataset: None,
 ) -> dict:
     """Fine-tune a detector on the training sets and measure it on the test set.
 
@@ -84,6 +85,7 @@ def evaluate(
     Args:
         args: model, checkpoint, pretrained, data_dir, workers, seed, output, and what `add_options` adds.
         device: Where the detector trains.
+        weights: Where the backbone's came from, for the protocol.
         announce: Called with protocol and dataset before the training begins.
 
     Returns:
@@ -103,15 +105,17 @@ def evaluate(
     train = trainable(photos, difficult=args.difficult == "train")
     torch.manual_seed(args.seed)
     detector = build_detector(args).to(device)
-    protocol = {**_protocol(args), "parameters": sum(p.numel() for p in detector.parameters()), "device": str(device)}
+    protocol = {
+        **_protocol(args), "parameters": sum(p.numel() for p in detector.parameters()), "device": str(device),
+        "weights": weights,
+    }
     dataset = {
         "name": "Pascal VOC layout", "data_dir": args.data_dir, "classes": len(CLASSES),
         "train": [counts(name, images) for name, images in sets.items()],
         "trained_on": {"images": len(train), "boxes": sum(len(image.boxes) for image in train)},
         "test": counts(args.test_set, test),
     }
-    if announce is not None:
-        announce(protocol, dataset)
+    announce(protocol, dataset)
 
     identity = {name: getattr(args, name) for name in DEFINING if name != "iterations"}  # a run may be prolonged
     listing = "\n".join(f"{image.path.name} {image.boxes.tolist()} {image.labels.tolist()}" for image in train)
@@ -138,6 +142,8 @@ def _check(args: argparse.Namespace, checkpoint: Path) -> None:
         raise BurnError(f"--test-set {args.test_set} is among --train-sets; --eval-train reports the training photos")
     if max(*args.min_sizes, args.test_min_size) > args.max_size:
         raise BurnError(f"--max-size {args.max_size} is below --min-sizes or --test-min-size")
+    if args.momentum != 0.9 and args.opt not in ("sgd", "lars"):
+        raise BurnError(f"--momentum has no effect with --opt {args.opt}; leave one of them out")
     if sorted(args.milestones) != args.milestones:
         raise BurnError(f"--milestones must rise: {' '.join(map(str, args.milestones))}")
     if checkpoint.exists() and not args.resume:
