@@ -1,6 +1,6 @@
 """The reader of weights: any file, folder or repository of the Hub to a state dict, and to a model, strictly."""
 
-import functools
+import argparse
 import json
 import os
 import pickle
@@ -18,15 +18,12 @@ from .compat import create_with_weights, load_pickle, save_model_config
 from .configs import read_config
 from .errors import BurnError, like, one_line
 from .files import read_json, write_json
-from .models import BINARY_MODULES
+from .identify import burn_models, classes_in, classifiers, shape_args
 from .nn import binary_weight_names
 from .packing import (
-    MARK,
     digest,
     is_packed,
     pack_state_dict,
-    packed_shapes,
-    packed_weight_names,
     read_tensors,
     save_packed,
     save_tensors,
@@ -41,11 +38,6 @@ _LFS_POINTER = b"version https://git-lfs"
 _SAVE = "save model.state_dict()"
 
 
-def burn_models() -> list[str]:
-    """Names of the binary timm models that this package registers."""
-    return [name for module in BINARY_MODULES for name in timm.list_models(module=module)]
-
-
 def weights_file(path: str | os.PathLike) -> Path:
     """`path` itself, or the weights in it where it is a folder (timm's names); BurnError where there are none."""
     path = Path(path)
@@ -56,30 +48,11 @@ def weights_file(path: str | os.PathLike) -> Path:
     return file
 
 
-def summary_of(weights: Path) -> dict[str, Any]:
-    """How weights of this package were trained: their training.json, the summary.json of their run, or, of released
-    weights, the file beside them that has their name. Empty where there is none.
-
-    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
-    """
-    folder = weights.absolute().parent
-    run = folder.parent if folder.name == "export" else folder
-    places = weights.with_suffix(".json"), folder / "training.json", run / "summary.json"
-    for place in places:
-        try:
-            summary = read_json(place)
-        except BurnError:
-            continue  # there is none, or it is somebody else's file of that name
-        if {"method", "model", "settings"} <= summary.keys():
-            return summary
-    return {}
-
-
 def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """State dict and metadata of a safetensors or torch file, told apart by content.
 
-    A torch file is unwrapped (`state_dict`, `model`, ...; prefixes `module.` and `_orig_mod.`); its metadata are empty.
-    A packed state dict is verified and returned as it is, mark included.
+    A torch file is unwrapped (`state_dict`, `model`, ...; prefixes `module.` and `_orig_mod.`); its metadata are what
+    `told_by_timm` gives. A packed state dict is verified and returned as it is, mark included.
 
     Raises:
         BurnError: See `read_content`; or there is no state dict, or it is packed and malformed. It names the file and,
@@ -93,7 +66,7 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
             verify(state_dict)
         except BurnError as error:
             raise BurnError(f"{path}: {error}") from error
-    return state_dict, metadata or {}
+    return state_dict, told_by_timm(content) if metadata is None else metadata
 
 
 def read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
@@ -154,10 +127,34 @@ def latent_metadata(
 
     Arguments of the model other than its bits, if it has any, make the entry `model_args`, as JSON.
     """
-    shape = _shape_args(model_args)
+    shape = shape_args(model_args)
     extra = {"model_args": shape} if shape != "{}" else {}
     extra |= {"act_bits": "32"} if act_bits == 32 else {}
     return {"burn_timm": "latent", "format": "pt", "model": model_name, "weight_bits": str(weight_bits), **extra}
+
+
+def told_by_timm(content: Any) -> dict[str, str]:
+    """What a checkpoint of timm's training script tells of a burn_timm model, in the words of `latent_metadata`."""
+    options, name = (content.get(key) for key in ("args", "arch")) if isinstance(content, Mapping) else (None, None)
+    architecture = name.partition(".")[0] if isinstance(name, str) else ""
+    if not isinstance(options, argparse.Namespace) or architecture not in burn_models():
+        return {}
+    model_args = dict(getattr(options, "model_kwargs", None) or {})
+    if pooling := getattr(options, "gp", None):
+        model_args = {"global_pool": pooling, **model_args}
+    bits = (model_args.get(kind, 1) for kind in ("weight_bits", "act_bits"))
+    return latent_metadata(architecture, next(bits), model_args, next(bits))
+
+
+def told_arguments(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments of the model, but for its bits, as the metadata of a file tell them."""
+    try:
+        model_args = json.loads(metadata.get("model_args", "{}"))
+    except (ValueError, RecursionError):
+        model_args = None
+    if not isinstance(model_args, dict):
+        raise BurnError(f"{path}: its metadata model_args are no JSON object; give --model and --model-kwargs")
+    return model_args
 
 
 def save_latent(
@@ -205,90 +202,6 @@ def state_hash(module_or_state_dict: torch.nn.Module | Mapping[str, torch.Tensor
     return digest(module_or_state_dict).hex()
 
 
-def _shape_args(model_args: Mapping[str, Any] | None) -> str:
-    """Arguments of a model as JSON; what changes no shape (its bits and act_grad) and its classes are left out."""
-    others = ("weight_bits", "act_bits", "act_grad", "num_classes")
-    return json.dumps({key: value for key, value in (model_args or {}).items() if key not in others}, sort_keys=True)
-
-
-@functools.cache
-def _plan(model_name: str, shape_args: str) -> tuple[dict[str, tuple[int, ...]], frozenset[str], str]:
-    """Shapes by name of a burn_timm model without head, its binary weights, and the name of its first convolution."""
-    model = timm.create_model(model_name, num_classes=0, device="meta", **json.loads(shape_args))
-    tensors = model.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.startswith("head.")}
-    return shapes, frozenset(binary_weight_names(model)), model.pretrained_cfg["first_conv"]
-
-
-def binary_shapes(model_name: str, model_args: Mapping[str, Any] | None = None) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a burn_timm model, made with `model_args`, that are stored as bits."""
-    shapes, binary, _ = _plan(model_name, _shape_args(model_args))
-    return {name: shapes[name] for name in shapes if name in binary}
-
-
-def differences(
-    state_dict: Mapping[str, torch.Tensor], model_name: str, model_args: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """How `state_dict`, packed or float, differs from a burn_timm model, a phrase for each tensor; empty where it fits.
-
-    The classifier, with the hidden layer it may have, and the number of input channels may be any.
-    """
-    shapes, binary, first_conv = _plan(model_name, _shape_args(model_args))
-    packed = set(packed_weight_names(state_dict))
-    expected = {}
-    for name, shape in shapes.items():
-        if name in binary and name in packed:
-            expected[f"{name}_bits"], expected[f"{name}_scale"] = packed_shapes(shape)
-        else:
-            expected[name] = shape
-    found = {
-        name: tuple(tensor.shape) for name, tensor in state_dict.items()
-        if name != MARK and not name.startswith("head.")
-    }
-    first = f"{first_conv}.weight"
-    if len(found.get(first, ())) == 4:
-        expected[first] = (expected[first][0], found[first][1], *expected[first][2:])
-    missing = [f"{name} is missing" for name in expected if name not in found]
-    surplus = [f"{name} is in the file but not in the model" for name in found if name not in expected]
-    other = [
-        f"{name} is {list(shape)} instead of {list(expected[name])}" for name, shape in found.items()
-        if shape != expected.get(name, shape)
-    ]
-    return other + missing + surplus
-
-
-def infer_model(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """Name of the burn_timm model whose names and shapes `state_dict` has, packed or float, with or without head.
-
-    Names of one architecture that only extend each other (`reactnet_a`, `reactnet_a_burn`) count as the shortest.
-
-    Raises:
-        BurnError: None fits, with the first tensor that differs from the nearest; or several do.
-    """
-    gaps = {name: differences(state_dict, name) for name in burn_models()}
-    fitting = sorted((name for name, gap in gaps.items() if not gap), key=len)
-    if not fitting:
-        nearest = min(gaps, key=lambda name: len(gaps[name]))
-        raise BurnError(f"no burn_timm model fits; the nearest is {nearest}, but {gaps[nearest][0]}; give --model")
-    if any(not name.startswith(fitting[0]) for name in fitting):
-        raise BurnError(f"{', '.join(fitting)} fit all the same; give --model")
-    return fitting[0]
-
-
-def classes_in(state_dict: Mapping[str, torch.Tensor], architecture: str) -> int | None:
-    """How many classes the classifier in `state_dict` has; None where timm's architecture has none of its names."""
-    for name in _classifiers(architecture):
-        weight = state_dict.get(f"{name}.weight")
-        if weight is not None and weight.ndim:
-            return len(weight)
-    return None
-
-
-def _classifiers(architecture: str) -> tuple[str, ...]:
-    names = getattr(timm.get_pretrained_cfg(architecture), "classifier", None) or ()
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 def load_model(
     model_name: str, checkpoint: str | os.PathLike | None = None, num_classes: int | None = None,
     pretrained: bool | None = None, **kwargs: Any,
@@ -300,7 +213,9 @@ def load_model(
 
     Args:
         model_name: A timm name; `local-dir:FOLDER` and `hf-hub:REPO` mean their weights too.
-        checkpoint: A file (packed or float safetensors, or torch), or a folder with model.safetensors.
+        checkpoint: A file (packed or float safetensors, or torch), or a folder with model.safetensors. What it, or
+            config.json beside model.safetensors, tells of the model and of its images holds where `kwargs` do not say
+            otherwise.
         num_classes: 0 removes the classifier, None keeps that of the weights (or the model's own).
         pretrained: timm's own weights; None: only with `local-dir:` and `hf-hub:`. Ignored with `checkpoint`.
         kwargs: Arguments of the model.
@@ -316,6 +231,8 @@ def load_model(
         checkpoint = location if source == "local-dir" else download(model_name, *WEIGHTS_FILES)
     if checkpoint is not None:
         path = weights_file(checkpoint)
+        if not source and _describes(path.parent, path.name, architecture):
+            model_name = f"local-dir:{path.parent}"
         try:
             model = _load(model_name, architecture, path, kwargs)
         except BurnError as error:
@@ -380,11 +297,21 @@ def _create(model_name: str, context: str, create: Any = timm.create_model, **kw
         raise BurnError(f"{context}: {one_line(error)}") from error
 
 
+def _describes(folder: Path, weights: str, architecture: str) -> bool:
+    """Whether config.json in `folder` is timm's, of this architecture and of the file `weights` in it."""
+    file = folder / "config.json"
+    if weights not in WEIGHTS_FILES or not file.is_file() or read_json(file).get("architecture") != architecture:
+        return False
+    return bool(read_config(file))
+
+
 def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]) -> torch.nn.Module:
     """The model with all of a file's weights, and as many classes as the file has."""
     state_dict, metadata = read_state_dict(path)
     config, size = timm.get_pretrained_cfg(architecture) or PretrainedCfg(), None
     if architecture in burn_models():
+        if ":" not in model_name and metadata.get("model") == architecture:
+            kwargs = {**told_arguments(path, metadata), **kwargs}
         plain = {key: value for key, value in kwargs.items() if key not in _FEATURE_ARGS}
         model = _create(model_name, f"model {model_name}", **{**plain, "num_classes": 0, "device": "meta"})
         if lost := [f"{bits}=32" for bits in ("weight_bits", "act_bits")
@@ -407,7 +334,7 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
         raise BurnError(f"{path}: packed 1-bit weights, but {model_name} is no model of burn_timm")
     classes = classes_in(state_dict, architecture)
     if kwargs.get("features_only"):
-        dropped = {f"{name}.{part}" for name in _classifiers(architecture) for part in ("weight", "bias")}
+        dropped = {f"{name}.{part}" for name in classifiers(architecture) for part in ("weight", "bias")}
         state_dict, classes = {name: state_dict[name] for name in state_dict if name not in dropped}, 0
     errors = []
     # a file of another library may name its classifier otherwise

@@ -12,7 +12,7 @@ import torch
 
 from . import tables
 from .arguments import KeyValues, natural, positive
-from .checkpoints import binary_shapes, burn_models, classes_in, save_folder, save_latent
+from .checkpoints import save_folder, save_latent
 from .compat import write_config
 from .configs import images_of, read_config
 from .convert.own import Own, is_name, known, read_own
@@ -21,6 +21,7 @@ from .counting import count, count_stages
 from .errors import BurnError
 from .files import atomic_folder, require_replaceable
 from .hub.card import describe
+from .identify import binary_shapes, burn_models, classes_in
 from .packing import STAGES, is_packed, pack_state_dict, save_packed, unpack_state_dict
 from .provenance import file_sha256
 
@@ -141,20 +142,17 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
     facts |= {"file": str(own.path), "bytes": own.path.stat().st_size, "sha256": file_sha256(own.path),
               "trained_by": _trainer(own)}
     images = own.config.get("pretrained_cfg") or own.images
+    if side := images.get("img_size"):
+        facts["images"] = f"{side} x {side}"
     if images.get("input_size"):
         facts["images"] = " x ".join(map(str, images["input_size"]))
     if binary:
-        facts["operations"] = _operations(own, name, model_args, facts["classes"], img_size)
+        told = {"weight_bits": bits or 1, "act_bits": act_bits or 1}
+        arguments = {**told, **own.arguments(model_args), "num_classes": facts["classes"]}
+        model = timm.create_model(name, device="meta", **arguments)
+        size = img_size or side or images.get("input_size", model.pretrained_cfg["input_size"])[-1]
+        facts["operations"] = {"img_size": size, **count(model, size)}
     return facts
-
-
-def _operations(own: Own, name: str, model_args: dict, classes: int, img_size: int | None) -> dict[str, Any]:
-    told = {"weight_bits": own.bits(name, model_args) or 1, "act_bits": int(own.told.get("act_bits", 1))}
-    arguments = {**told, **own.arguments(model_args), "num_classes": classes}
-    model = timm.create_model(name, device="meta", **arguments)
-    images = own.config.get("pretrained_cfg") or own.images
-    size = img_size or images.get("input_size", model.pretrained_cfg["input_size"])[-1]
-    return {"img_size": size, **count(model, size)}
 
 
 def _trainer(own: Own) -> str:

@@ -12,10 +12,29 @@ import torch
 
 from . import drawing
 from .errors import BurnError, one_line
-from .files import atomic_write, read_lines, writing
+from .files import atomic_write, read_json, read_lines, writing
 
 _START_ANEW = "remove it to start anew, or give another file"
 _MARK = b"burn-timm sha256"
+
+
+def summary_of(weights: Path) -> dict[str, Any]:
+    """How weights of this package were trained: their training.json, the summary.json of their run, or, of released
+    weights, the file beside them that has their name. Empty where there is none.
+
+    The run's folder is that of `export/model.safetensors`, or of `latent.safetensors`.
+    """
+    folder = weights.absolute().parent
+    run = folder.parent if folder.name == "export" else folder
+    places = weights.with_suffix(".json"), folder / "training.json", run / "summary.json"
+    for place in places:
+        try:
+            summary = read_json(place)
+        except BurnError:
+            continue  # there is none, or it is somebody else's file of that name
+        if {"method", "model", "settings"} <= summary.keys():
+            return summary
+    return {}
 
 
 class LineLog:

@@ -12,7 +12,7 @@ LEVELS = [
     {"losses", "heads", "packing", "configs", "kernels", "runs"},
     {"nn"},
     {"models", "methods"},
-    {"checkpoints", "counting"},
+    {"checkpoints", "counting", "identify"},
     {"data", "convert"},
     {"evals"},
     {"hub", "deploy"},

@@ -14,7 +14,7 @@ from exported import packed as pack
 from safetensors import safe_open
 
 import burn_timm  # noqa: F401
-from burn_timm import checkpoints, packing
+from burn_timm import checkpoints, identify, packing
 from burn_timm.errors import BurnError
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -111,14 +111,14 @@ def test_bad_files_are_named_with_what_to_do(write, message, tmp_path, monkeypat
 SHAPES = [{"num_classes": 0}, {"num_classes": 7, "in_chans": 1}]
 
 
-@pytest.mark.parametrize("name", checkpoints.burn_models())
+@pytest.mark.parametrize("name", identify.burn_models())
 @pytest.mark.parametrize("kwargs", SHAPES)
 def test_every_model_is_inferred_floats_and_packed(name, kwargs):
     model = make(name, device="meta", **kwargs)  # names and shapes are all it looks at
     expected = {"test_reactnet_mlp": "test_reactnet"}.get(name, name.removesuffix("_burn"))
-    assert checkpoints.infer_model(model.state_dict()) == expected
+    assert identify.infer_model(model.state_dict()) == expected
     if name == "test_reactnet":
-        assert checkpoints.infer_model(pack(make(name, **kwargs))) == name
+        assert identify.infer_model(pack(make(name, **kwargs))) == name
 
 
 def without(state_dict, *names):
@@ -134,7 +134,7 @@ def test_the_nearest_model_and_its_first_difference_are_named(packed):
         ({**state_dict, "strange": torch.ones(1)}, "strange is in the file but not in the model"),
     ):
         with pytest.raises(BurnError, match=f"nearest is test_reactnet, but {message}; give --model"):
-            checkpoints.infer_model(other)
+            identify.infer_model(other)
 
 
 # load_model
@@ -192,6 +192,39 @@ def test_stages_carry_over_and_input_channels_come_from_the_file(tmp_path):
         checkpoints.load_model("test_reactnet", tmp_path / "real.safetensors", weight_bits=32)
     real = {"weight_bits": 32, "act_bits": 32}
     assert checkpoints.load_model("test_reactnet", tmp_path / "real.safetensors", **real).act_bits == 32
+
+
+def test_what_a_file_tells_of_its_model_holds(tmp_path):
+    """The pooling leaves no trace in the weights: before, they loaded into a network that averages."""
+    source = make(global_pool="max", num_classes=5)
+    latent, timms = tmp_path / "latent.safetensors", tmp_path / "last.pth.tar"
+    checkpoints.save_latent(latent, source.state_dict(), "test_reactnet", 1, {"global_pool": "max"})
+    options = argparse.Namespace(model="test_reactnet", model_kwargs={}, gp="max")
+    torch.save({"arch": "test_reactnet", "args": options, "state_dict": source.state_dict()}, timms)
+    for file in (latent, timms):
+        with torch.no_grad():
+            assert torch.equal(checkpoints.load_model("test_reactnet", file)(IMAGES), source(IMAGES))
+        other = checkpoints.load_model("test_reactnet", file, global_pool="avg")
+        assert other.head.global_pool.pool_type == "avg"
+    torch.save({"arch": "test_reactnet", "args": argparse.Namespace(model_kwargs={"weight_bits": 32}),
+                "state_dict": source.state_dict()}, timms)
+    with pytest.raises(BurnError, match="last.pth.tar: trained with 32 bits"):
+        checkpoints.load_model("test_reactnet", timms)
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_the_config_beside_a_weights_file_holds(file, tmp_path):
+    source = make(global_pool="max", num_classes=5, weight_bits=32)
+    images = {"input_size": (3, 48, 48), "crop_pct": 1.0}
+    checkpoints.save_folder(tmp_path, source, 32, {"global_pool": "max", "weight_bits": 32}, images)
+    model = checkpoints.load_model("test_reactnet", tmp_path / file)
+    with torch.no_grad():
+        assert torch.equal(model(IMAGES), source(IMAGES))
+    assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 48, 48)
+    assert checkpoints.load_model("test_reactnet", tmp_path / file, weight_bits=1).weight_bits == 1
+    (tmp_path / "config.json").write_text('{"architectures": ["of transformers"]}')
+    with pytest.raises(BurnError, match="trained with 32 bits"):
+        checkpoints.load_model("test_reactnet", tmp_path / file)
 
 
 def test_timms_own_renaming_is_applied(tmp_path):
@@ -303,9 +336,9 @@ def test_model_names_that_lead_nowhere(tmp_path, monkeypatch):
 
 def test_classes_are_counted_where_a_network_has_two_classifiers():
     heads = {"head.weight": torch.zeros(7, 2), "head_dist.weight": torch.zeros(7, 2)}
-    assert checkpoints.classes_in(heads, "deit_tiny_distilled_patch16_224") == 7
-    assert checkpoints.classes_in({"fc.weight": torch.zeros(5, 2)}, "test_resnet") == 5
-    assert checkpoints.classes_in(heads, "test_resnet") is None
+    assert identify.classes_in(heads, "deit_tiny_distilled_patch16_224") == 7
+    assert identify.classes_in({"fc.weight": torch.zeros(5, 2)}, "test_resnet") == 5
+    assert identify.classes_in(heads, "test_resnet") is None
 
 
 def test_state_hash_sees_values_names_shapes_and_dtypes():

@@ -8,8 +8,8 @@ from typing import Any
 import timm
 import torch
 
-from ..checkpoints import infer_model
 from ..errors import BurnError, one_line
+from ..identify import infer_model
 from ..nn import binary_weight_names
 from ..packing import STAGES, trained_bits
 from . import moco

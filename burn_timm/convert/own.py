@@ -4,7 +4,6 @@ A file is this package's own, or a checkpoint of timm's training script, of Ligh
 """
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,23 +15,21 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..checkpoints import (
     WEIGHTS_FILES,
-    binary_shapes,
-    burn_models,
-    classes_in,
-    differences,
     download,
-    infer_model,
     model_source,
     read_content,
     read_state_dict,
-    summary_of,
+    told_arguments,
+    told_by_timm,
     weights_file,
 )
 from ..configs import images_of, read_config
 from ..errors import BurnError, like, one_line
 from ..files import read_json
+from ..identify import binary_shapes, burn_models, classes_in, differences, infer_model
 from ..packing import is_packed, trained_bits
 from ..provenance import redact
+from ..runs import summary_of
 from .networks import find_networks
 from .source import source_of
 
@@ -148,9 +145,8 @@ def read_own(source: str, part: str | None = None) -> Own:
     elif part:
         raise BurnError(f"{file}: --part is for training checkpoints; a safetensors file holds one network")
     else:
-        own = Own(file, read_state_dict(file)[0], {**metadata, "model_args": _told_args(file, metadata)})
-        if file.name == LATENT and (file.parent / "export" / "config.json").is_file():
-            _tell_of_run(own, file.parent / "export")
+        own = Own(file, read_state_dict(file)[0], _told(file, metadata))
+    beside = file.parent / "export" if file.name == LATENT else file.parent
     if path.is_dir():
         own.config = config
         own.details = read_json(path / DETAILS) if (path / DETAILS).is_file() else own.details
@@ -159,6 +155,8 @@ def read_own(source: str, part: str | None = None) -> Own:
         if bits is not None and other is not None and str(bits) != str(other):
             raise BurnError(f"{path / 'config.json'}: weight_bits {bits}, but the weights beside it say {other}; "
                             "correct config.json")
+    elif file.name in (LATENT, *WEIGHTS_FILES) and (beside / "config.json").is_file():
+        _tell_of_folder(own, beside)
     return own
 
 
@@ -213,7 +211,8 @@ def _from_checkpoint(file: Path, content: Any, part: str | None) -> Own:
     root, others = found[chosen].root, [network.root for name, network in found.items() if name != chosen]
     names = [name for name in source.tensors if name.startswith(root)
              and not any(other.startswith(root) and name.startswith(other) for other in others)]
-    own = Own(file, {name.removeprefix(root): source.tensors[name].detach() for name in names})
+    own = Own(file, {name.removeprefix(root): source.tensors[name].detach() for name in names},
+              _told(file, told_by_timm(content)))
     if len(found) > 1:
         own.notes.append(f"weights of {chosen}; --part {' or '.join(set(found) - {chosen})} takes the others")
     elif surplus := [name for name in source.tensors if not name.startswith(root)]:
@@ -222,12 +221,15 @@ def _from_checkpoint(file: Path, content: Any, part: str | None) -> Own:
     return own
 
 
-def _tell_of_run(own: Own, export: Path) -> None:
-    """What the export of the same weights says of them."""
-    config = read_config(export)
-    own.images = {name: value for name, value in config["pretrained_cfg"].items() if name in _IMAGES}
+def _tell_of_folder(own: Own, folder: Path) -> None:
+    """What the folder of the same weights says of them, where the file does not."""
+    config = read_config(folder)
+    model_args = config.get("model_args") or {}
+    bits = {name: str(model_args[name]) for name in ("weight_bits", "act_bits") if name in model_args}
+    own.told = {"model": config["architecture"], "model_args": model_args, **bits, **own.told}
+    own.images = {name: value for name, value in config.get("pretrained_cfg", config).items() if name in _IMAGES}
     own.label_names = config.get("label_names") or []
-    own.details = read_json(export / DETAILS) if (export / DETAILS).is_file() else {}
+    own.details = read_json(folder / DETAILS) if (folder / DETAILS).is_file() else own.details
 
 
 def _tell(own: Own, content: Mapping) -> None:
@@ -236,10 +238,6 @@ def _tell(own: Own, content: Mapping) -> None:
     options = content.get("args")
     if isinstance(options, argparse.Namespace) and isinstance(content.get("arch"), str):
         options = vars(options)
-        kwargs = options.get("model_kwargs") or {}
-        if content["arch"].partition(".")[0] in burn_models():
-            own.told = {"model": content["arch"].partition(".")[0], "model_args": dict(kwargs),
-                        "weight_bits": str(kwargs.get("weight_bits", 1))}
         own.images = {name: options[name] for name in _IMAGES if options.get(name)}
         data = redact(str(options.get("dataset") or options.get("data_dir") or "")).removeprefix(".../")
         own.details = {"trained_by": f"timm's training script, {done}".rstrip(", "), "dataset": data,
@@ -261,11 +259,5 @@ def _require_fit(state_dict: dict, name: str, model_args: Mapping[str, Any], whe
         raise BurnError(f"{where}: {described} does not fit the weights: {gaps[0]}{more}")
 
 
-def _told_args(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        model_args = json.loads(metadata.get("model_args", "{}"))
-    except (ValueError, RecursionError):
-        model_args = None
-    if not isinstance(model_args, dict):
-        raise BurnError(f"{path}: its metadata model_args are no JSON object; give --model and --model-kwargs")
-    return model_args
+def _told(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    return {**metadata, **({"model_args": told_arguments(file, metadata)} if "model_args" in metadata else {})}

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from .. import provenance
 from ..arguments import file_ending, positive
-from ..checkpoints import burn_models, load_model, read_content, require_model, weights_file
+from ..checkpoints import load_model, read_content, require_model, weights_file
 from ..convert.own import is_name, known, read_own
 from ..errors import BurnError
 from ..files import require_replaceable, write_json
+from ..identify import burn_models
 from .bench import bench, draw_chart, table
 from .engines import ENGINES
 from .export import FILES, FORMATS, export

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ..arguments import positive
-from ..checkpoints import WEIGHTS_FILES, download, load_model, model_source, summary_of, weights_file
+from ..checkpoints import WEIGHTS_FILES, download, load_model, model_source, weights_file
 from ..errors import BurnError, one_line
+from ..runs import summary_of
 from .features import data_config, eval_mode
 from .inputs import Source
 

@@ -10,11 +10,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .. import tables
-from ..checkpoints import burn_models, load_model, model_source
+from ..checkpoints import load_model, model_source
 from ..configs import read_config
 from ..counting import count
 from ..errors import BurnError
 from ..files import atomic_write, write_json, write_text
+from ..identify import burn_models
 from ..methods import METHODS
 from .figures import Row, commands, figures_table, rows_of_run
 from .terms import License, Terms, public, strictest

@@ -14,10 +14,11 @@ import yaml
 from timm.optim import create_optimizer_v2
 
 from ..arguments import KeyValues
-from ..checkpoints import architecture_of, burn_models, require_model
+from ..checkpoints import architecture_of, require_model
 from ..compat import use_cpu_is_set
 from ..data.datasets import mirror_probability
 from ..errors import BurnError, like, one_line
+from ..identify import burn_models
 from ..methods import METHODS
 from .parser import STAGES, build_parser, option_actions
 from .processes import launched_options

@@ -8,10 +8,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..checkpoints import model_source, summary_of, weights_file
+from ..checkpoints import model_source, weights_file
 from ..data.corrupt import CorruptLog
 from ..nn import Backbone
 from ..provenance import git_commit, hardware, peak_memory, redact_tree, versions
+from ..runs import summary_of
 from .data import Data, Steps
 from .logs import Clock, RunLog
 from .monitor import AsyncScalars, CollapseMonitor

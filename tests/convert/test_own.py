@@ -31,9 +31,10 @@ def saved(tmp_path):
     def save(**model_kwargs):
         model = make(**model_kwargs)
         average = ModelEmaV3(make(seed=1, **model_kwargs))
+        others = {name: value for name, value in model_kwargs.items() if name != "global_pool"}
         options = argparse.Namespace(
-            model="test_reactnet", model_kwargs=model_kwargs, dataset="", data_dir="/photos/imagenette", img_size=96,
-            crop_pct=1.0, mean=(0.5,), std=None, interpolation="", seed=3)
+            model="test_reactnet", model_kwargs=others, dataset="", data_dir="/photos/imagenette", img_size=96,
+            crop_pct=1.0, mean=(0.5,), std=None, interpolation="", seed=3, gp=model_kwargs.get("global_pool"))
         optimizer = torch.optim.AdamW(model.parameters())
         CheckpointSaver(
             model, optimizer, options, average, checkpoint_dir=tmp_path, recovery_dir=tmp_path,
@@ -57,11 +58,14 @@ def test_the_floats_of_a_run_are_told_by_its_export(tmp_path):
     assert (found["input_size"], found["crop_pct"]) == ([4, 48, 48], 1.0) and config["label_names"] == list("abcde")
     assert json.loads((tmp_path / "out" / "training.json").read_text()) == details
     assert "resnet20_cifar (random weights)" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["export", str(tmp_path / "export" / "model.safetensors"), str(tmp_path / "c")]) == 0
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert config["pretrained_cfg"]["input_size"] == [4, 48, 48] and config["label_names"] == list("abcde")
 
 
 def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
     """The averaged weights, as timm's own reader takes them, unless --part asks for the others."""
-    path, model, average = saved()
+    path, model, average = saved(global_pool="max")  # by --gp, which timm's script has beside --model-kwargs
     given = ["--model", "test_reactnet", "--model-kwargs", "num_classes=5"]
     for options, network in ((given, average), (["--part", "network"], model)):
         assert main(["pack", str(path), str(tmp_path / "out"), *options]) == 0
@@ -78,6 +82,7 @@ def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
     assert "w1a1" in out and "timm's training script, 7 epochs done, on imagenette" in out and "--part network" in out
+    assert "96 x 96" in out and "One image of 96 px" in out
 
 
 def test_the_first_stage_is_told_by_timms_options(saved, tmp_path, fails):
