@@ -231,7 +231,7 @@ def load_model(
         checkpoint = location if source == "local-dir" else download(model_name, *WEIGHTS_FILES)
     if checkpoint is not None:
         path = weights_file(checkpoint)
-        if not source and _describes(path.parent, path.name, architecture):
+        if not source and config_beside(path).get("architecture") == architecture:
             model_name = f"local-dir:{path.parent}"
         try:
             model = _load(model_name, architecture, path, kwargs)
@@ -297,12 +297,11 @@ def _create(model_name: str, context: str, create: Any = timm.create_model, **kw
         raise BurnError(f"{context}: {one_line(error)}") from error
 
 
-def _describes(folder: Path, weights: str, architecture: str) -> bool:
-    """Whether config.json in `folder` is timm's, of this architecture and of the file `weights` in it."""
-    file = folder / "config.json"
-    if weights not in WEIGHTS_FILES or not file.is_file() or read_json(file).get("architecture") != architecture:
-        return False
-    return bool(read_config(file))
+def config_beside(weights: Path) -> dict[str, Any]:
+    """The config.json that describes a weights file of timm's name; {} where there is none, or it is not timm's."""
+    file = weights.parent / "config.json"
+    known = weights.name in WEIGHTS_FILES and file.is_file() and "architecture" in read_json(file)
+    return read_config(file) if known else {}
 
 
 def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]) -> torch.nn.Module:

@@ -141,17 +141,16 @@ def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
     facts["classes"] = classes_in(own.state_dict, name) or 0
     facts |= {"file": str(own.path), "bytes": own.path.stat().st_size, "sha256": file_sha256(own.path),
               "trained_by": _trainer(own)}
-    images = own.config.get("pretrained_cfg") or own.images
-    if side := images.get("img_size"):
+    if side := own.images.get("img_size"):
         facts["images"] = f"{side} x {side}"
-    if images.get("input_size"):
-        facts["images"] = " x ".join(map(str, images["input_size"]))
+    if size := own.images.get("input_size"):
+        facts["images"] = " x ".join(map(str, size))
     if binary:
         told = {"weight_bits": bits or 1, "act_bits": act_bits or 1}
         arguments = {**told, **own.arguments(model_args), "num_classes": facts["classes"]}
         model = timm.create_model(name, device="meta", **arguments)
-        size = img_size or side or images.get("input_size", model.pretrained_cfg["input_size"])[-1]
-        facts["operations"] = {"img_size": size, **count(model, size)}
+        pixels = img_size or side or (size or model.pretrained_cfg["input_size"])[-1]
+        facts["operations"] = {"img_size": pixels, **count(model, pixels)}
     return facts
 
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..checkpoints import (
     WEIGHTS_FILES,
+    config_beside,
     download,
     model_source,
     read_content,
@@ -71,11 +72,8 @@ class Own:
         """
         if model_args and not name:
             raise BurnError("--model-kwargs: give --model too")
-        if self.config:
-            where, told_name, told = self.path.parent / "config.json", self.config["architecture"], self.config
-        else:
-            where, told_name, told = self.path, self.told.get("model"), self.told
-        told_args = told.get("model_args") or {}
+        where = self.path.parent / "config.json" if self.config else self.path
+        told_name, told_args = self.told.get("model"), self.told.get("model_args") or {}
         if name or told_name:
             found = known(name or told_name, None if name else where)
             model_args = {**(told_args if found == told_name else {}), **(model_args or {})}
@@ -90,8 +88,7 @@ class Own:
 
     def bits(self, name: str, model_args: Mapping[str, Any]) -> int | None:
         """With how many bits, 1 or 32, the binary weights were trained; None where nothing tells."""
-        told = {"weight_bits": str((self.config.get("model_args") or {}).get("weight_bits")), **self.told}
-        return trained_bits(self.state_dict, binary_shapes(name, model_args), told)
+        return trained_bits(self.state_dict, binary_shapes(name, model_args), self.told)
 
     def arguments(self, model_args: Mapping[str, Any]) -> dict[str, Any]:
         """`model_args`, and what the shapes of the weights tell: input channels and a hidden layer in the head. They
@@ -146,17 +143,11 @@ def read_own(source: str, part: str | None = None) -> Own:
         raise BurnError(f"{file}: --part is for training checkpoints; a safetensors file holds one network")
     else:
         own = Own(file, read_state_dict(file)[0], _told(file, metadata))
-    beside = file.parent / "export" if file.name == LATENT else file.parent
     if path.is_dir():
         own.config = config
-        own.details = read_json(path / DETAILS) if (path / DETAILS).is_file() else own.details
-        bits = (own.config.get("model_args") or {}).get("weight_bits")
-        other = 1 if is_packed(own.state_dict) else own.told.get("weight_bits")
-        if bits is not None and other is not None and str(bits) != str(other):
-            raise BurnError(f"{path / 'config.json'}: weight_bits {bits}, but the weights beside it say {other}; "
-                            "correct config.json")
-    elif file.name in (LATENT, *WEIGHTS_FILES) and (beside / "config.json").is_file():
-        _tell_of_folder(own, beside)
+    described = file.parent / "export" / WEIGHTS_FILES[0] if file.name == LATENT else file
+    if config := own.config or config_beside(described):
+        _tell_of_folder(own, described.parent, config)
     return own
 
 
@@ -221,12 +212,19 @@ def _from_checkpoint(file: Path, content: Any, part: str | None) -> Own:
     return own
 
 
-def _tell_of_folder(own: Own, folder: Path) -> None:
-    """What the folder of the same weights says of them, where the file does not."""
-    config = read_config(folder)
+def _tell_of_folder(own: Own, folder: Path, config: dict[str, Any]) -> None:
+    """What the folder of the weights says of them; floats beside an export know better themselves."""
     model_args = config.get("model_args") or {}
-    bits = {name: str(model_args[name]) for name in ("weight_bits", "act_bits") if name in model_args}
-    own.told = {"model": config["architecture"], "model_args": model_args, **bits, **own.told}
+    told = {"model": config["architecture"], "model_args": model_args}
+    told |= {name: str(model_args[name]) for name in ("weight_bits", "act_bits") if model_args.get(name)}
+    if folder == own.path.parent:
+        other = "1" if is_packed(own.state_dict) else own.told.get("weight_bits")
+        if other and told.get("weight_bits", other) != other:
+            raise BurnError(f"{folder / 'config.json'}: weight_bits {told['weight_bits']}, but the weights beside it "
+                            f"say {other}; correct config.json")
+        own.told |= told
+    else:
+        own.told = told | own.told
     own.images = {name: value for name, value in config.get("pretrained_cfg", config).items() if name in _IMAGES}
     own.label_names = config.get("label_names") or []
     own.details = read_json(folder / DETAILS) if (folder / DETAILS).is_file() else own.details
