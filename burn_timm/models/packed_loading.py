@@ -53,7 +53,10 @@ def load_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
 
 
 def load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) -> None:
-    """Let timm's features_only wrappers take a packed backbone (`checkpoint_path`): checked whole, then their names."""
+    """Let timm's features_only wrappers take a packed backbone (`checkpoint_path`): checked whole, then their names.
+
+    What a wrapper has no place for must be the head or a whole stage that was pruned, else BurnError names it.
+    """
     inside = _below(prefix, state_dict)
     if not is_packed(inside):
         return
@@ -61,15 +64,21 @@ def load_features_hook(module: nn.Module, state_dict: dict, prefix: str, *args) 
     verified = verify(inside)
     for name in inside:
         del state_dict[prefix + name]
+    placed, surplus = set(), {}
     for name, tensor in verified.items():
+        if name.endswith("weight_scale"):
+            continue  # with its bits
         stem = name.removesuffix("_bits")
         flat = re.sub(r"^stages\.(\d+)\.", r"stages_\1.", stem)  # FeatureListNet and FeatureDictNet flatten
         # FeatureGetterNet holds the model as `model`, FeatureGraphNet as `graph_module`
-        for candidate in (stem, flat, f"model.{stem}", f"graph_module.{stem}"):
-            if candidate in own:  # what no wrapper has a place for is the head or a pruned stage
-                shape = own[candidate].shape
-                scale = verified.get(f"{stem}_scale")
-                state_dict[prefix + candidate] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
+        places = [place for place in (stem, flat, f"model.{stem}", f"graph_module.{stem}") if place in own]
+        for place in places:
+            scale, shape = verified.get(f"{stem}_scale"), own[place].shape
+            state_dict[prefix + place] = restore_weight(tensor, scale, shape, stem) if stem != name else tensor
+        part = re.match(r"stages\.\d+|\w+", stem)[0]
+        placed.add(part) if places else surplus.setdefault(part, stem)
+    for part in placed & surplus.keys():
+        raise BurnError(f"the packed weights do not fit the model: {surplus[part]} is in the file but not in the model")
 
 
 def _below(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

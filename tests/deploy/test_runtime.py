@@ -60,6 +60,13 @@ def test_the_face_of_timm(exported, images, call):
         np.testing.assert_array_equal(other, got.numpy())
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_image_with_a_nan_gives_nan_alone(tmp_path, images, format):
+    export(lively(num_classes=0, global_pool="max"), tmp_path / "net", format, batch_size=2)
+    images[1, 0, 20, 20] = torch.nan
+    assert load(tmp_path / "net", threads=1)(images).isnan().all(1).tolist() == [False, True]
+
+
 def test_threads_share_a_model_and_results_stay(exported, images):
     loaded = load(exported[1], threads=1)
     inputs = [images * scale for scale in (1, 0.5, -1, 2)] * 8

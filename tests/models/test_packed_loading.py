@@ -5,7 +5,9 @@ import logging
 import pytest
 import timm
 import torch
-from exported import write_export
+from exported import packed, write_export
+
+from burn_timm.packing import save_packed
 
 
 @pytest.fixture(scope="module", params=["test_reactnet", "test_reactnet_mlp"])  # the second has a hidden layer
@@ -63,3 +65,12 @@ def test_features_only(folder, door, kwargs):
         assert torch.equal(found, expected[index])
     assert loaded.feature_info.channels() == [found.shape[1] for found in features]
     assert loaded.feature_info.reduction() == [48 // found.shape[-1] for found in features]
+
+
+@pytest.mark.parametrize("feature_cls", ["list", "getter", "fx"])
+def test_features_only_refuses_a_deeper_network(feature_cls, tmp_path):
+    """Before, half of its blocks were left out without a word."""
+    save_packed(tmp_path / "deep.safetensors", packed(timm.create_model("test_reactnet", depths=(1, 1, 3, 1))))
+    with pytest.raises(RuntimeError, match="stages.2.2.* is in the file but not in the model"):
+        timm.create_model("test_reactnet", features_only=True, out_indices=(1, 2), feature_cls=feature_cls,
+                          checkpoint_path=str(tmp_path / "deep.safetensors"))
