@@ -11,7 +11,8 @@ from .origins import licence_line
 from .source import read_source
 from .write import FILES, write_folder
 
-_SHAPE = ("stem_chs", "channels", "depths", "head_hidden_size")  # arguments that a reader of the report should see
+# Arguments that a reader of the report should see.
+_SHAPE = ("stem_chs", "channels", "depths", "head_hidden_size", "num_heads")
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:

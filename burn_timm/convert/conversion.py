@@ -18,7 +18,8 @@ from .networks import Network, find_networks, identify
 from .origins import ORIGINS, Origin
 from .source import Ledger, Source
 
-_PREFERRED = ("network", "encoder_q", "encoder", "backbone", "online", "trunk", "teacher")  # of several networks
+# Of several networks.
+_PREFERRED = ("network", "encoder_q", "base_encoder", "encoder", "backbone", "online", "trunk", "teacher")
 _INSIDE = re.compile(r"(^|\.)(layer\d|blocks|_blocks|feature|stages)\.")  # of a network: never a head
 # What lies beside networks, or is their head: projections, predictions, classifiers, queues and losses.
 _BESIDE = re.compile(
@@ -77,7 +78,7 @@ def convert_source(
     part = _choose(source, layout, networks, part)
     network = networks[part]
     _check_options(source, layout, network, part, stage, keep_hidden)
-    identify(source, network)
+    identify(source, network, layout)
     ledger = Ledger(source)
     hidden = f"{network.root}fc.0" if layout == "burn" and network.is_binary else None
     if keep_hidden and f"{hidden}.weight" not in source.tensors:

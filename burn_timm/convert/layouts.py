@@ -19,6 +19,7 @@ _SIGNS = (  # layout; names, or texts in the file, that it has, each of them; wh
     ("burn", (_NESTED,), "$^"),
     ("burn", (r"^feature\.\d+\.binary_3x3\.",), rf"{_BOTH}|^fc\.weight$|\.weights$"),
     ("moco", (r"^encoder_q\.",), r"feature\.0\."),
+    ("mocov3", (r"^base_encoder\.",), "$^"),
     ("simsiam", (r"^encoder\.", r"^predictor\."), rf"^projector\.|^projection_head\.|{_PROBED}"),
     ("swav", (r"^conv1\.weight$", r"^prototypes|^projection_head\."), "$^"),
     ("byol", (r"^online_network|^online_encoder\.|^target_net\.0\.",), _NESTED),

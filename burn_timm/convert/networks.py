@@ -90,8 +90,8 @@ def find_networks(source: Source) -> dict[str, Network]:
     return networks
 
 
-def identify(source: Source, network: Network) -> None:
-    """Fill in model and names of `network`; BurnError where a tensor that tells of its shape is missing."""
+def identify(source: Source, network: Network, layout: str) -> None:
+    """Fill in model and names of `network`, in a file of `layout`; BurnError where a tensor that tells is missing."""
     if network.kind == "pair":
         _pairs(source, network)
     elif network.kind == "single":
@@ -101,6 +101,8 @@ def identify(source: Source, network: Network) -> None:
     elif network.kind in ("resnet", "sequential", "vit"):
         names = _child if network.kind == "sequential" else network.modules
         _nearest(source, network, _VITS if network.kind == "vit" else _RESNETS, lambda model_name: names)
+        if layout == "mocov3" and network.model_name.startswith("vit_small"):
+            network.model_args["num_heads"] = 12  # of 6; the tensors do not tell
 
 
 def _pairs(source: Source, network: Network) -> None:

@@ -40,6 +40,7 @@ ORIGINS = {
     "moco": Origin("MoCo v1 or v2", _MOCO, ("1911.05722", "2003.04297"), "mit", _META),  # where the head is cut off
     "moco_v1": Origin("MoCo v1", _MOCO, ("1911.05722",), "mit", _META),
     "moco_v2": Origin("MoCo v2", _MOCO, ("2003.04297",), "mit", _META),
+    "mocov3": Origin("MoCo v3", f"{_HUB}/facebookresearch/moco-v3", ("2104.02057",), "cc-by-nc-4.0"),
     "simsiam": Origin("SimSiam", f"{_HUB}/facebookresearch/simsiam", ("2011.10566",), "cc-by-nc-4.0"),
     "swav": Origin("SwAV", f"{_HUB}/facebookresearch/swav", ("2006.09882",), "cc-by-nc-4.0"),
     "byol": Origin("BYOL", f"{_HUB}/google-deepmind/deepmind-research/tree/master/byol", ("2006.07733",), "other",

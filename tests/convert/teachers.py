@@ -78,6 +78,9 @@ def teacher_files(one: Weights, other: Weights) -> dict[str, tuple[str, str, str
         "moco_v2": ("moco", "encoder_q", "", {"state_dict": put({
             "module.encoder_q.": one, "module.encoder_q.fc.": MLP})}),
         "moco_cut": ("moco", "encoder_q", "", {"state_dict": put({"module.encoder_q.": one})}),  # v1 and v2 alike
+        "mocov3": ("mocov3", "base_encoder", "momentum_encoder", {"arch": "resnet50", "state_dict": put({
+            "module.base_encoder.": one, "module.base_encoder.fc.": MLP, "module.momentum_encoder.": other,
+            "module.predictor.": MLP})}),
         "simsiam": ("simsiam", "encoder", "", {"epoch": 100, "state_dict": put({
             "module.encoder.": one, "module.encoder.fc.": MLP, "module.predictor.": MLP}), "optimizer": {}}),
         "swav": ("swav", "network", "", put({

@@ -254,6 +254,14 @@ def test_the_model_is_told_by_its_shapes(name):
     assert converted.model_name == name and converted.state_dict.keys() == weights.keys()
 
 
+def test_the_small_vit_of_moco_v3_has_twelve_heads():
+    """Its tensors do not tell; with timm's 6 the features would be others."""
+    model = timm.create_model("vit_small_patch16_224", num_classes=0, device="meta")
+    weights = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in model.state_dict().items()}
+    converted = convert_source(source_of(Path("file.pth"), under("module.base_encoder.", weights)))
+    assert (converted.layout, converted.model_args) == ("mocov3", {"num_heads": 12})
+
+
 def test_old_and_small_files_are_completed():
     weights = teachers.network(seed=1).state_dict()
     few = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
