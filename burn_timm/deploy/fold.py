@@ -21,8 +21,6 @@ from ..errors import BurnError
 from ..models import BinaryUnit, is_binary
 from ..packing import weight_scale
 
-_PER_CHANNEL = ("threshold", "scale", "bias", "slope")
-
 
 @dataclass
 class Step:
@@ -138,8 +136,8 @@ def _check_finite(network: FoldedNetwork) -> None:
     arrays = [("stem", network.stem_weight), ("stem", network.stem_bias), ("last shift", network.shift)]
     arrays += [("classifier", array) for array in network.classifier or ()]
     for number, step in enumerate(network.steps):
-        parts = {name: getattr(step, name) for name in (*_PER_CHANNEL, "project")}
-        arrays += [(f"{name} of binary convolution {number}", array) for name, array in parts.items()]
+        names = ("threshold", "scale", "bias", "slope", "project")
+        arrays += [(f"{name} of binary convolution {number}", getattr(step, name)) for name in names]
     for name, array in arrays:
         if array is not None and not np.isfinite(array).all():
             raise BurnError(f"{name}: NaN or infinite weights cannot be exported; did the training diverge?")
