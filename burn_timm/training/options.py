@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 import yaml
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 
 from ..arguments import KeyValues
 from ..checkpoints import architecture_of, require_model
@@ -20,6 +20,7 @@ from ..data.datasets import mirror_probability
 from ..errors import BurnError, like, one_line
 from ..identify import burn_models
 from ..methods import METHODS
+from ..schedules import lambda_at
 from .parser import STAGES, build_parser, option_actions
 from .processes import launched_options
 
@@ -38,6 +39,15 @@ _NO_KWARGS = {
     "drop_rate": "--drop says it", "pretrained": "--initial-checkpoint names weights to start from",
     "checkpoint_path": "--initial-checkpoint names weights to start from",
 }
+
+
+def _lambdas(options: "Options") -> set[float]:
+    """The weights of BURN's L_FS at the beginning and at the end of a stage, between which all others lie."""
+    return {lambda_at(t, options.lambda_0, options.lambda_T, options.lambda_schedule) for t in (0.0, 1.0)}
+
+
+_NO_KL = "a lambda of 1 throughout: the KL has no weight"
+_NO_FS = "a lambda of 0 throughout: the feature similarity has no weight"
 # Options that are ignored in some settings: when, in words and as a test. Who gives one relies on it.
 _IGNORED: dict[str, tuple[str, Callable[["Options"], bool]]] = {
     "lambda_0": ("--lambda-schedule step", lambda o: o.lambda_schedule == "step"),
@@ -47,7 +57,11 @@ _IGNORED: dict[str, tuple[str, Callable[["Options"], bool]]] = {
                        lambda o: o.fs_loss not in ("assignment", "relations")),
     "hflip": ("--view none, which shows photos as they are", lambda o: o.view == "none" and o.hflip > 0),
     "min_lr": ("--sched constant", lambda o: o.sched == "constant"),
-    "kl_direction": ("--lambda-0 1 --lambda-T 1: the KL has no weight", lambda o: o.lambda_0 == o.lambda_T == 1),
+    "momentum": ("an --opt that has none",
+                 lambda o: not get_optimizer_info(o.opt.removeprefix("lookahead_")).has_momentum),
+    "kl_direction": (_NO_KL, lambda o: _lambdas(o) == {1}),
+    "temperature": (_NO_KL, lambda o: o.method == "burn" and _lambdas(o) == {1} and not o.information_weight),
+    **{name: (_NO_FS, lambda o: _lambdas(o) == {0}) for name in ("fs_loss", "fs_on", "adapter")},
     "sync_bn_of": ("--no-sync-bn, the default", lambda o: not o.sync_bn),
     "reset_target_head": ("a single stage", lambda o: len(o.stages) == 1),
     "queue_size": ("--contrastive-weight 0", lambda o: o.contrastive_weight == 0),
@@ -81,7 +95,7 @@ def parse_options(argv: Sequence[str]) -> Options:
     values = {name: action.default for name, action in actions.items()} | recipe | launched | given
     beside = given if "cache_teacher" in given else {**recipe, **given}  # a recipe's view gives way to the command's
     if values["cache_teacher"] == 1 and beside.get("view", "none") != "none":
-        raise BurnError("--cache-teacher 1 is for whole photos: leave --view out, or let the teacher see several views")
+        raise BurnError("--cache-teacher 1 is --view none: leave --view out, or let the teacher see several views")
     _check_method(values["method"], {**recipe, **given})
     options = Options(**_filled_in(values), command=shlex.join(["train_burn.py", *argv]))
     _check(options)
@@ -227,6 +241,8 @@ def _check(options: Options) -> None:
         raise BurnError(f"--cache-size {options.cache_size} is less than --img-size {options.img_size}")
     if options.cache_teacher and not options.teacher:
         raise BurnError(f"--cache-teacher: --method {options.method} has no teacher")
+    if options.cache_teacher > 1 and options.view == "none":
+        raise BurnError(f"--cache-teacher {options.cache_teacher} needs a random --view: those of none are all equal")
     if options.cache_teacher and options.views_on == "device":
         raise BurnError("--cache-teacher needs --views-on workers")
     if options.cache_teacher and (options.teacher_norm == "batch" or options.lighting):

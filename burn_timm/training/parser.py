@@ -100,7 +100,7 @@ def _add_data(add: Callable) -> None:
     add("--cache-dir", help="folder of --cache disk and --cache-teacher; default: ~/.cache/burn_timm")
     add("--cache-teacher", type=natural, default=0, metavar="N", help="let the teacher see N fixed views of each "
         "image, once, and keep its outputs in --cache-dir (float16); a step draws one of the N, and the student sees "
-        "it at its own size. 1: the whole photo, whatever --view says; 0: a new view in every step, seen by both")
+        "it at its own size. 1: --view none; 0: a new view in every step, seen by both")
 
 
 def _add_views(add: Callable) -> None:
@@ -111,8 +111,8 @@ def _add_views(add: Callable) -> None:
     add("--small-img-size", type=positive, metavar="PIXELS", help="side of the small views (swav); default: 3/7 of "
         "--img-size, as 96 is of 224, also where that is given beside a recipe")
     own = ", ".join(f"{name} {_shown(method.default_view)}" for name, method in METHODS.items())
-    add("--view", choices=VIEWS, help="augmentation. none: the whole photo; light: crop and colours, both mild; burn, "
-        f"moco, ...: as in the paper of that name. Default: {own}")
+    add("--view", choices=VIEWS, help="augmentation. none: the square in the middle of the photo; light: crop and "
+        f"colours, both mild; burn, moco, ...: as in the paper of that name. Default: {own}")
     add("--train-interpolation", choices=INTERPOLATIONS,
         help="of the views' crops; default: each view's own, which is bicubic but for moco_original")
     add("--hflip", type=fraction, help="probability of the horizontal flip; default: 0.5, and 0 for digits")

@@ -2,7 +2,7 @@
 
 View `which` of image `index` is drawn by a seed that is a function of these two alone: not of the run's seed, stage or
 epoch. So runs share the files, and a step needs the student's view and a row of a file instead of the teacher. With
-N = 1 there is nothing to draw: it is the whole photo.
+N = 1 there is nothing to draw: it is the view `none`.
 
 A file holds one view of all images, float16 [images, D], without a header, written in the images' order: its length
 says how far it has come, so that filling goes on where it was killed. Teacher and student see the same crop in the same
