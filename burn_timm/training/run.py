@@ -21,10 +21,11 @@ from .state import Checkpoint
 from .teacher_cache import TeacherCache
 
 
-def trained_by(teacher: str) -> str | None:
-    """The method by which this package trained the weights in `local-dir:FOLDER`, as far as it is told beside them."""
-    source, folder = model_source(teacher)
-    return summary_of(weights_file(folder)).get("method") if source == "local-dir" else None
+def teacher_method(options: Options) -> str | None:
+    """The method by which this package trained the teacher's weights, as far as it is told beside their file."""
+    source, folder = model_source(options.teacher or "")
+    weights = options.teacher_checkpoint or (folder if source == "local-dir" and options.teacher_pretrained else None)
+    return summary_of(weights_file(weights)).get("method") if weights else None
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Run:
             "dataset": data.train.description,
             "val_dataset": data.val.description if data.val is not None else None,
             "teacher_sha256": (self.identity["teacher"] or {}).get("sha256"),
-            "teacher_method": trained_by(options.teacher) if options.teacher else None,
+            "teacher_method": teacher_method(options),
             "device": self.device.type, "processes": self.accelerator.num_processes,
             "mixed_precision": self.accelerator.mixed_precision,
             "corrupt_images": len(self.corrupt),

@@ -1,5 +1,6 @@
 """What a run exports and what its figures are: sizes, vision transformers, classifiers, accuracies, teachers."""
 
+import dataclasses
 import json
 
 import pytest
@@ -17,6 +18,7 @@ from burn_timm.training import measure
 from burn_timm.training.build import build_teacher, with_classifier
 from burn_timm.training.options import parse_options
 from burn_timm.training.processes import make_accelerator
+from burn_timm.training.run import teacher_method
 from burn_timm.training.teacher_cache import TeacherCache, filled_cache
 from eval_downstream import main as evaluate
 
@@ -60,6 +62,23 @@ def test_a_run_from_trained_weights_tells_no_figure_of_untrained_ones(tmp_path):
     summary = here(ONE_STEP, f"--initial-checkpoint {first}/latent.safetensors --teacher local-dir:{first}/export",
                    "--teacher-pretrained --val-split validation --output", tmp_path / "second")
     assert "knn_student" in summary and "knn_untrained" not in summary and summary["teacher_method"] == "burn"
+
+
+def test_a_teachers_method_is_that_of_its_weights(tmp_path):
+    """Not that of a folder whose weights it does not have: a card says by it whether labels entered."""
+    folders = {}
+    for method in ("supervised", "simclr"):
+        folders[method] = tmp_path / method / "export"
+        folders[method].mkdir(parents=True)
+        (folders[method] / "model.safetensors").touch()
+        summary = {"method": method, "model": "test_resnet", "settings": {}}
+        (folders[method].parent / "summary.json").write_text(json.dumps(summary))
+    options = parse_options(words_of(SHORT, "--teacher", f"local-dir:{folders['simclr']}"))
+    weights = folders["supervised"] / "model.safetensors"
+    found = [teacher_method(dataclasses.replace(options, **changes)) for changes in (
+        {"teacher_pretrained": True}, {}, {"teacher_checkpoint": str(weights)}, {"teacher": None},
+    )]
+    assert found == ["simclr", None, "supervised", None]
 
 
 def test_a_vit_trained_at_another_size_is_exported_at_it(tmp_path):
