@@ -4,12 +4,10 @@ import os
 import re
 
 import numpy as np
-import torch
 from PIL import Image
 from timm.data import create_dataset
 
 from burn_timm import compat
-from burn_timm.data.decode import decode
 from burn_timm.data.digits import open_digits, open_digits_in_photos
 from burn_timm.data.folders import SPLIT_SYNONYMS, open_folder
 from burn_timm.data.hfds import open_hfds
@@ -20,6 +18,7 @@ from burn_timm.errors import BurnError, NoSplitError, one_line
 
 _FOLDER_NAMES = ("", "folder", "image_folder", "imagefolder", "torch/folder", "torch/image_folder")
 _TRAIN_OR_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")  # train=True or False
+_WRITTEN = ("torch/mnist", "torch/qmnist", "torch/kmnist")
 _DIGITS = {"digits": open_digits, "digits_in_photos": open_digits_in_photos}
 PUBLISHED_SPLITS = {name: tuple(known.images)[-2:] for name, known in PUBLISHED.items()}  # to train and to test on
 TEST_SPLITS = ("validation", "val", "test")  # of other sets: the first that there is
@@ -83,12 +82,13 @@ def open_dataset(
 
 
 def mirror_probability(name: str) -> float:
-    """How often views of the dataset `name` (as in `open_dataset`) show the mirror image: digits never, others half."""
-    return 0.0 if name.strip().lower().rstrip("/") in _DIGITS else 0.5
+    """How often views of the dataset `name` (as in `open_dataset`) show the mirror image: digits and letters never,
+    others half."""
+    return 0.0 if name.strip().lower().rstrip("/") in (*_DIGITS, *_WRITTEN) else 0.5
 
 
 class _TorchImages(Store):
-    """Images of a torchvision dataset, (PIL image, class) by index."""
+    """Images of a torchvision dataset that has them in memory: CIFAR, MNIST and its likes."""
 
     def __init__(self, dataset) -> None:
         self._dataset = dataset
@@ -100,13 +100,10 @@ class _TorchImages(Store):
         return self._dataset[index][0].convert("RGB")
 
     def identities(self):
-        train = getattr(self._dataset, "train", None)
-        return None if train is None else (f"{train} {index}" for index in range(len(self)))
+        return (f"{self._dataset.train} {index}" for index in range(len(self)))
 
     def listing(self):
-        pixels = getattr(self._dataset, "data", None)
-        in_memory = isinstance(pixels, (np.ndarray, torch.Tensor))  # CIFAR, MNIST
-        return (np.ascontiguousarray(pixels).tobytes(),) if in_memory else ()
+        return (np.ascontiguousarray(self._dataset.data).tobytes(),)
 
 
 def _open_torch(kind: str, root: str | None, split: str, download: bool) -> ImageSource:
@@ -114,6 +111,8 @@ def _open_torch(kind: str, root: str | None, split: str, download: bool) -> Imag
         raise BurnError(f"--dataset torch/{kind}: name the folder of the files by --data-dir")
     if kind.lower() in _TRAIN_OR_TEST and split not in sum(SPLIT_SYNONYMS, ()):
         raise NoSplitError(f"--dataset torch/{kind}: no split {split!r}; available: train, test (or validation)")
+    if "/" in split:  # timm's for INaturalist's families, orders, ...
+        raise NoSplitError(f"--dataset torch/{kind}: no split {split!r}; the classes are those of its folders")
     try:
         dataset = create_dataset(f"torch/{kind}", root=root, split=split, download=download)
     except Exception as error:
@@ -121,11 +120,13 @@ def _open_torch(kind: str, root: str | None, split: str, download: bool) -> Imag
         raise told(f"--dataset torch/{kind} in {root}: {one_line(error)}") from error
     names = getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None)
     names = [name if isinstance(name, str) else ", ".join(name) for name in names] if names else None
-    store = _TorchImages(dataset)
-    if hasattr(dataset, "samples"):  # ImageNet; torchvision's loader has another idea of RGB
-        store = Files(dataset.root, [os.path.relpath(path, dataset.root) for path, _ in dataset.samples])
-    elif hasattr(dataset, "loader"):
-        dataset.loader = decode
+    if hasattr(dataset, "imgs"):  # ImageNet, Places365; torchvision's loader has another idea of RGB
+        store: Store = Files(dataset.root, [os.path.relpath(path, dataset.root) for path, _ in dataset.imgs])
+    elif hasattr(dataset, "index"):  # INaturalist, in the file system's order
+        dataset.index.sort()
+        store = Files(dataset.root, [os.path.join(dataset.all_categories[kind], name) for kind, name in dataset.index])
+    else:
+        store = _TorchImages(dataset)
     return ImageSource(store, f"torch/{kind} {shown_path(root)} [{split}]", compat.torchvision_targets(dataset), names)
 
 

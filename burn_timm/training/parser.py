@@ -115,7 +115,8 @@ def _add_views(add: Callable) -> None:
         f"colours, both mild; burn, moco, ...: as in the paper of that name. Default: {own}")
     add("--train-interpolation", choices=INTERPOLATIONS,
         help="of the views' crops; default: each view's own, which is bicubic but for moco_original")
-    add("--hflip", type=fraction, help="probability of the horizontal flip; default: 0.5, and 0 for digits")
+    add("--hflip", type=fraction, help="probability of the horizontal flip; default: 0.5, and 0 for digits, "
+        "digits_in_photos, torch/mnist, qmnist and kmnist")
     add("--views-on", default="workers", choices=("workers", "device"), help="where views are made: one by one in the "
         "workers, or batched on the training device; workers then decode and crop only")
 

@@ -1,6 +1,7 @@
 """digits and torchvision's datasets through `open_dataset`, and names that mean nothing."""
 
 import hashlib
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from burn_timm import errors
 from burn_timm.data import mirror_probability, open_dataset
 from burn_timm.data.sources import shown_path
 
-from .pictures import refused, targets, write
+from .pictures import assert_same_images, names, refused, targets, write
 
 
 def test_digits_split_is_fixed_disjoint_and_balanced():
@@ -60,7 +61,8 @@ def test_digits_in_photos_are_the_same_digits_in_other_places(monkeypatch):
 @pytest.mark.parametrize("name", ["digits", "Digits", "DIGITS", "digits_in_photos"])
 def test_digits_in_any_spelling_are_never_mirrored(name):
     assert name == "digits_in_photos" or len(open_dataset(name)) == 1437
-    assert mirror_probability(name) == 0 and mirror_probability("hfds/digits") == 0.5
+    assert mirror_probability(name) == mirror_probability("torch/MNIST") == 0
+    assert mirror_probability("hfds/digits") == 0.5
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -87,6 +89,26 @@ def test_torchvision_mnist(tmp_path):
         open_dataset("torch/mnist", tmp_path, split="foo")
     with refused("do not apply"):
         open_dataset("torch/mnist", tmp_path, input_key="image")
+
+
+def test_inaturalist_is_a_set_of_files_in_an_order_of_its_own(tmp_path, monkeypatch):
+    """torchvision lists them as the file system does: a copy of the folder would be trained on in another order."""
+    kinds = [f"0000{kind}_Animalia_Chordata_Aves_Anseriformes_Anatidae_Anas_{name}" for kind, name in enumerate("ab")]
+    for kind, folder in enumerate(kinds):
+        for number in range(3):
+            write(tmp_path / "2021_train" / folder / f"{number}.png", 10 * kind + number)
+    listed, found = os.listdir, []
+    for turn in (sorted, lambda files: sorted(files, reverse=True)):
+        monkeypatch.setattr(os, "listdir", lambda folder, turn=turn: turn(listed(folder)))
+        found.append(open_dataset("torch/inat", tmp_path))
+    assert names(found[0]) == names(found[1]) == [f"{folder}/{number}.png" for folder in kinds for number in range(3)]
+    assert_same_images(*found)
+    assert targets(found[0]) == [0, 0, 0, 1, 1, 1] and found[0].class_names == kinds
+    before = found[0].listing_hash()
+    write(tmp_path / "2021_train" / kinds[0] / "1.png", 99, size=20)
+    assert before != found[0].listing_hash()  # which a resumed run looks at
+    with refused("no split 'family/train'; the classes are those of its folders"):
+        open_dataset("torch/inat", tmp_path, "family/train")
 
 
 @pytest.mark.parametrize(
