@@ -101,8 +101,6 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     accelerator = make_accelerator(options.log_with, output)
     device, main_process = accelerator.device, accelerator.is_main_process
     torch.set_num_threads(options.threads or default_threads())
-    if options.sync_bn and device.type == "cpu":
-        raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
     if options.push_to_hub:  # now, not after days of training; and the card needs the whole name
         repo = on_main_process(lambda: pushing(check_target, options.push_to_hub, output / PUSHED))
         options = replace(options, push_to_hub=repo)

@@ -1,4 +1,4 @@
-"""How a run uses its hardware: --compile, --channels-last, --count-bits and --grad-checkpointing."""
+"""How a run uses its hardware: --compile, --channels-last, --count-bits, --grad-checkpointing and --sync-bn."""
 
 import logging
 
@@ -23,8 +23,10 @@ def choose(
         tell: Log, in one line each, what a user might not expect.
 
     Raises:
-        BurnError: --compile or --count-bits is asked for and cannot be.
+        BurnError: --compile, --count-bits or --sync-bn is asked for and cannot be.
     """
+    if options.sync_bn and device.type == "cpu":
+        raise BurnError("--sync-bn needs GPUs: torch has no synchronised BatchNorm on a CPU")
     reason = "it is for --weight-grad clip" if options.weight_grad != "clip" else sign_conv.why_not(device)
     if options.count_bits and reason:
         raise BurnError(f"--count-bits: {reason}")

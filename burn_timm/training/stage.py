@@ -42,10 +42,22 @@ def start_stage(
     method.train()
     decay = options.weight_decay[index if len(options.weight_decay) > 1 else 0]
     wrapped, optimizer = run.accelerator.prepare(method, make_optimizer(options, method, decay))
+    if wrapped is not method:
+        settle_order_of_gradients(wrapped, method)
     if state is not None and state.step:
         with understood(run.last_good):
             optimizer.load_state_dict(state.optimizer)
     return method, wrapped, optimizer
+
+
+def settle_order_of_gradients(wrapped: torch.nn.Module, method: Method) -> None:
+    """One backward pass of zeros: DistributedDataParallel groups the gradients anew after its first one, in a fresh
+    run and in a resumed one. Three numbers that are added in another order have another sum."""
+    forward = method.forward
+    method.forward = lambda: sum(parameter.sum() for parameter in method.parameters() if parameter.requires_grad) * 0.0
+    wrapped().backward()
+    method.forward = forward
+    method.zero_grad()
 
 
 def synchronise(method: Method, heads_only: bool = False) -> None:

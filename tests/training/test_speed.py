@@ -49,6 +49,8 @@ def test_long_runs_are_compiled_where_that_works(monkeypatch, caplog):
 def test_what_is_asked_for_and_cannot_be_is_an_error(monkeypatch):
     with pytest.raises(BurnError, match="--count-bits: it is for CPUs"):
         choose(CUDA, count_bits=True)
+    with pytest.raises(BurnError, match="--sync-bn needs GPUs"):
+        choose(sync_bn=True)
     monkeypatch.setattr(speed.sign_conv, "why_not", lambda device: 'no C compiler')
     with pytest.raises(BurnError, match="--count-bits: no C compiler"):
         choose(count_bits=True)

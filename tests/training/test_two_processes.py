@@ -1,9 +1,11 @@
 """Two processes of 16 images compute what one of 32 does."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from hub_server import HubServer
 from methods.cases import OPTIONS
 
 from burn_timm.data.loader import epoch_order, seed_for
+from burn_timm.training.logs import RunLog
 
-from .runs import ROOT, SHORT, assert_same_run, checkpoint, forked, log, words_of
+from .runs import ROOT, SHORT, assert_same_run, checkpoint, forked, here, log, words_of
 from .test_launch import plain_environment
 from .two_process_worker import encoder, record, work
 
@@ -36,22 +39,27 @@ def told(process: subprocess.Popen, fails: bool = False) -> list[str]:
     return text.splitlines()
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    """Records of one process and of two, and the folder of a run in two."""
-    folder = tmp_path_factory.mktemp("both")
-    words = words_of(STEPS, "--output", folder / "run")
+def together(call: Callable, *args: object, count: int = 2) -> list[int]:
+    """Exit codes of `count` forked processes that are one group, each of which calls `call(*args)`."""
     with pytest.MonkeyPatch.context() as patched, socket.socket() as free:
         patched.delenv("ACCELERATE_USE_CPU", raising=False)
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
         free.close()
-        env = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        two = [forked(work, 16, folder / "2.pt", words, RANK=rank, LOCAL_RANK=rank, **env) for rank in "01"]
-    record(32, folder / "1.pt")
-    for process in two:
+        env = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        group = [forked(call, *args, RANK=str(rank), LOCAL_RANK=str(rank), **env) for rank in range(count)]
+    for process in group:
         process.join(240)
-    assert [process.exitcode for process in two] == [0, 0]
+    return [process.exitcode for process in group]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Records of one process and of two, and the folder of a run in two."""
+    folder = tmp_path_factory.mktemp("both")
+    assert together(work, 16, folder / "2.pt", words_of(STEPS, "--output", folder / "run")) == [0, 0]
+    record(32, folder / "1.pt")
     return [torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2)], folder / "run"
 
 
@@ -126,6 +134,29 @@ def test_train_burn_in_two_processes_repeats_and_two_machines_are_one_run(both, 
         told(agent)
     for name in ("again", "machines"):
         assert_same_run(both[1], tmp_path / name)
+
+
+def killed_in_step_4(*options: object) -> None:
+    step, seen = RunLog.step, []
+
+    def count(log: RunLog, images: int) -> None:
+        step(log, images)
+        seen.append(images)
+        if len(seen) == 4:
+            os._exit(1)
+
+    RunLog.step = count
+    here(*options)
+
+
+@pytest.mark.slow
+def test_three_processes_resume_to_the_same_bits(tmp_path):
+    """Of three numbers the order of summation matters, and DistributedDataParallel changed it after its first step."""
+    words = f"{STEPS} --batch-size 16 --stages w1a1 --max-steps 6 --checkpoint-steps 3"
+    assert together(here, words, "--output", tmp_path / "unbroken", count=3) == [0] * 3
+    assert 0 not in together(killed_in_step_4, words, "--output", tmp_path / "resumed", count=3)
+    assert together(here, words, "--resume auto --output", tmp_path / "resumed", count=3) == [0] * 3
+    assert_same_run(tmp_path / "unbroken", tmp_path / "resumed")
 
 
 @pytest.mark.slow
