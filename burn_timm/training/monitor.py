@@ -109,6 +109,6 @@ class CollapseMonitor:
         if not rose:
             what = f"is a constant and never was anything else: {now}"
         _logger.warning(
-            f"step {line['step']}: the target {what}. The KL term teaches nothing now. Try --information-weight 0.5, "
-            "--target-head frozen or a larger --lambda-0 and --lambda-T."
+            f"step {line['step']}: the target {what}. The KL term teaches nothing now. Try --information-weight 0.5 or "
+            "--target-head frozen, or leave the term out: --lambda-0 1 --lambda-T 1."
         )

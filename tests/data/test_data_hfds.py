@@ -124,6 +124,16 @@ def test_rows_that_two_splits_share_are_counted(tmp_path, cache, train, val, sha
     assert ours.shared(theirs) == shared
 
 
+def test_the_listing_tells_sizes_and_labels(tmp_path, cache):
+    """Wherever the set lies: by it a run knows its images again."""
+    found = []
+    for name, last, label in (("a", b"", 0), ("b", b"", 0), ("c", b" ", 0), ("d", b"", 1)):
+        longer = {"bytes": png_of(3) + last, "path": "3.png"}
+        parquet(tmp_path / name, {"image": [png(2), longer], "label": [0, label]}, {"image": PICTURE, "label": CLASSES})
+        found.append(open_dataset(f"hfds/{tmp_path / name}", cache).listing_hash())
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
 def test_broken_bytes_raise(tmp_path, cache):
     pictures = [*PICTURES[:3], {"bytes": b"not an image", "path": "broken.png"}, *PICTURES[4:]]
     parquet(tmp_path / "broken", {"image": pictures}, {"image": PICTURE})

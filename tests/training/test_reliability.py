@@ -12,12 +12,9 @@ import time
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
 import eval_downstream
 from burn_timm import runs
-from burn_timm.data import decode
-from burn_timm.data.datasets import open_dataset
 from burn_timm.errors import BurnError
 from burn_timm.files import atomic_write, locked, write_json
 
@@ -168,41 +165,3 @@ def test_ctrl_c_ends_every_process_of_a_run(tmp_path):
     assert (first, second) == (130, 130)
     assert told.count("interrupted; resume with --resume auto") == 1 and "interrupted" not in silent
     assert "Traceback" not in told + silent
-
-
-# Images --------------------------------------------------------------------------------------------------------------
-
-
-def test_the_listing_tells_names_sizes_and_labels(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    black, white = tmp_path / "a" / "black.png", tmp_path / "b" / "white.png"
-    for file, colour in ((black, 0), (white, 255)):
-        file.parent.mkdir()
-        Image.new("L", (32, 32), colour).save(file)
-
-    def of_folder():
-        return open_dataset("folder", str(tmp_path)).listing_hash()
-
-    def of_rows(side, label):
-        folder = tmp_path / f"{side} {label}"
-        folder.mkdir(exist_ok=True)
-        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
-        Image.new("RGB", (side, side)).save(tmp_path / "rows.png")
-        rows = {"image": [str(tmp_path / "rows.png"), str(white)], "label": [0, label]}
-        datasets.Dataset.from_dict(rows, features).to_parquet(folder / "train.parquet")
-        return open_dataset(f"hfds/{folder}", str(tmp_path / "cache")).listing_hash()
-
-    first = of_folder()
-    assert first == of_folder()
-    Image.effect_noise((32, 32), 50).save(black)
-    other_size = of_folder()
-    black.rename(white.with_name("black.png"))
-    assert len({first, other_size, of_folder()}) == 3
-    assert len({of_rows(9, 0), of_rows(9, 1), of_rows(90, 0)}) == 3 and of_rows(9, 0) == of_rows(9, 0)
-
-
-def test_16_bit_grey_is_told_of_once(caplog):
-    decode._tell_of_sixteen_bits.cache_clear()
-    for _ in range(2):
-        assert decode.to_rgb(Image.new("I;16", (1, 1), 257 * 127)).getpixel((0, 0)) == (127, 127, 127)
-    assert caplog.text.count("16-bit grey images") == 1
