@@ -17,7 +17,7 @@ import torch
 from burn_timm import arguments
 from burn_timm.data.loader import CorruptLog, seed_for
 from burn_timm.errors import BurnError
-from burn_timm.files import locked, recover, write_json, writing
+from burn_timm.files import locked, read_lines, recover, write_json, writing
 from burn_timm.hub.card import describe
 from burn_timm.hub.push import check_target, push_folder
 from burn_timm.methods.base import Method
@@ -140,7 +140,8 @@ def setup(options: Options, at_end: contextlib.ExitStack) -> tuple[Run, Checkpoi
     log = RunLog(accelerator, output, len(options.stages) * steps.total, first_step, options, clock)
     at_end.callback(log.close)  # an error message gets a line of its own, behind the progress bar
     run = Run(
-        options, output, accelerator, data, teacher, cache, steps, identity, clock, corrupt, log, CollapseMonitor(),
+        options, output, accelerator, data, teacher, cache, steps, identity, clock, corrupt, log,
+        CollapseMonitor(read_lines(output / "log.jsonl")),
         AsyncScalars(lag=2 if device.type == "cuda" else 0),  # a step asks twice: what is checked, what is logged
         f"{found} (step {first_step})" if found else "none yet",
     )

@@ -71,10 +71,12 @@ def split_folder(root: str, split: str, endings: tuple[str, ...]) -> str:
     if not named and os.path.isdir(os.path.join(root, split)):
         return os.path.join(root, split)
     group = next((group for group in SPLIT_SYNONYMS if split.lower() in group), (split,))
-    present = _split_folders(root)
+    with os.scandir(root) as entries:
+        folders = sorted((entry.name for entry in entries if entry.is_dir()), key=_natural)
+    present = _split_folders(root, folders)
     splits = [group for group in SPLIT_SYNONYMS if set(group) & set(present)]
     if len(splits) == 1 and named:  # two are no classes
-        _require_no_classes_beside(next(iter(present.values())), root, endings)
+        _require_no_classes_beside(next(iter(present.values())), root, folders, endings)
     found = next((present[name] for name in (split.lower(), *group) if name in present), None)
     if found:
         return os.path.join(root, found)
@@ -86,10 +88,8 @@ def split_folder(root: str, split: str, endings: tuple[str, ...]) -> str:
     return root
 
 
-def _split_folders(root: str) -> dict[str, str]:
-    """The folders in `root` that are called as splits are: the name in small letters -> the folder's own."""
-    with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir())
+def _split_folders(root: str, folders: list[str]) -> dict[str, str]:
+    """Those of `folders` that are called as splits are: the name in small letters -> the folder's own."""
     found = {}
     for split in sum(SPLIT_SYNONYMS, ()):
         alike = [name for name in folders if name.lower() == split]
@@ -100,9 +100,7 @@ def _split_folders(root: str) -> dict[str, str]:
     return found
 
 
-def _require_no_classes_beside(split: str, root: str, endings: tuple[str, ...]) -> None:
-    with os.scandir(root) as entries:
-        folders = sorted((entry.name for entry in entries if entry.is_dir()), key=_natural)
+def _require_no_classes_beside(split: str, root: str, folders: list[str], endings: tuple[str, ...]) -> None:
     others = [name for name in folders if not _left_out(name) and name.lower() not in sum(SPLIT_SYNONYMS, ())
               and any(_listed(os.path.join(root, name), endings, Counter()))]
     if others:

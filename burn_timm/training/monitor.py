@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -88,12 +88,13 @@ class CollapseMonitor:
     """Warns once when the target says the same of every image (both outputs constant minimise the KL).
 
     Args:
+        earlier: Lines of the log from before a resume.
         patience: Steps, and share of the stage, in which the information may still be low from the start.
     """
 
-    def __init__(self, patience: tuple[int, float] = (100, 0.1)):
+    def __init__(self, earlier: Iterable[Mapping[str, float]] = (), patience: tuple[int, float] = (100, 0.1)):
         self.patience = patience
-        self.best = 0.0
+        self.best = max((line.get("target_information", 0.0) for line in earlier), default=0.0)
         self.warned = False
 
     def update(self, line: Mapping[str, float], progress: float) -> None:

@@ -87,17 +87,6 @@ def test_batches_against_a_slow_loop(digits, rank, world_size):
     assert batches[0]["target"].dtype == batches[0]["corrupt"].dtype == torch.int64
 
 
-def test_a_view_for_each_and_small_views(digits):
-    still, options = make_view("none", 32), dict(batch_size=4, total=1)
-    small = make_view("swav_small", 12)
-    (batch,) = train_loader(digits, (still, still), small_view=small, n_small_views=3, **options)
-    assert batch["views"].shape == (4, 2, 3, 32, 32) and batch["small_views"].shape == (4, 3, 3, 12, 12)
-    assert torch.equal(batch["views"][:, 0], batch["views"][:, 1])
-    assert not torch.equal(batch["small_views"][:, 0], batch["small_views"][:, 1])
-    (batch,) = train_loader(digits, (still, make_view("burn", 32)), **options)
-    assert "small_views" not in batch and not torch.equal(batch["views"][:, 0], batch["views"][:, 1])
-
-
 @pytest.mark.parametrize(("start", "workers"), [(0, 2), (1, 0), (2, 2), (3, 0)])
 def test_workers_and_cold_starts_change_nothing(digits, start, workers):
     few = digits.subset(range(90))  # two steps an epoch

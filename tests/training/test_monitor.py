@@ -41,6 +41,12 @@ def test_a_collapsed_target_is_warned_of_once(series, lam, message, caplog):
     assert message is None or caplog.messages[0].startswith(message)
 
 
+def test_a_resumed_run_knows_what_the_target_was(caplog):
+    monitor = CollapseMonitor([{"step": 90, "target_information": 1.2}, {"step": 100}])
+    monitor.update({"step": 110, "target_information": 0.01, "lambda": 0.9}, 0.2)
+    assert "has decayed to a constant: it tells 0.0100 nats about the image (best so far 1.2000)" in caplog.text
+
+
 @pytest.mark.parametrize(("lam", "norm", "shown"), [(1.0, 0.0, False), (0.9, 0.0, True), (1.0, 0.3, True)])
 def test_curves_leave_out_what_heads_say_that_nothing_trains(lam, norm, shown, tmp_path, monkeypatch):
     line = {"step": 1, "stage": "w1a1", "loss": 2.0, "lambda": lam, "grad_norm_target_head": norm}
