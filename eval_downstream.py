@@ -261,8 +261,7 @@ def _calibrate(args: argparse.Namespace, model: torch.nn.Module, source: Source,
 def evaluate_finetuning(args: argparse.Namespace, device: torch.device) -> Measured:
     """Fine-tuning from top to bottom: images, the labels that are used, the grid from every start."""
     train, test = open_splits(args)
-    if train.source.streaming or test.source.streaming:
-        raise BurnError("finetune needs images by number, which a stream (wds/...) has not: use folder or hfds")
+    inputs.require_numbers(train.source, "finetune")
     labelled, chosen = finetune.labelled_subset(train.used, args)
     train = dataclasses.replace(train, used=labelled)
     _print_counts(train, test)
@@ -280,6 +279,7 @@ def evaluate_finetuning(args: argparse.Namespace, device: torch.device) -> Measu
     outcome = finetune.run(
         args, device, labelled, test.used, net.config, net.checkpoint, protocol["weight_decay"],
     )
+    dataset["test"]["images"] = next(iter(outcome["starts"].values())).get("images", len(test.used))
     return Measured(outcome, protocol, dataset, net.checkpoint)
 
 

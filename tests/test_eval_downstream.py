@@ -146,7 +146,7 @@ def test_a_stream_has_no_random_subset_and_no_picture():
     with pytest.raises(BurnError, match="--neighbours needs images by number"):
         knn.settings(SimpleNamespace(neighbours="n.png", output=None), stream)
     assert subset(stream, None, 0, "--limit-test") is stream
-    with pytest.raises(BurnError, match="--limit-test: a stream"):
+    with pytest.raises(BurnError, match="--limit-test needs images by number"):
         subset(stream, 5, 0, "--limit-test")
 
 

@@ -40,9 +40,10 @@ DESCRIPTION = "the whole network with few labels (1 %, 10 %), learning rates x h
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add, share = parser.add_argument, number(above=0, most=1)
-    add("--fraction", type=share, default=0.01, help="of the labels, class by class; 1: all")
-    add("--subset-list", metavar="FILE", help="file names of the images to use, a line each, also .gz: SimCLR's lists "
-        "1percent.txt and 10percent.txt (github.com/google-research/simclr) for ImageNet")
+    labels = parser.add_mutually_exclusive_group().add_argument
+    labels("--fraction", type=share, default=0.01, help="of the labels, class by class; 1: all")
+    labels("--subset-list", metavar="FILE", help="file names of the images to use, a line each, also .gz: SimCLR's "
+           "lists 1percent.txt and 10percent.txt (github.com/google-research/simclr) for ImageNet")
     add("--latent", metavar="FILE", help="real-valued weights to start from too; default: latent.safetensors of the "
         "run, beside its export; none: only the packed ones")
     add("--epochs", type=positive, default=20, help="passes over the labelled images, for each setting of the grid")
@@ -58,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def protocol(args: argparse.Namespace, labels: str, count: int, total: int) -> dict:
     """The settings in words, for the result file; `labels` says which of them are used, `count` how many of `total`."""
-    fraction = round(count / total, 2) if args.subset_list else args.fraction
+    fraction = round(count / total, 2) if args.subset_list or args.limit_train else args.fraction
     published, view = 5e-4 if fraction <= 0.01 else 1e-4, VIEWS[args.view]
     return {
         "method": "fine-tuning of the whole network, BatchNorm in training mode",
@@ -107,8 +108,8 @@ def run(
         weight_decay: as the protocol states it.
 
     Returns:
-        `value`, `top5`: of the first start's best point; `starts`: {name: {"top1", "top5", "lr", "head_multiplier",
-        "grid": [...]}}.
+        `value`, `top5`: of the first start's best point; `starts`: {name: {"top1", "top5", "images" (tested), "lr",
+        "head_multiplier", "grid": [...]}}.
     """
     files = starts(args, checkpoint)
     points = list(itertools.product(sorted(args.lrs, reverse=True), sorted(args.head_multipliers)))
@@ -128,8 +129,7 @@ def run(
                     bar.set_postfix_str(key)
                     side = config["input_size"][-1]
                     model = _trained(args, device, train, file, lr, multiplier, weight_decay, side, bar.update)
-                    top1, top5 = _tested(args, device, model, test, config)
-                    done[key] = {"lr": lr, "head_multiplier": multiplier, "top1": top1, "top5": top5}
+                    done[key] = {"lr": lr, "head_multiplier": multiplier, **_tested(args, device, model, test, config)}
                     write_json(path, {"identity": identity, "done": done})
                 grid.append(done[key])
             best = max(grid, key=lambda point: (point["top1"], point["top5"]))
@@ -173,7 +173,8 @@ def labelled_subset(source: ImageSource, args: argparse.Namespace) -> tuple[Imag
             count = max(1, round(args.fraction * len(members)))
             chosen += rng.choice(members, count, replace=False).tolist()
         chosen.sort()
-        words = f"{len(chosen)} images, {args.fraction:.3%} of each class, seed {args.seed}"
+        share = "of all classes together" if args.limit_train else f"{args.fraction:.3%} of each class"
+        words = f"{len(chosen)} images, {share}, seed {args.seed}"
     return source.subset(chosen), words
 
 
@@ -260,8 +261,8 @@ def _trained(
 
 
 @torch.no_grad()
-def _tested(args, device, model: nn.Module, test: ImageSource, config: dict) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy; logits that are not finite count as wrong."""
+def _tested(args, device, model: nn.Module, test: ImageSource, config: dict) -> dict:
+    """`top1`, `top5`, and of how many `images`, those that can be read; logits that are not finite count as wrong."""
     model.eval()
     outputs, targets = [], []
     for images, classes in eval_loader(test, eval_transform(config), args.batch_size, args.workers):
@@ -269,7 +270,8 @@ def _tested(args, device, model: nn.Module, test: ImageSource, config: dict) -> 
         targets.append(classes)
     logits = torch.cat(outputs)
     labels = torch.where(torch.isfinite(logits).all(1), torch.cat(targets), -1)  # which is no class
-    return topk_accuracy(logits, labels, 1), topk_accuracy(logits, labels, min(5, logits.shape[1]))
+    top1, top5 = (topk_accuracy(logits, labels, min(k, logits.shape[1])) for k in (1, 5))
+    return {"top1": top1, "top5": top5, "images": len(labels)}
 
 
 def grid_file(output: str) -> Path:

@@ -103,11 +103,16 @@ def subset(source: Source, count: int | None, seed: int, option: str) -> Source:
     """A seeded random subset in the source's own order (the first `count` of a folder would be one class)."""
     if count is None:
         return source
-    if source.streaming:
-        raise BurnError(f"{option}: a stream (wds/...) gives no random subset; leave it out, or use folder or hfds")
+    require_numbers(source, option)
     if count > len(source):
         raise BurnError(f"{option} {count}: there are only {len(source)} images")
     return random_subset(source, count, seed)
+
+
+def require_numbers(source: Source, what: str) -> None:
+    """Raise BurnError, which `what` opens, for a stream."""
+    if source.streaming:
+        raise BurnError(f"{what} needs images by number, which a stream (wds/...) has not: use folder or hfds")
 
 
 def hold_out(source: ImageSource, seed: int) -> tuple[ImageSource, ImageSource]:

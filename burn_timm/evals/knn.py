@@ -15,6 +15,7 @@ from ..arguments import above_zero, file_ending, positive
 from ..data import ImageSource
 from ..errors import BurnError
 from .features import check_features
+from .inputs import require_numbers
 
 DESCRIPTION = "weighted kNN on frozen pooled features (Wu et al. 2018): top-1 accuracy, nothing trained"
 
@@ -55,8 +56,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
-    if args.neighbours and train.streaming:
-        raise BurnError("--neighbours needs images by number, which a stream (wds/...) has not: use folder or hfds")
+    if args.neighbours:
+        require_numbers(train, "--neighbours")
     if args.output is not None:  # a picture alone needs no vote
         _check_k(args.k, len(train))
     return Settings(args.k, args.temperature)

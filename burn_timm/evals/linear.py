@@ -33,7 +33,7 @@ from .heads import (
     test_figures,
     topk_accuracy,
 )
-from .inputs import HOLD_OUT
+from .inputs import HOLD_OUT, require_numbers
 
 _logger = logging.getLogger(__name__)
 
@@ -122,8 +122,8 @@ def settings(args: argparse.Namespace, train: ImageSource, **defaults) -> Settin
         if of_sgd := [name for name, value in given.items() if value and name not in ("classifier", "seed")]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in of_sgd)
             raise BurnError(f"--classifier lbfgs fits a linear classifier on cached features: leave out {options}")
-    if chosen.get("augment") and train.streaming:
-        raise BurnError("--augment needs images by number, which a stream (wds/...) has not: use folder or hfds")
+    if chosen.get("augment"):
+        require_numbers(train, "--augment")
     return Settings(**chosen)
 
 

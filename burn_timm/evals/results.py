@@ -113,7 +113,7 @@ def without_seed(text: str) -> str:
 def measured_how(result: dict) -> str:
     """Task, data and protocol in one text, which is equal where results of two networks may be compared."""
     protocol = {name: value for name, value in result["protocol"].items() if name not in _OF_A_NETWORK}
-    data = [result["dataset"].get(name) for name in ("name", "train", "test")]
+    data = [result["dataset"].get(name) for name in ("name", "description", "train", "test")]
     text = json.dumps([result["task"], *data, protocol], sort_keys=True)
     return re.sub(r", seed \d+", "", text)  # of the labels that were drawn
 

@@ -76,10 +76,23 @@ def test_a_list_of_file_names(source, tmp_path, zipped):
 def test_weight_decay_is_that_of_the_share_of_labels_of_any_set():
     parser = argparse.ArgumentParser()
     finetune.add_options(parser)
-    listed = parser.parse_args(["--subset-list", "list.txt"], argparse.Namespace(dataset="digits"))
-    for total in (50_000, 1_281_167):
-        decays = [finetune.protocol(listed, "", total // share, total)["weight_decay"] for share in (100, 10)]
-        assert decays == [5e-4, 1e-4]
+    listed = parser.parse_args(["--subset-list", "list.txt"], argparse.Namespace(dataset="digits", limit_train=None))
+    drawn = parser.parse_args(["--fraction", "1"], argparse.Namespace(dataset="digits", limit_train=500))
+    for args, total in ((listed, 50_000), (listed, 1_281_167), (drawn, 50_000)):
+        found = [finetune.protocol(args, "", total // share, total) for share in (100, 10)]
+        assert [one["weight_decay"] for one in found] == [5e-4, 1e-4]
+        assert [one["fraction"] for one in found] == [0.01, 0.1]
+
+
+def test_unreadable_test_images_are_not_counted(source, tmp_path):
+    for number in range(101):
+        path = tmp_path / "val" / ("n01", "n02")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    path.write_bytes(b"no image")
+    result = tune(tmp_path / "r.json", *GRID, "--dataset", "folder", "--data-dir", str(tmp_path), "--limit-test", "101",
+                  "--head-multipliers", "1")
+    assert result["dataset"]["test"]["images"] == 100
 
 
 @pytest.fixture
@@ -274,8 +287,10 @@ def test_the_factor_is_for_both_classifiers_of_a_network_that_has_two(tmp_path, 
     (["--subset-list", os.devnull], "no file names"),
     (["--subset-list", PICTURE], "cannot be read"),
     (["--calibrate-bn", "8"], "unrecognized arguments"),
-    (["--limit-train", "100"], "--limit-train 100: --fraction 0.1 is of all labels"),
+    (["--subset-list", "a.txt"], "argument --subset-list: not allowed with argument --fraction"),
+    (["--limit-train", "100"], "--limit-train 100: --fraction 0.01 is of all labels"),
 ])
 def test_bad_input_is_one_line(argv, message, tmp_path, eval_fails):
-    words = ["finetune", *SHORT, "--model", "test_resnet", *argv, "--output", tmp_path / "r.json"]
+    short = SHORT if message.startswith("argument") else [word for word in SHORT if word not in ("--fraction", "0.1")]
+    words = ["finetune", *short, "--model", "test_resnet", *argv, "--output", tmp_path / "r.json"]
     assert message in eval_fails(*words)

@@ -10,7 +10,7 @@ import eval_downstream
 from burn_timm.evals import finetune, knn, linear, svm, tables, transfer
 from burn_timm.evals.detection import task as detection
 from burn_timm.evals.network import training_of
-from burn_timm.evals.results import read_results, row_of
+from burn_timm.evals.results import measured_how, read_results, row_of
 from burn_timm.methods import METHODS
 
 PLACES = {"dataset": "places205", "of": (2_448_873, 20_500)}
@@ -29,7 +29,8 @@ def as_published(task, dataset=""):
     if task == "finetune":
         parser = argparse.ArgumentParser()
         finetune.add_options(parser)
-        args = parser.parse_args(["--subset-list", "1percent.txt"], argparse.Namespace(dataset=dataset))
+        known = argparse.Namespace(dataset=dataset, limit_train=None)
+        args = parser.parse_args(["--subset-list", "1percent.txt"], known)
         stated = finetune.protocol(args, "12811 images of the list 1percent.txt", 12_811, 1_281_167)
     elif task == "detection":
         parser = argparse.ArgumentParser()
@@ -232,6 +233,14 @@ def test_figures_of_other_crops_do_not_stand_in_one_row():
     several = [result("knn", 0.1), result("knn", 0.2, protocol=small), result("linear", 0.3, protocol=small)]
     assert {tuple(cells[:2]) for cells in rows(tables.comparison_table(several)).values()} == {
         ("10.00", ""), ("20.00", "30.00")}
+
+
+def test_folders_of_as_many_images_are_not_the_same_data():
+    """The folder's name is in the description alone."""
+    ours, theirs = result("knn", 0.5, dataset="folder"), result("knn", 0.5, dataset="folder")
+    assert measured_how(ours) == measured_how(theirs)
+    theirs["dataset"]["description"] = "folder cifar100 [train], 50,000 images"
+    assert measured_how(ours) != measured_how(theirs)
 
 
 def test_every_figure_of_the_repository_is_read(capsys):
