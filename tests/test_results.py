@@ -75,23 +75,6 @@ def test_a_row_has_mean_deviation_and_number_of_its_seeds():
         make_tables.filled(TABLE.format("linear", "nonsense"))
 
 
-def budget(run):
-    """What has to be alike in runs that are compared; a step is one batch of total_batch_size images."""
-    names = ("model", "max_steps", "total_batch_size", "img_size", "stages", "dataset", "mixed_precision")
-    return {name: run[name] for name in names} | {"opt": run["settings"]["opt"], "sched": run["settings"]["sched"]}
-
-
-@pytest.mark.parametrize(("pattern", "runs"), [
-    (r"methods_\w+_s\d_training", 20), (r"small_\w+_lr1e-3_training", 11), (r"small_\w+_lr3e-3_training", 11),
-])
-def test_compared_methods_had_the_same_steps_images_and_stages(pattern, runs):
-    found = {name: budget(line) for name, line in make_tables.LINES.items() if re.fullmatch(pattern, name)}
-    assert len(found) == runs
-    assert len({json.dumps(one, sort_keys=True) for one in found.values()}) == 1
-    rates = {make_tables.LINES[name]["settings"]["lr"] for name in found}
-    assert pattern.startswith("methods") or len(rates) == 1
-
-
 def test_no_network_that_is_faster_than_ours_is_left_out():
     rows = make_tables.LINES["bench_224_1_threads"]["rows"]
     assert all(row["cpu_per_wall"] > 0.9 for row in rows)  # the machine had nothing else to do

@@ -70,7 +70,7 @@ class Settings:
             "metric": "top-1 accuracy, fraction",
         }
         if self.classifier == "lbfgs":
-            return {**logistic.protocol(HOLD_OUT), **common}
+            return {**logistic.protocol(), **common}
         heads = {"linear": "linear classifier", "mlp": "hidden layer as wide as the features, ReLU, linear classifier"}
         steps = " and ".join(f"{share:.4g}" for share in self.milestones)
         crops = f"random resized crop (0.08 to 1, bilinear), mirror image with probability {self.mirror_probability:g}"
@@ -137,7 +137,7 @@ def run(
         return linear_probe(*features, settings)
     check_features(*features)
     require_images(len(train_features))
-    return logistic.logistic_regression(*features, hold_out=HOLD_OUT, seed=settings.seed)
+    return logistic.logistic_regression(*features, seed=settings.seed)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..errors import BurnError
 from .heads import test_figures
+from .inputs import HOLD_OUT
 
 _logger = logging.getLogger(__name__)
 
@@ -27,20 +28,20 @@ PENALTIES = tuple(np.logspace(-6, 5, 45).tolist())
 ITERATIONS = 1000
 
 
-def protocol(hold_out: float) -> dict:
+def protocol() -> dict:
     """The settings in words, for the result file."""
     return {
         "method": "multinomial logistic regression by L-BFGS on cached frozen features, no augmentation",
         "objective": "sum of the cross-entropies + penalty / 2 * squared norm of the weights",
         "iterations": f"at most {ITERATIONS}",
         "penalties": sorted(PENALTIES),
-        "penalty_choice": f"best top-1 on a seeded {hold_out:.0%} of the training set, then refit on the whole set",
+        "penalty_choice": f"best top-1 on a seeded {HOLD_OUT:.0%} of the training set, then refit on the whole set",
     }
 
 
 def logistic_regression(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor, *,
-    penalties: tuple[float, ...] = PENALTIES, hold_out: float = 0.1, seed: int = 0,
+    penalties: tuple[float, ...] = PENALTIES, seed: int = 0,
 ) -> dict:
     """Choose the penalty without the test set; test once.
 
@@ -52,7 +53,7 @@ def logistic_regression(
     """
     x, y, z, t = (part.cpu().numpy() for part in (train_features, train_labels, test_features, test_labels))
     order = np.random.default_rng(seed).permutation(len(x))
-    held_out, rest = order[: round(hold_out * len(x))], order[round(hold_out * len(x)) :]
+    held_out, rest = order[: round(HOLD_OUT * len(x))], order[round(HOLD_OUT * len(x)) :]
     if len(np.unique(y[rest])) < 2:
         raise BurnError("logistic regression needs training images of at least two classes")
     with warnings.catch_warnings():

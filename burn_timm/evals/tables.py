@@ -113,15 +113,16 @@ def summary(result: dict) -> str:
 def collected(results: list[dict], columns: Sequence[dict], by_dataset: bool = True) -> dict[str, dict[Row, Cells]]:
     """The results of a table: dataset -> row -> index of the column -> one a seed.
 
-    Where the results of a row were measured in several ways, each way has a row of its own. All in a row are of images
-    of the same size and crop.
+    Where the results of a row were measured in several ways, each way has a row of its own. All in a row are of one
+    network, BatchNorm statistics included, and of images of the same size and crop.
     """
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list))))
     for result in itertools.chain.from_iterable(map(_starts_of, results)):
         for index, column in enumerate(columns):
             if figure(result, column) is not None:
                 row = row_of(result) + result.get("start", ""), network(result)
-                key = *row, json.dumps(result["protocol"].get("transform"), sort_keys=True)
+                at = [result["protocol"].get(name) for name in ("transform", "calibrated_batchnorm")]
+                key = *row, json.dumps(at, sort_keys=True)
                 way = measured_how(result), entry(result, "protocol.engine.name")
                 found[_data(result) if by_dataset else ""][key][index][way].append(result)
     parts: dict[str, dict[Row, Cells]] = {}
@@ -224,8 +225,8 @@ def row_name(training: dict) -> str:
 def same_protocol(number: int, result: dict) -> bool:
     """Whether the paper's figures of a table may stand beside a result.
 
-    They may where the network is a 1-bit ReActNet-A, trained on the whole of ImageNet at 224 px, and was evaluated on
-    all of the paper's images in the way that `paper.yaml` states.
+    They may where the network is a 1-bit ReActNet-A as it was trained, on the whole of ImageNet at 224 px, and was
+    evaluated on all of the paper's images in the way that `paper.yaml` states.
     """
     training, protocol, dataset = result.get("training") or {}, _flat(result["protocol"]), result["dataset"]
     published = TABLES[number].get("published", {})
@@ -237,6 +238,7 @@ def same_protocol(number: int, result: dict) -> bool:
     found = published.get(key)
     same_network = (training.get("model") in ("reactnet_a", "reactnet_a_burn") and training.get("img_size") == 224
                     and (training.get("stages") or [])[-1:] == ["w1a1"]
+                    and "calibrated_batchnorm" not in result["protocol"]
                     and "1,281,167 images" in str(training.get("dataset")))
     if found is None or not same_network:
         return False

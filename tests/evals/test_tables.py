@@ -17,6 +17,7 @@ PLACES = {"dataset": "places205", "of": (2_448_873, 20_500)}
 VOC07 = {"dataset": "voc07", "of": (5_011, 4_952)}
 IMAGENET = {"dataset": "folder imagenet", "of": (1_281_167, 50_000)}
 CIFAR = {"dataset": "torch/cifar10"}
+CALIBRATED = {"calibrated_batchnorm": {"layers": 9, "images": 4096, "batch_size": 128}}
 
 
 def protocol(task, **settings):
@@ -89,7 +90,7 @@ def test_a_row_has_the_figures_of_its_seeds_under_their_headings():
 
 @pytest.mark.parametrize("changes", [
     {"protocol": {"epochs": 20}}, {"protocol": protocol("linear", probe="mlp")}, {"of": (50_000, 2_000)},
-    {"protocol": {"labels": "500 images"}}, {"method": "byol"},
+    {"protocol": {"labels": "500 images"}}, {"method": "byol"}, {"protocol": CALIBRATED},
     {"protocol": {"transform": {"input_size": [3, 224, 224], "crop_pct": 0.5}}},
     {"protocol": {"transform": {"input_size": [3, 224, 224], "interpolation": "nearest"}}},
 ])
@@ -102,7 +103,8 @@ def test_one_row_holds_one_protocol_and_one_network(changes):
 @pytest.mark.parametrize("changes", [
     {"training": {"model": "reactnet_a_025"}}, {"training": {"dataset": "digits, 1,437 images"}},
     {"training": {"img_size": 64}}, {"training": {"stages": ["w32a1"]}}, {"training": {"stages": ["w1a1", "w32a32"]}},
-    {"protocol": {"views": "centre crop"}}, {"dataset": {"train": {"images": 100_000, "of": 100_000}}},
+    {"protocol": {"views": "centre crop"}}, {"protocol": CALIBRATED},
+    {"dataset": {"train": {"images": 100_000, "of": 100_000}}},
     {"dataset": {"test": {"images": 100, "of": 50_000}}},
 ], ids=str)
 def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(changes):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from ...data.loader import batches_of, epoch_order, seed_for
+from ...data.published import VOC07
 from ...data.published import VOC_CLASSES as CLASSES
 from ...errors import BurnError
 
@@ -22,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 LABELS = {name: number for number, name in enumerate(CLASSES, start=1)}  # 0 is the background
 PUBLISHED_IMAGES = {
-    "2007:train": 2501, "2007:val": 2510, "2007:trainval": 5011, "2007:test": 4952,
+    **{f"2007:{split}": count for split, count in VOC07.images.items()},
     "2012:train": 5717, "2012:val": 5823, "2012:trainval": 11540,
 }
 _ARCHIVES = {
@@ -101,10 +102,9 @@ def _read(photo: Path, xml: Path) -> VocImage:
 
 
 def counts(name: str, images: list[VocImage]) -> dict:
-    """Images, boxes and difficult boxes of a split, and how many images the published one has."""
+    """Images, boxes, difficult boxes and classes of a split, for the result file."""
     return {
-        "split": name, "images": len(images), "published_images": PUBLISHED_IMAGES[name],
-        "boxes": sum(len(image.boxes) for image in images),
+        "split": name, "images": len(images), "boxes": sum(len(image.boxes) for image in images),
         "difficult": int(sum(image.difficult.sum() for image in images)),
         "classes": len({label for image in images for label in image.labels.tolist()}),
     }
