@@ -1,11 +1,13 @@
-"""Damaged files for campaign.py: each must end in an error of one line, or in the outputs of the whole file."""
+"""Damaged files for campaign.py: each must end in an error of one line, or in the outputs of the whole file.
+
+network.bin is damaged in C, under sanitizers: deploy/mutate.c.
+"""
 
 import copy
 import hashlib
 import io
 import json
 import random
-import struct
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +18,6 @@ from exported import write_export
 
 from burn_timm import deploy, runs
 from burn_timm.checkpoints import load_model
-from burn_timm.deploy.c_engine import _checksum
 from burn_timm.deploy.export import export
 from burn_timm.errors import BurnError
 from burn_timm.packing import METADATA, checksum_mark, save_tensors
@@ -52,8 +53,6 @@ class Files:
             "config": ("config.json", self.exported, 3, None, False),
             "checkpoint": ("checkpoint.pt", self.checkpoint, 3, None, False),
             "checkpoint, resealed": ("checkpoint.pt", self.checkpoint, 2, self.seal_checkpoint, True),
-            "C network": ("c/network.bin", self.c, 3, None, False),
-            "C network, resealed": ("c/network.bin", self.c, 3, self.seal_c, True),
             "C config": ("c/config.json", self.c, 2, None, False),
         }
         self.expected = {name: fingerprint(read()) for name, (_, read, *_) in self.targets.items()}
@@ -99,30 +98,17 @@ class Files:
         data = data[:-48]
         (self.folder / "checkpoint.pt").write_bytes(data + b"burn-timm sha256" + hashlib.sha256(data).digest())
 
-    def seal_c(self, data: bytes, rng: random.Random) -> None:
-        """The file's own checksum, and that of the file in config.json; half of them with odd numbers in the header."""
-        content = bytearray(data[16:])
-        if rng.random() < 0.5 and len(content) > 400:
-            number = rng.choice((0, 1, 2, 3, 7, 64, 1000, 8192, 65536, 2**31 - 1, 2**31, 2**32 - 1))
-            struct.pack_into("<I", content, 4 * rng.randrange(80), number)
-        data = b"BURN1BIT" + struct.pack("<Q", _checksum(bytes(content))) + content
-        (self.folder / "c" / "network.bin").write_bytes(data)
-        config = json.loads((self.folder / "c" / "config.json").read_text())
-        config["files"]["network.bin"] = hashlib.sha256(data).hexdigest()
-        (self.folder / "c" / "config.json").write_text(json.dumps(config))
-
     def run(self, rng: random.Random) -> tuple[str, str | None]:
         """One case: its kind with the outcome, and what is wrong."""
         name = rng.choices(list(self.targets), self.weights)[0]
         file, read, _, seal, others = self.targets[name]
         path = self.folder / file
-        beside = [path, self.folder / "c" / "config.json"]
-        whole = [one.read_bytes() for one in beside]
+        whole = path.read_bytes()
         try:
-            damaged = mutate_json(whole[0], rng) if file.endswith(".json") else mutate(whole[0], rng)
+            damaged = mutate_json(whole, rng) if file.endswith(".json") else mutate(whole, rng)
             path.write_bytes(damaged)
             if seal:
-                path.write_bytes(whole[0])
+                path.write_bytes(whole)
                 seal(damaged, rng)
             try:
                 found = fingerprint(read())
@@ -130,8 +116,7 @@ class Files:
                 wrong = "\n" in str(error) or len(str(error)) > 1000
                 return f"{name}: refused", f"{name}: no single line: {error}"[:500] if wrong else None
         finally:
-            for one, data in zip(beside, whole, strict=True):
-                one.write_bytes(data)
+            path.write_bytes(whole)
         if found == self.expected[name]:
             return f"{name}: the same outputs", None
         return f"{name}: other outputs", None if others else f"{name}: other outputs"

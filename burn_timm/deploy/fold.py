@@ -78,7 +78,11 @@ def fold(model: nn.Module) -> FoldedNetwork:
         )
     if getattr(model.head, "hidden_size", None):
         raise BurnError("the network's head has a hidden layer, which has no 1-bit form yet: export it to ONNX")
-    stem_weight, stem_bias = fused(model.stem.conv.weight, model.stem.bn)
+    conv = model.stem.conv
+    half = conv.kernel_size[0] // 2
+    if (conv.kernel_size, conv.stride, conv.padding) != ((2 * half + 1,) * 2, (2, 2), (half, half)):
+        raise BurnError(f"the stem must be a square convolution of stride 2 that pads half of its kernel, not {conv}")
+    stem_weight, stem_bias = fused(conv.weight, model.stem.bn, conv.bias)
     steps, shift = [], torch.zeros_like(stem_bias)
     for unit in model.binary_units():
         step, shift = _step(unit, shift)
@@ -93,11 +97,14 @@ def fold(model: nn.Module) -> FoldedNetwork:
     return network
 
 
-def fused(weight: torch.Tensor, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight `[O, I, ...]` and bias `[O]`, float64, of the convolution that does what `weight` and then `norm` do."""
+def fused(
+    weight: torch.Tensor, norm: nn.BatchNorm2d, bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight `[O, I, ...]` and bias `[O]`, float64, of the convolution that does what these and then `norm` do."""
     statistics = norm.running_mean.double(), norm.running_var.double()
     fused = fuse_conv_bn_weights(
-        weight.double(), None, *statistics, norm.eps, norm.weight.double(), norm.bias.double(),
+        weight.double(), None if bias is None else bias.double(), *statistics, norm.eps, norm.weight.double(),
+        norm.bias.double(),
     )
     return fused[0].detach(), fused[1].detach()
 
@@ -109,7 +116,7 @@ def _step(unit: BinaryUnit, shift: torch.Tensor) -> tuple[Step, torch.Tensor]:
     repeat = unit.projection is None and conv.out_channels == 2 * conv.in_channels
     project, lost = None, torch.cat([shift, shift]) if repeat else shift
     if unit.projection is not None:
-        project, lost = fused(unit.projection.conv.weight, unit.projection.bn)
+        project, lost = fused(unit.projection.conv.weight, unit.projection.bn, unit.projection.conv.bias)
         project = project[:, :, 0, 0]
         lost = lost + project @ shift
     step = Step(

@@ -3,12 +3,14 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import ClassifierHead
 from torch import nn
 
 from burn_timm.counting import count
 from burn_timm.deploy.fold import fold
 from burn_timm.deploy.interchange import with_standard_layers
+from burn_timm.errors import BurnError
 from burn_timm.models import MODULES, BinaryUnit, is_binary
 from burn_timm.nn import BinaryConv2d, RPReLU, RSign
 
@@ -16,7 +18,7 @@ from burn_timm.nn import BinaryConv2d, RPReLU, RSign
 class Stem(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.bn, self.pool = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Identity()
+        self.conv, self.bn, self.pool = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Identity()
 
     def forward(self, x):
         return self.pool(self.bn(self.conv(x)))
@@ -48,11 +50,17 @@ class Another(nn.Module):
 def test_another_network_is_folded_exported_and_counted():
     model, x = Another().eval(), torch.randn(2, 3, 32, 32)
     assert is_binary(model)
-    assert len(fold(model).steps) == 2
+    folded = fold(model)
+    assert len(folded.steps) == 2
+    stem = F.conv2d(x, torch.from_numpy(folded.stem_weight), torch.from_numpy(folded.stem_bias), 2, 1)
+    torch.testing.assert_close(stem, model.stem(x), rtol=1e-4, atol=1e-5)
     plain = with_standard_layers(model)
     torch.testing.assert_close(plain(x), model(x), rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, (BinaryConv2d, nn.BatchNorm2d)) for module in plain.modules())
     costs = count(model)
+    model.stem.conv.stride = (1, 1)
+    with pytest.raises(BurnError, match="the stem must be a square convolution of stride 2"):
+        fold(model)
     assert (costs["bops"], costs["flops"]) == (2 * 8 * 8 * 9 * 16**2, 3 * 8 * 9 * 16**2 + 8 * 4)
     assert costs["binary_params"] == 2 * 8 * 8 * 9 and costs["bytes_packed"] < costs["bytes_fp32"]
 
