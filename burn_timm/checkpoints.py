@@ -1,6 +1,7 @@
 """The reader of weights: any file, folder or repository of the Hub to a state dict, and to a model, strictly."""
 
 import argparse
+import contextlib
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ from timm.models import PretrainedCfg, clean_state_dict
 
 from .compat import create_with_weights, load_pickle, save_model_config
 from .configs import read_config
-from .errors import BurnError, like, one_line
+from .errors import BurnError, like, one_line, prefixed
 from .files import read_json, write_json
 from .identify import burn_models, classes_in, classifiers, shape_args
 from .nn import binary_weight_names
@@ -62,10 +63,8 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], d
     content, metadata = read_content(path)
     state_dict = content if metadata is not None else _unwrapped(path, content)
     if is_packed(state_dict):
-        try:
+        with prefixed(path):
             verify(state_dict)
-        except BurnError as error:
-            raise BurnError(f"{path}: {error}") from error
     return state_dict, told_by_timm(content) if metadata is None else metadata
 
 
@@ -139,11 +138,11 @@ def told_by_timm(content: Any) -> dict[str, str]:
     architecture = name.partition(".")[0] if isinstance(name, str) else ""
     if not isinstance(options, argparse.Namespace) or architecture not in burn_models():
         return {}
-    model_args = dict(getattr(options, "model_kwargs", None) or {})
+    given = getattr(options, "model_kwargs", None)
+    model_args = dict(given) if isinstance(given, Mapping) else {}
     if pooling := getattr(options, "gp", None):
         model_args = {"global_pool": pooling, **model_args}
-    bits = (model_args.get(kind, 1) for kind in ("weight_bits", "act_bits"))
-    return latent_metadata(architecture, next(bits), model_args, next(bits))
+    return latent_metadata(architecture, model_args.get("weight_bits", 1), model_args, model_args.get("act_bits", 1))
 
 
 def told_arguments(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -233,10 +232,8 @@ def load_model(
         path = weights_file(checkpoint)
         if not source and config_beside(path).get("architecture") == architecture:
             model_name = f"local-dir:{path.parent}"
-        try:
+        with prefixed(f"model {model_name}") if source == "hf-hub" else contextlib.nullcontext():
             model = _load(model_name, architecture, path, kwargs)
-        except BurnError as error:
-            raise BurnError(f"model {model_name}: {error}" if source == "hf-hub" else str(error)) from error
     elif pretrained:
         context = f"model {model_name}: its pretrained weights cannot be loaded"
         model = _create(model_name, context, pretrained=True, **kwargs)
@@ -260,11 +257,9 @@ def architecture_of(model_name: str) -> str:
     source, location = model_source(model_name)
     if not source:
         return model_name.partition(".")[0]
-    try:
+    with prefixed(f"model {model_name}: its config.json cannot be used"):
         config = Path(location) / "config.json" if source == "local-dir" else download(model_name, "config.json")
         return read_config(config)["architecture"]
-    except BurnError as error:
-        raise BurnError(f"model {model_name}: its config.json cannot be used: {error}") from error
 
 
 def model_source(model_name: str) -> tuple[str, str]:
@@ -319,10 +314,8 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
                             f"their export, or pass {' and '.join(lost)}")
         if is_packed(state_dict):
             shapes = {name: model.get_parameter(name).shape for name in binary_weight_names(model)}
-            try:
+            with prefixed(path):
                 state_dict = unpack_state_dict(state_dict, shapes)
-            except BurnError as error:
-                raise BurnError(f"{path}: {error}") from error
         first = state_dict.get(f"{config.first_conv}.weight")
         if first is not None and first.ndim == 4:
             channels = getattr(model, "in_chans", first.shape[1])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 
 from . import tables
 from .arguments import KeyValues, natural, positive
@@ -18,7 +17,7 @@ from .configs import images_of, read_config
 from .convert.own import Own, is_name, known, read_own
 from .convert.write import origin_told
 from .counting import count, count_stages
-from .errors import BurnError
+from .errors import BurnError, prefixed
 from .files import atomic_folder, require_replaceable
 from .hub.card import describe
 from .identify import binary_shapes, burn_models, classes_in
@@ -184,7 +183,8 @@ def _pack(args: argparse.Namespace) -> None:
         raise BurnError(
             f"{args.src}: nothing tells whether its weights were trained with 1 bit; if they were, pass --binarize"
         )
-    packed = _named(args.src, lambda: pack_state_dict(own.state_dict, names))
+    with prefixed(args.src):
+        packed = pack_state_dict(own.state_dict, names)
     for note in own.notes:
         print(note)
     if own.config:
@@ -204,7 +204,8 @@ def _unpack(args: argparse.Namespace) -> None:
     if not is_packed(own.state_dict):
         raise BurnError(f"{args.src}: not packed")
     name, model_args = own.model(args.model, args.model_kwargs)
-    floats = _named(args.src, lambda: unpack_state_dict(own.state_dict, binary_shapes(name, model_args)))
+    with prefixed(args.src):
+        floats = unpack_state_dict(own.state_dict, binary_shapes(name, model_args))
 
     def save(path: Path) -> None:
         save_latent(path, floats, name, 1, model_args)
@@ -259,11 +260,3 @@ def _write_new_folder(own: Own, name: str, model_args: dict[str, Any], folder: P
 
 def _say(path: Path) -> None:
     print(f"{path}: {path.stat().st_size:,} bytes")
-
-
-def _named(path: str, call: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """What `call` returns; its BurnError with the path before it."""
-    try:
-        return call()
-    except BurnError as error:
-        raise BurnError(f"{path}: {error}") from error

@@ -1,9 +1,10 @@
 """The one exception that scripts turn into a single line for the user, and what such a line must not tell."""
 
+import contextlib
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from huggingface_hub import get_token
 
@@ -16,6 +17,15 @@ class BurnError(RuntimeError):
 
 class NoSplitError(BurnError):
     """A dataset has no split of that name; another name may do."""
+
+
+@contextlib.contextmanager
+def prefixed(words: object) -> Iterator[None]:
+    """Put `words`, such as the name of a file, before the message of a BurnError that comes from the block."""
+    try:
+        yield
+    except BurnError as error:
+        raise BurnError(f"{words}: {error}") from error
 
 
 def without_tokens(text: str) -> str:
