@@ -81,11 +81,13 @@ def read_content(path: Path) -> tuple[Any, dict[str, str] | None]:
         start = file.read(len(_LFS_POINTER))
     if start == _LFS_POINTER:
         raise BurnError(f"{path}: a pointer of Git LFS, not the weights themselves; fetch them with: git lfs pull")
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    # A safetensors file begins with the length of its header, whose bytes may be those by which a pickle begins.
+    header = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+    if not header and (start[:2] == b"PK" or start[:1] == b"\x80"):
         if path.suffix == ".safetensors":
             raise BurnError(f"{path}: a torch (pickle) file under the name of a safetensors file; rename it to .pth")
         return _read_torch(path), None
-    if start[8:9] == b"{" or path.suffix == ".safetensors":
+    if header or path.suffix == ".safetensors":
         return read_tensors(path)
     raise BurnError(f"{path}: truncated or damaged, or neither a safetensors nor a torch file")
 

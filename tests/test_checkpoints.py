@@ -67,6 +67,19 @@ def test_safetensors_are_known_by_content_and_readable_by_anyone(tmp_path):
         assert file.metadata() == metadata
 
 
+@pytest.mark.parametrize("begin", [b"\x80", b"PK"])
+def test_a_safetensors_header_may_be_as_long_as_the_first_bytes_of_a_pickle(begin, tmp_path):
+    path, length = tmp_path / "weights.safetensors", int.from_bytes(begin.ljust(2, b"\x01"), "little")
+    for words in range(length - 160, length, 8):  # a header has a little more than its words
+        safetensors.torch.save_file({"weight": torch.ones(2)}, path, {"words": "x" * words})
+        if path.read_bytes().startswith(begin):
+            break
+    assert path.read_bytes().startswith(begin)
+    for name in ("weights.safetensors", "weights"):
+        path = path.rename(tmp_path / name)
+        assert checkpoints.read_state_dict(path)[0]["weight"].tolist() == [1, 1]
+
+
 def test_a_folder_stands_for_its_weights(tmp_path):
     state_dict = make().state_dict()
     torch.save(state_dict, tmp_path / "pytorch_model.bin")
