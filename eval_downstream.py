@@ -76,7 +76,7 @@ def _parser() -> Parser:
         add("--data-dir", metavar="DIR", help="where the dataset lies")
         add("--workers", type=natural, default=2, metavar="N", help="loader processes")
         add("--seed", type=natural, default=0, help="random weights, subsets, probe")
-        add("--output", required=name != "knn", metavar="RESULT.json", help="of the figure and how it came about")
+        add("--output", required=name != "knn", metavar="RESULT.json", help="the figure and how it was measured")
         if name != "detection":
             inputs.add_options(command)
         if name in ON_FEATURES:

@@ -250,6 +250,8 @@ def load_model(
 def require_model(model_name: str) -> None:
     """Raise BurnError, with names that look alike, unless timm knows `model_name` or it is a folder or repository."""
     if ":" not in model_name and not timm.is_model(model_name):
+        if Path(model_name).is_dir():
+            raise BurnError(f"model {model_name}: to load this folder, write local-dir:{model_name}")
         near = like(model_name.partition(".")[0], timm.list_models())
         raise BurnError(f"model {model_name}: timm knows no such name{near}")
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import burn_timm  # noqa: F401 - registers the models
+from burn_timm import arguments
 from burn_timm.data import eval_loader, open_dataset
 from burn_timm.deploy.export import export
 from burn_timm.evals.features import eval_transform, extract_features
@@ -76,4 +77,4 @@ def fit(head: torch.nn.Linear, x: torch.Tensor, y: torch.Tensor, decay: float = 
 
 
 if __name__ == "__main__":
-    main()
+    arguments.run("few_shot.py", main)

@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> float:
     parser.add_argument("--output", type=Path, default="finetuned", help="a folder")
     args = parser.parse_args(argv)
 
+    for split in ("train", "val"):  # without them timm would take all photos for both
+        if not Path(args.photos, split).is_dir():
+            raise SystemExit(f"{args.photos}: has no folder {split}; expected {split}/CLASS/photo.jpg in it")
     device = torch.device(args.device)
     sets = [create_dataset("", args.photos, split=split) for split in ("train", "val")]
     classes = sets[0].reader.class_to_idx

@@ -336,6 +336,7 @@ def test_model_names_that_lead_nowhere(tmp_path, monkeypatch):
     packing.save_packed(tmp_path / "model.safetensors", pack(make()))
     for name, kwargs, message in (
         ("reactnet_b", {}, r"^model reactnet_b: timm knows no such name; is it .*reactnet_a"),
+        (str(tmp_path), {}, "to load this folder, write local-dir:/"),
         ("test_reactnet", {"pretrained": True}, r"^model test_reactnet: its pretrained weights cannot be loaded"),
         (f"local-dir:{tmp_path}", {}, r"config.json"),
         ("test_reactnet", {"strange": 1}, "unexpected keyword argument 'strange'"),

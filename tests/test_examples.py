@@ -70,6 +70,8 @@ def test_finetune(photos, tmp_path):
     (photos / "val" / "digit 4").rename(photos / "val" / "digit 5")
     with pytest.raises(SystemExit, match="train/ and val/ hold different classes"):
         run("finetune.py", photos)
+    with pytest.raises(SystemExit, match="has no folder train; expected train/CLASS/photo.jpg"):
+        run("finetune.py", photos / "val")  # which timm took for both, so that learning by heart looked perfect
 
 
 def test_segmentation(tmp_path):

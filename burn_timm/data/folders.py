@@ -84,7 +84,8 @@ def split_folder(root: str, split: str, endings: tuple[str, ...]) -> str:
         raise NoSplitError(f"--data-dir {root}: no split {split!r}; available: {', '.join(present.values())}")
     # Without split folders the images are training images, unless the path itself names the split.
     if group[0] != "train" and os.path.basename(os.path.abspath(root)).lower() not in group:
-        raise NoSplitError(f"--data-dir {root}: no split {split!r} (it has no split folders: only train is available)")
+        why = "without folders such as train and val, all of its images are train"
+        raise NoSplitError(f"--data-dir {root}: no split {split!r} ({why})")
     return root
 
 

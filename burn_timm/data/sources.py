@@ -234,7 +234,9 @@ class ImageSource:
             raise BurnError(f"{what}: needs one class an image; {self.description}")
         if not self.labelled:
             without = int((self._targets < 0).sum())
-            raise BurnError(f"{what}: needs labels, and {without:,} of {len(self):,} images of {self._title} have none")
+            folders = " (a folder of images has labels where it has two or more folders of classes)"
+            raise BurnError(f"{what}: needs labels, and {without:,} of {len(self):,} images of {self._title} have none"
+                            + (folders if without == len(self) else ""))
 
     def labels(self) -> np.ndarray:
         """The class of every image, int64 [N]. Raises BurnError unless every image has one."""

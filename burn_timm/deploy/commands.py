@@ -101,6 +101,8 @@ def _open(args: argparse.Namespace) -> torch.nn.Module:
     if args.pretrained or hub or is_name(source):
         return load_model(source, pretrained=True)
     path = Path(source.removeprefix("local-dir:").removeprefix("local_dir:"))
+    if not path.exists() and timm.is_model(source):
+        raise BurnError(f"{source}: no such file or folder; for timm's weights of this name add --pretrained")
     if path.is_dir() and args.model is None and (path / "config.json").is_file():
         return load_model(f"local-dir:{path}")
     return _network_of_file(weights_file(path), args.model)

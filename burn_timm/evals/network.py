@@ -72,7 +72,8 @@ def open_device(args: argparse.Namespace) -> torch.device:
         device = torch.device(args.device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise BurnError(f"--device {args.device} is not usable here: expected cpu, cuda or cuda:N") from error
+        why = f"is not usable here ({one_line(error)}); expected cpu, cuda or cuda:N"
+        raise BurnError(f"--device {args.device} {why}") from error
     return device
 
 

@@ -85,7 +85,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--shots", type=positive, nargs="*", default=SHOTS, metavar="K", help="images a class of low-shot")
     add("--draws", type=positive, default=5, help="random training sets of each size")
-    add("--costs", type=above_zero, nargs="+", default=COSTS, metavar="C", help="to choose from (default: 19)")
+    add("--costs", type=above_zero, nargs="+", default=COSTS, metavar="C",
+        help="of the SVMs, to choose from (default: 19 values)")
     add("--no-full", action="store_true", help="leave out the SVMs on all images")
     add("--squash", action=argparse.BooleanOptionalAction, default=None,
         help="the published transform: the whole image squashed into the square (default: for voc07 only)")

@@ -30,7 +30,7 @@ def test_folder_with_classes_and_splits(tmp_path):
     assert len(open_dataset("", tmp_path / "val", split="validation")) == 4  # a split's folder itself
     with refused("no split 'test'; available: train, val"):
         open_dataset("folder", tmp_path, split="test")
-    with refused("no split 'validation'.*only train"):
+    with refused("no split 'validation'.*without folders such as train and val"):
         open_dataset("folder", tmp_path / "train", split="validation")
     assert train.shared(val) == 0 and train.shared(open_dataset("", tmp_path / "train")) == 6
     (tmp_path / "test").mkdir()

@@ -30,8 +30,10 @@ def test_a_partly_labelled_split_is_unlabelled_where_labels_are_needed():
     part = source([0, -1, 2, -1], list("abc"))
     assert not part.labelled and part.num_classes == 3 and targets(part) == [0, -1, 2, -1]
     assert part.description == "a [train], 4 images, 3 classes, 2 images without a label"
-    with refused("--method supervised: needs labels, and 2 of 4 images of a .train. have none"):
+    with refused("--method supervised: needs labels, and 2 of 4 images of a .train. have none$"):
         part.require_labels("--method supervised")
+    with refused("2 of 2 images of a .train. have none .a folder of images has labels where"):
+        source([-1, -1]).require_labels("knn")
     with refused("2 of 4 images"):
         part.labels()
     assert part.subset([0, 2]).labelled and part.subset([0, 2]).labels().tolist() == [0, 2]

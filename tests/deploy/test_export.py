@@ -156,6 +156,7 @@ def not_finite(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (lambda path: ["nothing"], "no such file"),
+    (lambda path: ["resnet18"], "for timm's weights of this name add --pretrained"),
     (lambda path: ["reactnet_a"], "names a network without weights"),
     (lambda path: ["resnet18.a1_in1k", "--pretrained", "--model", "x"], "--model is for a weights file"),
     (lambda path: [bare(path, lively())], "nothing tells whether"),
