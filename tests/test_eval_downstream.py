@@ -131,7 +131,7 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     (["knn", *RESNET, "--batch-size", "0"], "--batch-size: expected a whole number of at least 1, not 0"),
     (["knn", *RESNET, "--device", "abacus"], "--device abacus"),
     (["knn", *RESNET, "--limit-train", "999999"], "--limit-train 999999: there are only 1437"),
-    (["knn", *RESNET, "--limit-train", "20", "--k", "21"], "the number of training images, 20, not 21"),
+    (["knn", *RESNET, "--limit-train", "20", "--k", "21"], "--k 21, but there are 20 training images"),
     (["knn", "--model", "test_vit", "--dataset", "digits", "--img-size", "3"], "3x3"),
     (["knn", *RESNET, "--output", os.path.dirname(__file__)], "is a folder"),
     (["knn", *RESNET, "--output", f"{__file__}/r.json"], "its folder cannot be made"),

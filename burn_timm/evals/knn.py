@@ -122,7 +122,7 @@ def nearest(train_features: Tensor, test_features: Tensor, k: int) -> Tensor:
 
 def _check_k(k: int, images: int) -> None:
     if not 1 <= k <= images:
-        raise BurnError(f"--k must be between 1 and the number of training images, {images}, not {k}")
+        raise BurnError(f"--k {k}, but there are {images} training images; add --k with 1 to {images}")
 
 
 def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,8 @@ def parse_options(argv: Sequence[str]) -> Options:
     for name in given.keys() & _IGNORED.keys():
         when, ignored = _IGNORED[name]
         if given[name] is not False and ignored(options):
-            raise BurnError(f"{_flags([name])} has no effect with {when}; leave one of them out")
+            where = f"{when} (--recipe {options.recipe} may say that)" if recipe else when
+            raise BurnError(f"{_flags([name])} has no effect with {where}; leave one of them out")
     return options
 
 

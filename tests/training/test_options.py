@@ -52,6 +52,7 @@ def refusal(capsys, *words) -> str:
     (f"{TINY} --lambda-0 1 --lambda-T 1 --kl-direction target-student", "the KL has no weight"),
     (f"{TINY} --lambda-0 1 --lambda-schedule constant --temperature 0.3", "--temperature has no effect with a lambda"),
     (f"{TINY} --lambda-0 0 --lambda-T 0 --adapter mlp", "--adapter has no effect with a lambda of 0 throughout"),
+    (f"{TINY} --recipe distill --temperature 0.3", "KL has no weight (--recipe distill may say that); leave"),
     (f"{SIMCLR} --momentum 0.5", "--momentum has no effect with an --opt that has none"),
     (f"{TINY} --fs-temperature 0.3", "--fs-temperature has no effect with an --fs-loss other than assignment and rel"),
     (f"{TINY} --cache-teacher 1 --hflip 0.5", "--hflip has no effect with --view none"),
