@@ -18,7 +18,7 @@ from timm.models import PretrainedCfg, clean_state_dict
 from .compat import create_with_weights, load_pickle, save_model_config
 from .configs import read_config
 from .errors import BurnError, like, one_line, prefixed
-from .files import read_json, write_json
+from .files import missing, read_json, write_json
 from .identify import burn_models, classes_in, classifiers, shape_args
 from .nn import binary_weight_names
 from .packing import (
@@ -45,7 +45,7 @@ def weights_file(path: str | os.PathLike) -> Path:
     inside = [path / name for name in WEIGHTS_FILES]
     file = next((file for file in inside if file.is_file()), inside[0]) if path.is_dir() else path
     if not file.is_file():
-        raise BurnError(f"{file}: no such file")
+        raise missing(file)
     return file
 
 

@@ -183,6 +183,13 @@ def require_replaceable(folder: str | os.PathLike, ours: Iterable[str]) -> None:
         raise BurnError(f"{folder}: would be replaced, but it also holds {others[0]}; give a new folder")
 
 
+def missing(path: str | os.PathLike) -> BurnError:
+    """The error for a file that is not there; for one of a run of train_burn.py it names the export, which has it."""
+    export = Path(path).parent / "export"
+    hint = f"; give {export}" if (export / Path(path).name).is_file() else ""
+    return BurnError(f"{path}: no such file{hint}")
+
+
 def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     """The content of a JSON file, an object (or a list) unless `kind` says otherwise.
 
@@ -191,6 +198,8 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise missing(path) from error
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         raise BurnError(f"{path}: cannot be read as JSON ({reason})") from error

@@ -84,6 +84,15 @@ def test_what_is_no_json_object_is_one_line(tmp_path, text):
     assert "\n" not in str(told.value)
 
 
+def test_a_run_folder_in_place_of_its_export_is_told_so(tmp_path):
+    with pytest.raises(BurnError, match=r"config\.json: no such file$"):
+        read_json(tmp_path / "config.json")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/config.json").touch()
+    with pytest.raises(BurnError, match=r"config\.json: no such file; give .*export$"):
+        read_json(tmp_path / "config.json")
+
+
 def test_a_log_that_a_kill_cut_short_lacks_its_last_line_only(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')

@@ -141,8 +141,8 @@ def replaced(old, new):
 
 
 @pytest.mark.parametrize("name, damage, text", [
-    ("config.json", Path.unlink, "has no config.json"), ("model.safetensors", Path.unlink, "has no model.safetensors"),
-    ("README.md", Path.unlink, "has no README.md; burn-timm card "), ("", shutil.rmtree, "no such folder"),
+    ("config.json", Path.unlink, "config.json: no such"), ("model.safetensors", Path.unlink, "safetensors: no such"),
+    ("README.md", Path.unlink, "README.md: no such file; burn-timm card "), ("", shutil.rmtree, "no such folder"),
     ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "safetensors: the checksum"),
     ("config.json", replaced(b"test_reactnet", b"reactnet_a_025"), "model.safetensors"),
     ("config.json", replaced(b"architecture", b"password"), "config.json: architecture"),

@@ -7,7 +7,7 @@ from ..configs import read_config
 from ..convert.write import origin_told
 from ..errors import BurnError
 from ..evals.results import read_results
-from ..files import read_json, write_text
+from ..files import missing, read_json, write_text
 from .card import render_card
 from .figures import rows_of_results
 from .push import push_folder
@@ -60,7 +60,7 @@ def _card(args: argparse.Namespace) -> None:
     folder = args.folder
     weights, training = folder / "model.safetensors", folder / "training.json"
     if not weights.is_file():
-        raise BurnError(f"{folder}: has no model.safetensors; expected an export folder")
+        raise missing(weights)
     if origin_told(folder):
         raise BurnError(f"{folder}: was written by burn-timm convert, whose README.md names origin and licence, "
                         "which a new card would lose: add to that one by hand")

@@ -13,7 +13,7 @@ from ..checkpoints import load_model
 from ..configs import read_config
 from ..convert.write import origin_told
 from ..errors import BurnError, one_line
-from ..files import read_json, write_json
+from ..files import missing, read_json, write_json
 from .card import HERE
 
 _logger = logging.getLogger(__name__)
@@ -118,13 +118,10 @@ def _files(folder: Path) -> dict[str, bytes]:
     """Content by name of the files that an export writes; the network in them must load."""
     if not folder.is_dir():
         raise BurnError(f"{folder}: no such folder; expected the export folder of a run")
-    if missing := [name for name in _NEEDED if not (folder / name).is_file()]:
-        advice = "expected an export folder"
-        if (folder / "export" / "model.safetensors").is_file():
-            advice = f"is it {folder / 'export'}?"
-        elif missing == ["README.md"]:
-            advice = f"burn-timm card {folder} writes it"
-        raise BurnError(f"{folder}: has no {missing[0]}; {advice}")
+    for name in _NEEDED:
+        if not (folder / name).is_file():
+            advice = f"; burn-timm card {folder} writes it" if name == "README.md" else ""
+            raise BurnError(f"{missing(folder / name)}{advice}")
     names = [name for name in (*_NEEDED, "LICENSE", *_MORE) if (folder / name).exists()]
     for name in names:
         if (folder / name).is_symlink() or not (folder / name).is_file():
