@@ -73,7 +73,7 @@ def convert_source(
     """
     networks = find_networks(source)
     if any(network.kind == "own" for network in networks.values()):
-        raise BurnError(f"{source.path}: holds a network of this package already; use burn-timm pack")
+        raise BurnError(f"{source.path}: of this package, so it loads as it is; burn-timm pack packs it")
     asked, layout = layout, detect(source, layout)
     part = _choose(source, layout, networks, part)
     network = networks[part]

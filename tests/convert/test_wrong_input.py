@@ -115,7 +115,7 @@ CASES = [  # content, options, what the line must say
     (lambda: beside_each_convolution("alpha", "rotate", "R1", "R2"), "", "layer1.0.conv1.alpha [2] has"),  # RBNN
     (lambda: beside_each_convolution("alpha", "tau"), "--from encoder", "layer1.0.conv1.alpha [2] has"),  # ReCU
     (lambda: beside_each_convolution("binary_a.alpha_a"), "", "layer1.0.conv1.binary_a.alpha_a [2] has"),  # AdaBin
-    (lambda: timm.create_model("test_reactnet").state_dict(), "", "of this package already; use burn-timm pack"),
+    (lambda: timm.create_model("test_reactnet").state_dict(), "", "of this package, so it loads as it is"),
     # tensors
     *((lambda name=name: without(a(flat=True), name), "--from reactnet", f"{name} is missing") for name in (
         "feature.0.conv1.weight", "feature.4.bn2_1.running_mean", "feature.13.move23.bias", "fc.bias")),
