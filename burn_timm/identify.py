@@ -20,8 +20,8 @@ def burn_models() -> list[str]:
 
 
 def shape_args(model_args: Mapping[str, Any] | None) -> str:
-    """Arguments of a model as JSON; what changes no shape (its bits and act_grad) and its classes are left out."""
-    others = ("weight_bits", "act_bits", "act_grad", "num_classes")
+    """Arguments of a model as JSON, but for its bits and its classes."""
+    others = ("weight_bits", "act_bits", "num_classes")
     return json.dumps({key: value for key, value in (model_args or {}).items() if key not in others}, sort_keys=True)
 
 

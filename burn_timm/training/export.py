@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints import model_source, save_folder, save_latent
-from ..files import atomic_folder
+from ..files import atomic_folder, read_json
 from ..packing import STAGES
 from .build import with_classifier
 from .options import Options
@@ -38,8 +38,9 @@ def export(
         images = export_input(options.export_img_size)
         save_folder(folder, model, bits[0] if bits else 32, model_args, images, loaded, label_names)
         size = (folder / "model.safetensors").stat().st_size
+        model_args = read_json(folder / "config.json")["model_args"]  # also those of the weights that it began with
     if bits is not None:
-        save_latent(output / "latent.safetensors", state_dict, name, bits[0], options.model_kwargs, bits[1])
+        save_latent(output / "latent.safetensors", state_dict, name, bits[0], model_args, bits[1])
     return {
         "bytes_exported": size,
         "bytes_fp32": sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values()),

@@ -65,7 +65,8 @@ def test_the_floats_of_a_run_are_told_by_its_export(tmp_path):
 
 def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
     """The averaged weights, as timm's own reader takes them, unless --part asks for the others."""
-    path, model, average = saved(global_pool="max")  # by --gp, which timm's script has beside --model-kwargs
+    # global_pool by --gp, which timm's script has beside --model-kwargs
+    path, model, average = saved(global_pool="max", act_grad="clip")
     given = ["--model", "test_reactnet", "--model-kwargs", "num_classes=5"]
     for options, network in ((given, average), (["--part", "network"], model)):
         assert main(["pack", str(path), str(tmp_path / "out"), *options]) == 0
@@ -73,6 +74,7 @@ def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
         assert torch.equal(outputs(loaded), outputs(network))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     images = config["pretrained_cfg"]
+    assert config["model_args"]["act_grad"] == "clip"  # which whoever trains on wants to have
     assert (images["input_size"], images["crop_pct"], images["mean"]) == ([4, 96, 96], 1.0, [0.5] * 4)
     assert "license" not in images  # that of timm's registration
     card = (tmp_path / "out" / "README.md").read_text()

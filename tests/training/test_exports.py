@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from burn_timm.checkpoints import load_model
 from burn_timm.convert.moco import load_moco_teacher
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import seed_for
@@ -58,10 +59,13 @@ def test_a_vit_teaches_at_its_own_size_and_at_another(tmp_path):
 
 def test_a_run_from_trained_weights_tells_no_figure_of_untrained_ones(tmp_path):
     first = tmp_path / "first"
-    here(ONE_STEP, "--output", first)
+    here(ONE_STEP, "--model-kwargs global_pool=max --act-grad clip --output", first)
     summary = here(ONE_STEP, f"--initial-checkpoint {first}/latent.safetensors --teacher local-dir:{first}/export",
                    "--teacher-pretrained --val-split validation --output", tmp_path / "second")
     assert "knn_student" in summary and "knn_untrained" not in summary and summary["teacher_method"] == "burn"
+    for run, act_grad in (("first", "clip"), ("second", "approx")):  # the pooling stays; --act-grad is a run's own
+        model = load_model("test_reactnet", tmp_path / run / "latent.safetensors")
+        assert model.head.global_pool.pool_type == "max" and model.stages[0][0].sign1.act_grad == act_grad
 
 
 def test_a_teachers_method_is_that_of_its_weights(tmp_path):
