@@ -16,7 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from timm.models import PretrainedCfg, clean_state_dict
 
 from .compat import create_with_weights, load_pickle, save_model_config
-from .configs import read_config
+from .configs import check_arguments, read_config
 from .errors import BurnError, like, one_line, prefixed
 from .files import missing, read_json, write_json
 from .identify import burn_models, classes_in, classifiers, shape_args
@@ -148,14 +148,11 @@ def told_by_timm(content: Any) -> dict[str, str]:
 
 
 def told_arguments(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments of the model, but for its bits, as the metadata of a file tell them."""
-    try:
-        model_args = json.loads(metadata.get("model_args", "{}"))
-    except (ValueError, RecursionError):
-        model_args = None
-    if not isinstance(model_args, dict):
-        raise BurnError(f"{path}: its metadata model_args are no JSON object; give --model and --model-kwargs")
-    return model_args
+    """Arguments of the model, but for its bits, as the metadata of a file tell them; checked as in config.json."""
+    model_args = metadata.get("model_args", "{}")
+    with contextlib.suppress(ValueError, RecursionError):
+        model_args = json.loads(model_args)
+    return check_arguments(model_args, path)
 
 
 def save_latent(

@@ -35,6 +35,15 @@ def check_config(config: dict[str, Any], where: str | os.PathLike) -> dict[str, 
     return _first_wrong(config, where, _wrong(config, registered=True))
 
 
+def check_arguments(model_args: Any, where: str | os.PathLike) -> dict[str, Any]:
+    """`model_args` itself, if it is an object of arguments that a file may give to a model.
+
+    Raises:
+        BurnError: As `check_config`.
+    """
+    return _first_wrong(model_args, where, _wrong_arguments(model_args))
+
+
 def check_exported_config(config: dict[str, Any], where: str | os.PathLike) -> dict[str, Any]:
     """`config` itself, if it describes a network that `burn-timm export` wrote; timm need not know its name.
 
@@ -85,11 +94,7 @@ def _wrong(config: dict[str, Any], registered: bool) -> Iterator[tuple[str, Any,
         yield "architecture", architecture, "the name of a model that timm knows"
     if not _whole(config.get("num_classes", 0), 0, 10_000_000):
         yield "num_classes", config["num_classes"], "a whole number, 0 or more"
-    model_args = config.get("model_args") or {}
-    if not isinstance(model_args, dict):
-        yield "model_args", model_args, "an object of argument: value"
-    else:
-        yield from _wrong_arguments(model_args)
+    yield from _wrong_arguments(config.get("model_args") or {})
     settings = config.get("pretrained_cfg", config)  # early versions of timm wrote one level only
     if not isinstance(settings, dict):
         yield "pretrained_cfg", settings, "an object"
@@ -112,7 +117,10 @@ def _wrong(config: dict[str, Any], registered: bool) -> Iterator[tuple[str, Any,
             yield name, value, "without NaN and infinity, which JSON does not have"
 
 
-def _wrong_arguments(model_args: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+def _wrong_arguments(model_args: Any) -> Iterator[tuple[str, Any, str]]:
+    if not isinstance(model_args, dict):
+        yield "model_args", model_args, "an object of argument: value"
+        return
     for name, value in model_args.items():
         if name in _NOT_FOR_FILES:
             yield f"{name} in model_args", value, "left out"

@@ -225,6 +225,17 @@ def test_what_a_file_tells_of_its_model_holds(tmp_path):
         checkpoints.load_model("test_reactnet", timms)
 
 
+@pytest.mark.parametrize(("told", "message"), [
+    ("max", "model_args must be an object"), ('{"checkpoint_path": "w.pth"}', "checkpoint_path in .* must be left out"),
+    ('{"depths": [1, 1, 2, 1001]}', "depths in .* must be at most 1,000 blocks"),
+])
+def test_what_a_file_tells_is_checked_as_config_json_is(told, message, tmp_path):
+    metadata = {**checkpoints.latent_metadata("test_reactnet", 1), "model_args": told}
+    safetensors.torch.save_file(make().state_dict(), tmp_path / "latent.safetensors", metadata)
+    with pytest.raises(BurnError, match=f"latent.safetensors: {message}"):
+        checkpoints.load_model("test_reactnet", tmp_path / "latent.safetensors")
+
+
 @pytest.mark.parametrize("file", ["", "model.safetensors"])
 def test_the_config_beside_a_weights_file_holds(file, tmp_path):
     source = make(global_pool="max", num_classes=5, weight_bits=32)
