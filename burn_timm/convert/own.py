@@ -47,10 +47,10 @@ class Own:
     Attributes:
         path: The file of weights.
         state_dict: Packed or float, in the names of the model.
-        told: What the file tells: `model`, `model_args`, `weight_bits`, each where it does.
-        config: Of config.json; empty where there is none.
+        told: What the file, or the config.json beside it, tells: `model`, `model_args`, `weight_bits`.
+        config: The config.json of a folder that was given; empty where a file was.
         details: How they were trained, as far as it is told.
-        images: Options of timm's script that say how images were prepared.
+        images: How images were prepared, in the names of timm's options or of config.json.
         notes: What was chosen and left out in the file, for people.
         label_names: Of the classes, as far as they are told.
     """

@@ -82,8 +82,8 @@ def open_dataset(
 
 
 def mirror_probability(name: str) -> float:
-    """How often views of the dataset `name` (as in `open_dataset`) show the mirror image: digits and letters never,
-    others half."""
+    """How often views of the dataset `name` (as in `open_dataset`) show the mirror image: never where the name itself
+    says that it is handwriting (`hfds/mnist` is any files in a folder), else half of the time."""
     return 0.0 if name.strip().lower().rstrip("/") in (*_DIGITS, *_WRITTEN) else 0.5
 
 

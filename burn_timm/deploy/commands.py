@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .. import provenance
 from ..arguments import file_ending, positive
-from ..checkpoints import load_model, read_content, require_model, weights_file
+from ..checkpoints import config_beside, load_model, read_content, require_model, weights_file
 from ..convert.own import is_name, known, read_own
 from ..errors import BurnError
 from ..files import require_replaceable, write_json
@@ -103,8 +103,9 @@ def _open(args: argparse.Namespace) -> torch.nn.Module:
     path = Path(source.removeprefix("local-dir:").removeprefix("local_dir:"))
     if not path.exists() and timm.is_model(source):
         raise BurnError(f"{source}: no such file or folder; for timm's weights of this name add --pretrained")
-    if path.is_dir() and args.model is None and (path / "config.json").is_file():
-        return load_model(f"local-dir:{path}")
+    described = (path / "config.json").is_file() if path.is_dir() else config_beside(path)
+    if described and args.model is None:
+        return load_model(f"local-dir:{path if path.is_dir() else path.parent}", path)
     return _network_of_file(weights_file(path), args.model)
 
 

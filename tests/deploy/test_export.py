@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from argparse import Namespace
 
 import pytest
@@ -130,14 +131,16 @@ def test_other_stages_are_for_interchange_only_here_one_image_at_a_time(tmp_path
     config = {"architecture": "test_reactnet", "num_classes": 4, "pretrained_cfg": {"input_size": [3, 64, 64]},
               "model_args": {"weight_bits": bits[0], "act_bits": bits[1]}}
     (folder / "config.json").write_text(json.dumps(config))
-    assert run("export", folder, tmp_path / "net", "--format", format, "--batch-size", 1) == 0
+    file = folder / "model.safetensors"
+    assert run("export", file, tmp_path / "net", "--format", format, "--batch-size", 1) == 0
     assert json.loads((tmp_path / "net" / "config.json").read_text())["batch_size"] == 1
     x = torch.randn(1, 3, 64, 64)
     assert errors(outputs(tmp_path / "net", format, x)[1], model(x).detach()) < 0.05
     with pytest.raises(Exception, match=r"(?i)shape|dimension|size"):
         outputs(tmp_path / "net", format, torch.cat([x, x]))
-    for source, message in ((folder, f"weight_bits={bits[0]}, act_bits={bits[1]}; only 1/1 runs in 1 bit"),
-                            (folder / "model.safetensors", "weights trained with 32 bits; give the folder")):
+    alone = shutil.copy(file, tmp_path / "floats.safetensors")
+    stage = f"weight_bits={bits[0]}, act_bits={bits[1]}; only 1/1 runs in 1 bit"
+    for source, message in ((folder, stage), (file, stage), (alone, "weights trained with 32 bits; give the folder")):
         assert message in fails("export", source, tmp_path / "no") and not (tmp_path / "no").exists()
 
 
