@@ -25,6 +25,7 @@ from burn_timm.nn import weights_held
 from burn_timm.runs import understood
 from burn_timm.schedules import lr_at
 from burn_timm.training.build import build_teacher, options_in_force
+from burn_timm.training.centre import centre
 from burn_timm.training.data import count_steps, open_data
 from burn_timm.training.demo import run_demo
 from burn_timm.training.export import export
@@ -260,8 +261,9 @@ def finish(run: Run, method: Method) -> dict:
     options, output = run.options, run.output
     # As anyone who loads the export has it.
     student = method.student().eval().to(memory_format=torch.contiguous_format)
+    centre(student, options, run.data.train, run.device, method.classifier())
     summary = run.summary()
-    # First: whatever fails below, the weights are there.
+    # Before what may fail below: then the weights are there.
     names = (run.data.train.class_names or ()) if method.needs_labels else ()
     summary.update(export(student, options, options.stages[-1], output, method.classifier(), names))
     draw_curves(output / "log.jsonl", output / "curves.png")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,3 +51,8 @@ def export(
 def export_input(img_size: int) -> dict:
     """Data configuration of an export: the usual crop of 7/8 at ImageNet sizes; smaller images are kept whole."""
     return {"input_size": (3, img_size, img_size), "crop_pct": 0.875 if img_size >= 128 else 1.0}
+
+
+def export_config(options: Options, student: torch.nn.Module) -> dict[str, Any]:
+    """All of the data configuration that the export of `student` has."""
+    return {**student.pretrained_cfg, **export_input(options.export_img_size)}

@@ -1,5 +1,6 @@
 """Accuracies where labels are at hand: kNN of pixels, untrained student, teacher, student; and during training."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,8 +19,9 @@ from ..evals.knn import NEIGHBOURS, knn_accuracy
 from ..evals.linear import linear_probe
 from ..nn import Backbone
 from .build import backbone_at, build_student
+from .centre import centre
 from .data import Data
-from .export import export_input
+from .export import export_config
 from .options import Options
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +33,8 @@ PIXELS = 64  # on a side, at most, where raw pixels are compared
 
 
 def untrained(options: Options, stage: str, images: ImageSource, device: torch.device) -> torch.nn.Module:
-    """The run's initial network in the bits of `stage`, its BatchNorm statistics re-estimated on training views."""
+    """The run's initial network in the bits of `stage`, its BatchNorm statistics re-estimated on training views,
+    its features centred as those of an export are."""
     model = build_student(options, stage, seed_for(options.seed, 0)).to(device)
     side = options.export_img_size
     view = options.view if isinstance(options.view, str) else options.view[0]
@@ -44,6 +47,7 @@ def untrained(options: Options, stage: str, images: ImageSource, device: torch.d
     )
     normalise = backbone_at(torch.nn.Identity(), resolve_model_data_config(model), side).to(device)
     calibrate_batchnorm(model, (normalise(batch["views"][:, 0].to(device)) for batch in loader))
+    centre(model, options, images, device)
     return model
 
 
@@ -81,13 +85,16 @@ def knn_figures(
 def accuracy_during_training(
     options: Options, data: Data, student: torch.nn.Module, device: torch.device, tasks: Iterable[str],
 ) -> dict[str, float]:
-    """Top-1 accuracies of the student as it is, fractions, by `tasks` of `knn` and `linear`, on the same small subsets.
+    """Top-1 accuracies, fractions, by `tasks` of `knn` and `linear`, of what would be exported now, on the same small
+    subsets.
 
-    What cannot be measured is left out, with a warning. The student's mode and statistics stay as they are.
+    What cannot be measured is left out, with a warning. The student stays as it is.
     """
     splits, transform = at_most(options, data, SMALL_MOST_IMAGES), eval_transform(export_config(options, student))
     figures = {}
+    student = copy.deepcopy(student).eval()
     try:
+        centre(student, options, data.train, device)
         features = features_of(student, splits, transform, options, device)
         if "knn" in tasks:
             figures["knn"] = top1_by_knn(features)
@@ -114,11 +121,6 @@ def features_of(
 def top1_by_knn(features: list[torch.Tensor]) -> float:
     """Args: features and labels of the training images, then those of the validation images."""
     return round(knn_accuracy(*features, k=min(NEIGHBOURS, len(features[0]))), 5)
-
-
-def export_config(options: Options, student: torch.nn.Module) -> dict[str, Any]:
-    """The data configuration that the export will have."""
-    return {**student.pretrained_cfg, **export_input(options.export_img_size)}
 
 
 def at_most(options: Options, data: Data, most: tuple[int, int]) -> list[ImageSource]:

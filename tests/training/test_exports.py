@@ -13,10 +13,12 @@ from burn_timm.checkpoints import load_model
 from burn_timm.convert.moco import load_moco_teacher
 from burn_timm.data.datasets import open_dataset
 from burn_timm.data.loader import seed_for
+from burn_timm.evals.features import eval_transform
 from burn_timm.methods.base import Method
 from burn_timm.packing import is_packed
 from burn_timm.training import measure
 from burn_timm.training.build import build_teacher, with_classifier
+from burn_timm.training.centre import centre
 from burn_timm.training.options import parse_options
 from burn_timm.training.processes import make_accelerator
 from burn_timm.training.run import teacher_method
@@ -25,13 +27,15 @@ from eval_downstream import main as evaluate
 
 from .runs import DIGITS, FIGURE_IMAGES, ONE_STEP, SHORT, TEACHER, checkpoint, here, log, options_of, words_of
 
+LAST_SHIFT = "stages.3.0.act2.shift2.bias"  # of test_reactnet
+
 
 def exported(folder):
     return timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
 
 
 def test_the_export_has_its_own_size_and_the_weights_are_the_same(tmp_path):
-    """Nothing that was computed depends on it, so a run may be resumed with another one."""
+    """Nothing depends on it but the mean that the last shift takes away, so a run may be resumed with another one."""
     runs = []
     for options in ("", "--export-img-size 48 --resume auto"):
         summary = here(ONE_STEP, "--val-split validation --output", tmp_path, options)
@@ -40,8 +44,31 @@ def test_the_export_has_its_own_size_and_the_weights_are_the_same(tmp_path):
     assert (plain["export_img_size"], larger["export_img_size"], larger["img_size"]) == (32, 48, 32)
     assert [model.pretrained_cfg["input_size"] for model in (one, other)] == [(3, 32, 32), (3, 48, 48)]
     states = one.state_dict(), other.state_dict()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == [LAST_SHIFT]
     assert plain["knn_student"] != larger["knn_student"]  # measured at the size of the export
+
+
+@pytest.mark.parametrize(("model", "changes"), [
+    ("test_reactnet", True), ("test_reactnet --model-kwargs global_pool=avgmax", True),
+    ("test_reactnet --model-kwargs global_pool=catavgmax", False), ("test_reactnet_mlp", False), ("test_resnet", False),
+])
+def test_exported_features_have_mean_zero_and_logits_stay(model, changes):
+    options, digits = parse_options(words_of(SHORT, "--model", model)), open_dataset("digits")
+    student = measure.build_student(options, options.stages[-1], 0).eval()
+    classifier = torch.nn.Linear(student.head_hidden_size, 10)
+    splits, transform = [digits.subset(range(0, 1437, 3))], eval_transform(measure.export_config(options, student))
+
+    def features():
+        return measure.features_of(student, splits, transform, options, torch.device("cpu"))[0]
+
+    before = features()
+    logits = classifier(before)
+    centre(student, options, digits, torch.device("cpu"), classifier)
+    after = features()
+    torch.testing.assert_close(classifier(after), logits, atol=1e-3, rtol=1e-3)
+    assert torch.equal(before, after) != changes
+    assert (after.mean(0).norm() < 0.1 * before.mean(0).norm()) == changes
+    torch.testing.assert_close(after - after.mean(0), before - before.mean(0), atol=1e-3, rtol=1e-3)
 
 
 def test_a_vit_teaches_at_its_own_size_and_at_another(tmp_path):
