@@ -10,6 +10,8 @@ from accelerate.utils import gather_object
 
 from ..checkpoints import model_source, weights_file
 from ..data.corrupt import CorruptLog
+from ..data.sources import ImageSource
+from ..data.stream import StreamSource
 from ..nn import Backbone
 from ..provenance import git_commit, hardware, peak_memory, redact_tree, versions
 from ..runs import summary_of
@@ -71,6 +73,11 @@ class Run:
             state.save(path, self.identity)
         self.last_good = f"{path} (step {stage * self.steps.total + step})"
         return state
+
+    def readable(self) -> ImageSource | StreamSource:
+        """The training images without those that could not be read."""
+        images, corrupt = self.data.train, set(self.corrupt.indices)
+        return images.subset([index for index in range(len(images)) if index not in corrupt]) if corrupt else images
 
     def summary(self) -> dict[str, Any]:
         """What was trained, how, with what and for how long, without paths of this machine."""
