@@ -1,7 +1,5 @@
 """Pooled features whose mean over the training images is zero, at no cost in the exported network."""
 
-import itertools
-
 import torch
 
 from ..data.loader import eval_loader
@@ -22,7 +20,7 @@ def centre(
 ) -> None:
     """Let the pooled features `[B, D]` of a binary network have mean 0 over 1,024 of the training images (or all).
 
-    The shortcuts of ReActNet carry every learned shift to the end, so that all images share a vector, which can be five
+    The shortcuts of ReActNet carry every learned shift to the end, so that all images share a vector, often four to six
     times as long as what tells them apart; a new classifier then diverges at usual learning rates. The last shift can
     take that vector away, and `classifier`, on these features, gets it back in its bias: its logits stay. The paper
     does not have this step. Networks that do not end in a shift stay as they are, and so do features with a hidden
@@ -34,8 +32,8 @@ def centre(
     if not is_binary(student) or getattr(student.head, "hidden_size", None):
         return
     subset = images if images.streaming else random_subset(images, IMAGES, options.seed)
-    loader = eval_loader(subset, eval_transform(export_config(options, student)), BATCH, options.workers)
-    mean = extract_features(student, itertools.islice(loader, IMAGES // BATCH), device)[0].mean(0).to(device)
+    loader = eval_loader(subset, eval_transform(export_config(options, student)), BATCH, options.workers, IMAGES)
+    mean = extract_features(student, loader, device)[0].mean(0).to(device)
     *_, last = student.binary_units()
     if mean.shape != last.act.shift2.bias.shape:  # two poolings
         return
