@@ -261,9 +261,9 @@ def finish(run: Run, method: Method) -> dict:
     options, output = run.options, run.output
     # As anyone who loads the export has it.
     student = method.student().eval().to(memory_format=torch.contiguous_format)
-    centre(student, options, run.readable(), run.device, method.classifier())
-    summary = run.summary()
-    # Before what may fail below: then the weights are there.
+    centred = centre(student, options, run.readable(), run.device, method.classifier())
+    summary = {**run.summary(), "centred": centred}
+    # First: whatever fails below, the weights are there.
     names = (run.data.train.class_names or ()) if method.needs_labels else ()
     summary.update(export(student, options, options.stages[-1], output, method.classifier(), names))
     draw_curves(output / "log.jsonl", output / "curves.png")

@@ -120,8 +120,9 @@ def _files(folder: Path) -> dict[str, bytes]:
         raise BurnError(f"{folder}: no such folder; expected the export folder of a run")
     for name in _NEEDED:
         if not (folder / name).is_file():
-            advice = f"; burn-timm card {folder} writes it" if name == "README.md" else ""
-            raise BurnError(f"{missing(folder / name)}{advice}")
+            error = missing(folder / name)
+            no_card = name == "README.md" and not (folder / "export").exists()
+            raise BurnError(f"{error}; burn-timm card {folder} writes it") if no_card else error
     names = [name for name in (*_NEEDED, "LICENSE", *_MORE) if (folder / name).exists()]
     for name in names:
         if (folder / name).is_symlink() or not (folder / name).is_file():

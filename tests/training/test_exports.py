@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from data.pictures import write
 from safetensors.torch import load_file
 
 from burn_timm.checkpoints import load_model
@@ -63,12 +64,36 @@ def test_exported_features_have_mean_zero_and_logits_stay(model, changes):
 
     before = features()
     logits = classifier(before)
-    centre(student, options, digits, torch.device("cpu"), classifier)
+    assert centre(student, options, digits, torch.device("cpu"), classifier) == changes
     after = features()
     torch.testing.assert_close(classifier(after), logits, atol=1e-3, rtol=1e-3)
     assert torch.equal(before, after) != changes
     assert (after.mean(0).norm() < 0.1 * before.mean(0).norm()) == changes
     torch.testing.assert_close(after - after.mean(0), before - before.mean(0), atol=1e-3, rtol=1e-3)
+
+
+def test_an_exported_classifier_gives_the_logits_that_were_trained(tmp_path, digits):
+    options = "--model test_reactnet --stages w1a1 --max-steps 3 --lr 0.03 --val-split none --output"
+    assert here(options_of("supervised"), options, tmp_path)["centred"]
+    state, model = checkpoint(tmp_path)["method"], timm.create_model("test_reactnet", num_classes=10).eval()
+    names = {"backbone.model.": "", "student_head.": "head.fc."}
+    model.load_state_dict({name.replace(old, new): state[name] for old, new in names.items() for name in state
+                           if name.startswith(old)})
+    images = (digits[0][:64].float() / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        packed, trained = exported(tmp_path)(images), model(images)
+    torch.testing.assert_close(packed, trained, atol=1e-3, rtol=1e-3)
+
+
+def test_images_that_cannot_be_read_cost_no_export(tmp_path, caplog):
+    for number in range(3):
+        write(tmp_path / "a" / f"{number}.png", number, 8, cut=60)
+    options = parse_options(words_of(SHORT))
+    student = measure.build_student(options, "w1a1", 0).eval()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    assert not centre(student, options, open_dataset("folder", tmp_path), torch.device("cpu"))
+    assert "features are not centred" in caplog.text
+    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
 
 def test_a_vit_teaches_at_its_own_size_and_at_another(tmp_path):
