@@ -142,7 +142,7 @@ def edit(**changes):
     ("weights", lambda path: path.write_bytes(path.read_bytes()[:-10]), "truncated, damaged or from another export"),
     ("weights", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "truncated, damaged"),
     ("weights", lambda path: path.unlink(), "cannot be read"),
-    ("config.json", lambda path: path.unlink(), "config.json: cannot be read"),
+    ("config.json", lambda path: path.unlink(), "config.json: no such file"),
     ("config.json", lambda path: path.write_text("{"), "config.json: cannot be read"),
     ("config.json", edit(format="timm"), "no 1-bit network; write one with: burn-timm export"),
     ("config.json", edit(format_version=9), "format_version 9, but this burn_timm reads only 1"),
