@@ -11,7 +11,7 @@ import timm
 
 from . import tables
 from .arguments import KeyValues, natural, positive
-from .checkpoints import save_folder, save_latent
+from .checkpoints import config_beside, save_folder, save_latent
 from .compat import write_config
 from .configs import images_of, read_config
 from .convert.own import Own, is_name, known, read_own
@@ -127,7 +127,7 @@ def _info_of_name(args: argparse.Namespace) -> None:
 
 def _facts(own: Own, img_size: int | None) -> dict[str, Any]:
     """What is known of weights, in the order in which a person wants it."""
-    architecture = own.config.get("architecture")
+    architecture = (own.config or config_beside(own.path)).get("architecture")
     binary = architecture is None or architecture in burn_models()
     name, model_args = own.model() if binary else (architecture, {})
     facts: dict[str, Any] = {"model": name}

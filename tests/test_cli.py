@@ -14,7 +14,7 @@ from exported import packed as pack
 
 import burn_timm  # noqa: F401
 from burn_timm import cli, commands, packing
-from burn_timm.checkpoints import read_state_dict, save_latent, state_hash
+from burn_timm.checkpoints import read_state_dict, save_folder, save_latent, state_hash
 from burn_timm.counting import count_stages
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -157,6 +157,10 @@ def test_info_of_weights(latent, folder, tmp_path, capsys, fails):
     data[-1] ^= 1
     (packed / "model.safetensors").write_bytes(data)
     assert "checksum" in fails("info", packed)
+    other = timm.create_model("test_resnet", num_classes=7)
+    (tmp_path / "other").mkdir()
+    save_folder(tmp_path / "other", other, 32, {}, {"input_size": (3, 32, 32)})
+    assert facts(tmp_path / "other") == facts(tmp_path / "other" / "model.safetensors")
     assert "weights have their own number" in fails("info", folder, "--num-classes", 3)
 
 

@@ -80,8 +80,10 @@ def fold(model: nn.Module) -> FoldedNetwork:
         raise BurnError("the network's head has a hidden layer, which has no 1-bit form yet: export it to ONNX")
     conv = model.stem.conv
     half = conv.kernel_size[0] // 2
-    if (conv.kernel_size, conv.stride, conv.padding) != ((2 * half + 1,) * 2, (2, 2), (half, half)):
-        raise BurnError(f"the stem must be a square convolution of stride 2 that pads half of its kernel, not {conv}")
+    plain = ((2 * half + 1,) * 2, (2, 2), (half, half), (1, 1), 1, "zeros")
+    if (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode) != plain:
+        raise BurnError("the stem must be an ordinary square convolution of stride 2 that pads half of its kernel with "
+                        f"zeros, not {conv}")
     stem_weight, stem_bias = fused(conv.weight, model.stem.bn, conv.bias)
     steps, shift = [], torch.zeros_like(stem_bias)
     for unit in model.binary_units():

@@ -65,7 +65,8 @@ def _merged(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     one_bit = isinstance(conv, BinaryConv2d) and conv.weight_bits == 1
     weight, bias = fused(scaled_sign(conv.weight) if one_bit else conv.weight, norm, conv.bias)
     plain = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, device=weight.device,
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
+        padding_mode=conv.padding_mode, device=weight.device,
     ).requires_grad_(False)
     plain.weight.copy_(weight)
     plain.bias.copy_(bias)

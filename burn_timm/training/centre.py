@@ -32,8 +32,8 @@ def centre(
 
     Returns:
         Whether they have it now. Networks that do not end in a shift stay as they are, and so do features with a hidden
-        layer (`head_hidden_size`) or of two poolings (`catavgmax`). Images that cannot be read leave a warning instead
-        of an error, which would cost the export.
+        layer (`head_hidden_size`) or of two poolings (`catavgmax`). Images that cannot be read, and features that are
+        not finite, leave a warning instead of an error, which would cost the export.
     """
     if not is_binary(student) or getattr(student.head, "hidden_size", None):
         return False
@@ -46,6 +46,9 @@ def centre(
         return False
     *_, last = student.binary_units()
     if mean.shape != last.act.shift2.bias.shape:  # two poolings
+        return False
+    if not mean.isfinite().all():
+        _logger.warning("features are not centred: some of them are NaN or infinite")
         return False
     last.act.shift2.bias.sub_(mean)
     if classifier is not None:

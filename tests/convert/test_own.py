@@ -87,6 +87,14 @@ def test_timms_checkpoint_to_a_folder(saved, tmp_path, capsys):
     assert "96 x 96" in out and "One image of 96 px" in out
 
 
+def test_arguments_that_json_does_not_have_are_one_line(saved, tmp_path, fails):
+    path, *_ = saved()
+    content = torch.load(path, weights_only=False)
+    content["args"].model_kwargs = {"channels": {8, 16}}
+    torch.save(content, path)
+    assert fails("pack", path, tmp_path / "out").startswith(f"{path}: model test_reactnet, channels {{")
+
+
 def test_the_first_stage_is_told_by_timms_options(saved, tmp_path, fails):
     path, *_ = saved(weight_bits=32)
     assert "trained with 32 bits" in fails("pack", path, tmp_path / "out")

@@ -96,6 +96,15 @@ def test_images_that_cannot_be_read_cost_no_export(tmp_path, caplog):
     assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
 
 
+def test_features_that_are_not_finite_are_not_centred(caplog):
+    student = measure.build_student(parse_options(words_of(SHORT)), "w1a1", 0).eval()
+    with torch.no_grad():
+        student.get_parameter(LAST_SHIFT)[3] = float("inf")
+    assert not centre(student, parse_options(words_of(SHORT)), open_dataset("digits"), torch.device("cpu"))
+    assert "features are not centred: some of them are NaN or infinite" in caplog.text
+    assert student.get_parameter(LAST_SHIFT).isinf().sum() == 1 and student.get_parameter(LAST_SHIFT).isnan().sum() == 0
+
+
 def test_a_vit_teaches_at_its_own_size_and_at_another(tmp_path):
     vit = timm.create_model("test_vit", num_classes=0)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
