@@ -61,3 +61,12 @@ def test_no_files_import_each_other_in_a_circle():
 
 def test_importing_the_package_imports_no_training():
     assert {room(name) for name in imported("burn_timm")} <= {"models", "version"}
+
+
+def test_what_takes_seconds_to_import_is_imported_where_it_is_used():
+    slow = {"matplotlib", "scipy", "sklearn"}
+    for module, path in MODULES.items():
+        at_once = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in at_once if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in at_once if isinstance(node, ast.ImportFrom) and not node.level}
+        assert not slow & {name.partition(".")[0] for name in names}, module

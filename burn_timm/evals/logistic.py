@@ -12,9 +12,6 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from tqdm import tqdm
 
@@ -51,6 +48,10 @@ def logistic_regression(
     Raises:
         BurnError: fewer than two classes.
     """
+    from sklearn.exceptions import ConvergenceWarning  # here, because it takes a second or two to import
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     x, y, z, t = (part.cpu().numpy() for part in (train_features, train_labels, test_features, test_labels))
     order = np.random.default_rng(seed).permutation(len(x))
     held_out, rest = order[: round(HOLD_OUT * len(x))], order[round(HOLD_OUT * len(x)) :]

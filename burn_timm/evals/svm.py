@@ -13,14 +13,11 @@ import argparse
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import cross_val_score
-from sklearn.preprocessing import normalize
-from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -30,6 +27,9 @@ from ..arguments import above_zero, positive
 from ..data import ImageSource
 from ..errors import BurnError
 from .features import check_features, eval_mode
+
+if TYPE_CHECKING:
+    from sklearn.svm import LinearSVC
 
 DESCRIPTION = "one-against-rest linear SVMs on frozen features, full and low-shot: mean average precision"
 
@@ -205,6 +205,9 @@ def run(
     Raises:
         BurnError: the sets do not fit each other, or no figure can be computed.
     """
+    from sklearn.exceptions import ConvergenceWarning  # here, because it takes a second or two to import
+    from sklearn.preprocessing import normalize
+
     check_features(train_features, train_labels, test_features, test_labels, settings.multi_label)
     x, z = (normalize(part.double().cpu().numpy()) for part in (train_features, test_features))
     y, t = train_labels.cpu().numpy(), test_labels.cpu().numpy()
@@ -250,6 +253,8 @@ def _lacking(y: np.ndarray, classes: list[int]) -> str | None:
 
 def _full(x, y, z, t, classes: list[int], settings: Settings) -> float:
     """Mean over the classes of the average precision of an SVM on all images, at the cost that cross-validates best."""
+    from sklearn.model_selection import cross_val_score
+
     figures, costs = [], sorted(settings.costs)
     for c in tqdm(classes, desc="SVM, all images", unit=" classes", disable=None):
         positives = _marks(y, c) == 1
@@ -283,13 +288,15 @@ def _low_shot(x, y, z, t, classes: list[int], k: int, settings: Settings) -> dic
     }
 
 
-def _tested(fitted: LinearSVC, z: np.ndarray, marks: np.ndarray) -> float:
+def _tested(fitted: "LinearSVC", z: np.ndarray, marks: np.ndarray) -> float:
     """Average precision over the images that are not "difficult"."""
     clear = marks != 0
     return average_precision(fitted.decision_function(z)[clear], marks[clear] == 1)
 
 
-def _svm(cost: float, seed: int) -> LinearSVC:
+def _svm(cost: float, seed: int) -> "LinearSVC":
+    from sklearn.svm import LinearSVC
+
     return LinearSVC(
         C=cost, class_weight={True: 2, False: 1}, penalty="l2", loss="squared_hinge", dual=True, tol=1e-4,
         max_iter=2000, random_state=seed,

@@ -24,7 +24,7 @@ from burn_timm.training import measure
 ROOT = Path(__file__).parents[2]
 DIGITS = (
     "--model test_reactnet --dataset digits --img-size 32 --hflip 0 --view light --batch-size 64 --threads 1 "
-    "--workers 0 --log-with none"
+    "--workers 0 --log-with none --no-compile"  # even trying whether it works takes seconds
 )
 TEACHER = "--teacher test_resnet --no-teacher-pretrained --teacher-img-size 32"
 SHORT = f"{DIGITS} {TEACHER} --head-dim 32"

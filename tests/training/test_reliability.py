@@ -138,7 +138,7 @@ def interrupted(commands: list[list[str]], marker: bytes, tmp_path, environments
     return [(code, (tmp_path / f"stderr{number}").read_text()) for number, code in enumerate(codes)]
 
 
-LONG = f"{SHORT} --max-steps 900 --log-interval 1 --val-split none --no-compile"
+LONG = f"{SHORT} --max-steps 900 --log-interval 1 --val-split none"
 
 
 @pytest.mark.parametrize("task", ["train", pytest.param("knn", marks=pytest.mark.slow)])
