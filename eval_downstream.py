@@ -144,7 +144,8 @@ def _record(measured: Measured, args: argparse.Namespace, argv: list[str], secon
     where = f"{redact(dataset['name'])}, {trained} training and {dataset['test']['images']} test images"
     if line := summary(result):
         print(line)
-    print(f"{args.task} {100 * value:.2f} % | {redact(result['model'])} | {where} | {args.output}")
+    weights = ", random weights" if str(protocol.get("weights")).startswith("random") else ""
+    print(f"{args.task} {100 * value:.2f} % | {redact(result['model'])}{weights} | {where} | {args.output}")
 
 
 def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measured:

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> float:
     parser.add_argument("--output", type=Path, default="few_shot", help="a folder")
     args = parser.parse_args(argv)
 
+    if any(path.is_dir() for path in Path(args.photos, "train").glob("*")):  # of which all but train were left out
+        raise SystemExit(f"{args.photos}: expected a folder for each class; give one split, {args.photos}/train")
     photos = open_dataset("folder", args.photos)
     labels, classes = photos.labels(), photos.num_classes
     order = np.random.default_rng(0).permutation(len(photos))

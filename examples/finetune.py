@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> float:
     classes = sets[0].reader.class_to_idx
     if classes != sets[1].reader.class_to_idx:
         raise SystemExit(f"{args.photos}: train/ and val/ hold different classes; both need the same folders")
+    if len(sets[0]) < args.batch_size:  # timm's loader leaves out an incomplete batch
+        raise SystemExit(f"--batch-size {args.batch_size}: {args.photos}/train has only {len(sets[0])} photos")
     model = timm.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
     data = resolve_data_config({"img_size": args.img_size}, model=model)
     loaders = [create_loader(

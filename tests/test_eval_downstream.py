@@ -61,7 +61,7 @@ def test_random_network_on_digits(task, options, stated, output, capsys, caplog)
     # No path of this machine: nothing that starts with a slash, nor the folder this ran in.
     text = output.read_text()
     assert not re.search(r"(?<![\w.])/\w", text) and str(output.parent) not in text and os.getcwd() not in text
-    assert f"{task} {100 * result['value']:.2f} % | test_resnet | digits" in capsys.readouterr().out
+    assert f"{task} {100 * result['value']:.2f} % | test_resnet, random weights | digits" in capsys.readouterr().out
 
 
 def test_the_figure_is_the_tasks_on_these_features(output):

@@ -58,6 +58,8 @@ def test_few_shot(photos, tmp_path, capsys):
     assert (tmp_path / "confusion.png").stat().st_size > 1000
     with pytest.raises(SystemExit, match="give more than 20 photos a class"):
         run("few_shot.py", photos / "val", "--model", network, "--shots", "20")
+    with pytest.raises(SystemExit, match="give one split, .*/train$"):
+        run("few_shot.py", photos, "--model", network)
 
 
 def test_finetune(photos, tmp_path):
@@ -67,6 +69,8 @@ def test_finetune(photos, tmp_path):
     assert best > 50
     model = timm.create_model("test_reactnet", num_classes=3, checkpoint_path=str(tmp_path / "out/model_best.pth.tar"))
     assert 100 * top1(model, photos, 32) == pytest.approx(best)
+    with pytest.raises(SystemExit, match="--batch-size 64: .*/train has only 60 photos"):  # no step in any epoch
+        run("finetune.py", photos)
     (photos / "val" / "digit 4").rename(photos / "val" / "digit 5")
     with pytest.raises(SystemExit, match="train/ and val/ hold different classes"):
         run("finetune.py", photos)

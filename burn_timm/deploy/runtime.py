@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..configs import check_exported_config
@@ -34,7 +33,8 @@ class OneBitModel:
     Attributes:
         config: config.json of the folder.
         architecture: timm's name of the network.
-        batch_size, input_size: The shape it was exported for; input_size is `(C, H, W)`.
+        batch_size: Images that it computes at once. More are several calls, and fewer are filled up with zeros.
+        input_size: `(C, H, W)`, which it was exported for.
         num_classes: 0 where it has no classifier.
         num_features: Channels of the feature map.
         pretrained_cfg: mean, std, crop_pct, ... as in timm, for `timm.data.resolve_model_data_config(model)`.
@@ -61,7 +61,7 @@ class OneBitModel:
         torch (float32, on the device of `x`), numpy gives numpy.
 
         Raises:
-            BurnError: Another shape than the one the network was exported for, or integers.
+            BurnError: Images of another shape than the network was exported for, no image, or integers.
         """
         return self._run(x, next(name for name in ("logits", "features", "feature_map") if name in self._outputs))
 
@@ -76,36 +76,34 @@ class OneBitModel:
         return self._run(x, "feature_map")
 
     def _run(self, x: Array, output: str) -> Array:
-        expected = [self.batch_size, *self.input_size]
+        expected = f"[B, {', '.join(map(str, self.input_size))}]"
         if not isinstance(x, (torch.Tensor, np.ndarray)):
             raise BurnError(f"expected a torch tensor or numpy array {expected}, not {type(x).__name__}")
-        if list(x.shape) != expected:
-            raise BurnError(
-                f"images are {list(x.shape)}, but this {self.architecture} was exported for {expected}: "
-                "export it again with --img-size and --batch-size"
-            )
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.input_size or not len(x):
+            raise BurnError(f"images are {list(x.shape)}, but this {self.architecture} takes {expected}, channels "
+                            "first, B at least 1; for another size export it with --img-size")
         if not (x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)):
             raise BurnError(f"images are {x.dtype}: expected floats, normalised with mean and std of pretrained_cfg")
         array = x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
         array = np.ascontiguousarray(array, dtype=np.float32)
-        result = self._network(array, output)
+        size, results = self.batch_size, []
+        for start in range(0, len(array), size):
+            part = array[start : start + size]
+            filled = part if len(part) == size else np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            results.append(self._network(filled, output)[: len(part)])
+        result = results[0] if len(results) == 1 else np.concatenate(results)
         return torch.from_numpy(result).to(x.device) if isinstance(x, torch.Tensor) else result
 
 
 class PooledFeatures(nn.Module):
-    """Pooled features `[B, D]` of images `[B, C, H, W]` for any B: an incomplete batch is filled up with zeros."""
+    """Pooled features `[B, D]` of images `[B, C, H, W]`, as a module."""
 
     def __init__(self, model: OneBitModel):
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        size = self.model.batch_size
-        parts = []
-        for part in x.split(size):
-            filled = F.pad(part, (0, 0, 0, 0, 0, 0, 0, size - len(part)))
-            parts.append(self.model.features(filled)[: len(part)])
-        return torch.cat(parts)
+        return self.model.features(x)
 
 
 def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:

@@ -58,6 +58,10 @@ def test_the_face_of_timm(exported, images, call):
         other = getattr(loaded, call)(x)
         assert isinstance(other, np.ndarray)
         np.testing.assert_array_equal(other, got.numpy())
+    for count in (1, 5):  # the folder's batches have two images
+        more = torch.cat([images, images.flip(0), images])[:count]
+        alone = torch.cat([getattr(loaded, call)(image[None]) for image in more])
+        torch.testing.assert_close(getattr(loaded, call)(more), alone, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -114,7 +118,8 @@ def test_it_knows_what_a_user_needs(exported):
 def test_wrong_images_and_threads(exported):
     loaded = load(exported[1])
     for x, message in (
-        (torch.zeros(1, 3, 64, 64), r"images are \[1, 3, 64, 64\], but .* exported for \[2, 3, 64, 64\]"),
+        (torch.zeros(2, 64, 64, 3), r"images are \[2, 64, 64, 3\], but .* takes \[B, 3, 64, 64\], channels first"),
+        (torch.zeros(3, 64, 64), "B at least 1"), (torch.zeros(0, 3, 64, 64), "B at least 1"),
         (np.zeros((2, 3, 32, 64), np.float32), r"images are \[2, 3, 32, 64\], but"),
         (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "expected floats"), ([0.0], "expected a torch tensor"),
     ):
