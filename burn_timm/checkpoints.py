@@ -141,7 +141,8 @@ def told_by_timm(content: Any) -> dict[str, str]:
     if not isinstance(options, argparse.Namespace) or architecture not in burn_models():
         return {}
     given = getattr(options, "model_kwargs", None)
-    model_args = dict(given) if isinstance(given, Mapping) else {}
+    # what JSON does not have becomes text, which the model then refuses by name
+    model_args = json.loads(json.dumps(dict(given), default=str)) if isinstance(given, Mapping) else {}
     if pooling := getattr(options, "gp", None):
         model_args = {"global_pool": pooling, **model_args}
     return latent_metadata(architecture, model_args.get("weight_bits", 1), model_args, model_args.get("act_bits", 1))

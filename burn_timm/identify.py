@@ -22,8 +22,7 @@ def burn_models() -> list[str]:
 def shape_args(model_args: Mapping[str, Any] | None) -> str:
     """Arguments of a model as JSON, but for its bits and its classes."""
     others = ("weight_bits", "act_bits", "num_classes")
-    told = {key: value for key, value in (model_args or {}).items() if key not in others}
-    return json.dumps(told, sort_keys=True, default=str)
+    return json.dumps({key: value for key, value in (model_args or {}).items() if key not in others}, sort_keys=True)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import burn_timm  # noqa: F401 - registers the models
 from burn_timm import arguments
 from burn_timm.data import eval_loader, open_dataset
+from burn_timm.data.folders import SPLIT_SYNONYMS
 from burn_timm.deploy.export import export
 from burn_timm.evals.features import eval_transform, extract_features
 from burn_timm.evals.pictures import draw_confusion
@@ -31,8 +32,9 @@ def main(argv: list[str] | None = None) -> float:
     parser.add_argument("--output", type=Path, default="few_shot", help="a folder")
     args = parser.parse_args(argv)
 
-    if any(path.is_dir() for path in Path(args.photos, "train").glob("*")):  # of which all but train were left out
-        raise SystemExit(f"{args.photos}: expected a folder for each class; give one split, {args.photos}/train")
+    for folder in Path(args.photos).glob("*/"):  # of several splits all but one would be left out
+        if folder.name.lower() in sum(SPLIT_SYNONYMS, ()):
+            raise SystemExit(f"{args.photos}: expected a folder for each class; give one split, such as {folder}")
     photos = open_dataset("folder", args.photos)
     labels, classes = photos.labels(), photos.num_classes
     order = np.random.default_rng(0).permutation(len(photos))

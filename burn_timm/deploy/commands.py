@@ -46,7 +46,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--pretrained", action="store_true", help="CHECKPOINT is a timm name: timm's own weights")
     parser.add_argument("--img-size", type=positive, metavar="PIXELS", help="default: the model's own")
     parser.add_argument("--batch-size", type=positive, metavar="N", help=(
-        "images a call (default: 1 in c and openvino, any number in onnx and torch-export)"
+        "images computed at once (default: 1 in c and openvino, any number in onnx and torch-export)"
     ))
     parser.add_argument("--headless", action="store_true", help="leave the classifier out: pooled features")
     parser.set_defaults(run=_export)

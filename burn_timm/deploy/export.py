@@ -38,8 +38,8 @@ def export(
             CPU (no compiler is needed to write them). `onnx`: model.onnx (opset 17). `torch-export`: model.pt2. Each
             with config.json: preprocessing, labels if known, versions.
         img_size: Pixels; None: the model's own.
-        batch_size: Images a call; None: 1 on a 1-bit engine, any number in `onnx` and `torch-export`. Both are fixed in
-            the file otherwise.
+        batch_size: Images that are computed at once; None: 1 on a 1-bit engine, any number in `onnx` and
+            `torch-export`, which take just that number otherwise.
 
     Raises:
         BurnError: A package is missing, the network does not fit the format, or `folder` holds something else.

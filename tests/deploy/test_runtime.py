@@ -59,9 +59,8 @@ def test_the_face_of_timm(exported, images, call):
         assert isinstance(other, np.ndarray)
         np.testing.assert_array_equal(other, got.numpy())
     for count in (1, 5):  # the folder's batches have two images
-        more = torch.cat([images, images.flip(0), images])[:count]
-        alone = torch.cat([getattr(loaded, call)(image[None]) for image in more])
-        torch.testing.assert_close(getattr(loaded, call)(more), alone, rtol=0, atol=0)
+        more, theirs = (torch.cat([two, two.flip(0), two])[:count] for two in (images, got))
+        torch.testing.assert_close(getattr(loaded, call)(more), theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("format", FORMATS)
