@@ -10,7 +10,6 @@ Any timm model works, floating-point ones too. Bad input is one line on stderr a
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import sys
 import time
@@ -36,7 +35,7 @@ from burn_timm.evals.inputs import Source, Split, open_splits, subset
 from burn_timm.evals.results import read_results, write_result
 from burn_timm.evals.tables import all_tables, summary
 from burn_timm.files import locked
-from burn_timm.provenance import redact, redact_tree
+from burn_timm.provenance import redact
 
 ENGINE_BATCH = 16  # images a call of another engine than torch, whose batch is fixed: more are no faster
 ON_FEATURES = {"knn": knn, "linear": linear, "svm": svm, "transfer": transfer}
@@ -168,7 +167,6 @@ def evaluate_features(args: argparse.Namespace, device: torch.device) -> Measure
         classes = int(train_features.labels.max()) + 1 if train.source.streaming else classes
     protocol["feature_dim"] = test_features.values.shape[1]
     dataset = {**inputs.describe(args, train, test, images, len(test_features.values)), "classes": classes}
-    _print_protocol(protocol, dataset)
     outcome = {}
     if augment:
         outcome = augmented_probe(
@@ -276,7 +274,6 @@ def evaluate_finetuning(args: argparse.Namespace, device: torch.device) -> Measu
         "seed": args.seed,
     }
     dataset = inputs.describe(args, train, test, len(labelled), len(test.used))
-    _print_protocol(protocol, dataset)
     outcome = finetune.run(
         args, device, labelled, test.used, net.config, net.checkpoint, protocol["weight_decay"],
     )
@@ -288,7 +285,7 @@ def evaluate_detection(args: argparse.Namespace, device: torch.device) -> Measur
     """Detection: `burn_timm/evals/detection/task.py` is its top to bottom; here is what all tasks have in common."""
     checkpoint = network.checkpoint_file(args)
     weights = network.weights_in_words(args, None, checkpoint)
-    outcome = detection.evaluate(args, device, weights, announce=_print_protocol)
+    outcome = detection.evaluate(args, device, weights)
     protocol, dataset, extra = (outcome.pop(name) for name in ("protocol", "dataset", "extra"))
     return Measured({**outcome, **extra}, protocol, dataset, checkpoint)
 
@@ -307,10 +304,6 @@ def draw_figures(args: argparse.Namespace) -> None:
 def _print_counts(train: Split, test: Split) -> None:
     print(redact(f"training images: {train.line()}"))
     print(redact(f"test images: {test.line()}"), flush=True)
-
-
-def _print_protocol(protocol: dict, dataset: dict) -> None:
-    print(json.dumps(redact_tree({"protocol": protocol, "dataset": dataset}), indent=2), flush=True)
 
 
 if __name__ == "__main__":

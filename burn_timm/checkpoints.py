@@ -18,7 +18,7 @@ from timm.models import PretrainedCfg, clean_state_dict
 from .compat import create_with_weights, load_pickle, save_model_config
 from .configs import check_arguments, read_config
 from .errors import BurnError, like, one_line, prefixed
-from .files import missing, read_json, write_json
+from .files import instead_of, missing, read_json, write_json
 from .identify import burn_models, classes_in, classifiers, shape_args
 from .nn import binary_weight_names
 from .packing import (
@@ -36,7 +36,6 @@ WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # in a folder; timm'
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")  # timm's order, then others'
 _FEATURE_ARGS = ("features_only", "out_indices", "feature_cls")
 _LFS_POINTER = b"version https://git-lfs"
-_SAVE = "save model.state_dict()"
 
 
 def weights_file(path: str | os.PathLike) -> Path:
@@ -112,11 +111,12 @@ def _unwrapped(path: Path, content: Any) -> dict[str, torch.Tensor]:
         if not isinstance(content[key], Mapping):
             break
         content = content[key]
+    advice = instead_of(path) or "; save model.state_dict()"
     if not isinstance(content, Mapping) or not content:
-        raise BurnError(f"{path}: holds no state dict but {type(content).__name__}; {_SAVE}")
+        raise BurnError(f"{path}: holds no state dict but {type(content).__name__}{advice}")
     for name, value in content.items():
         if not isinstance(value, torch.Tensor):
-            raise BurnError(f"{path}: {name} is {type(value).__name__}, not a tensor; {_SAVE}")
+            raise BurnError(f"{path}: {name} is {type(value).__name__}, not a tensor{advice}")
     return clean_state_dict(content)
 
 
@@ -305,6 +305,8 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
     """The model with all of a file's weights, and as many classes as the file has."""
     state_dict, metadata = read_state_dict(path)
     config, size = timm.get_pretrained_cfg(architecture) or PretrainedCfg(), None
+    told = config_beside(path).get("architecture", architecture)
+    file = path if told == architecture else f"{path} (weights of {told}, by its config.json)"
     if architecture in burn_models():
         if ":" not in model_name and metadata.get("model") == architecture:
             kwargs = {**told_arguments(path, metadata), **kwargs}
@@ -316,7 +318,7 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
                             f"their export, or pass {' and '.join(lost)}")
         if is_packed(state_dict):
             shapes = {name: model.get_parameter(name).shape for name in binary_weight_names(model)}
-            with prefixed(path):
+            with prefixed(file):
                 state_dict = unpack_state_dict(state_dict, shapes)
         first = state_dict.get(f"{config.first_conv}.weight")
         if first is not None and first.ndim == 4:
@@ -325,7 +327,7 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
                 raise BurnError(f"{path}: is for images of {first.shape[1]} channels, but config.json says {channels}")
             size = (first.shape[1], *model.pretrained_cfg["input_size"][1:])
     elif is_packed(state_dict):
-        raise BurnError(f"{path}: packed 1-bit weights, but {model_name} is no model of burn_timm")
+        raise BurnError(f"{file}: packed 1-bit weights, but {model_name} is no model of burn_timm")
     classes = classes_in(state_dict, architecture)
     if kwargs.get("features_only"):
         dropped = {f"{name}.{part}" for name in classifiers(architecture) for part in ("weight", "bias")}
@@ -335,7 +337,7 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
     for count in (0, config.num_classes) if classes is None else (classes,):
         try:
             return _create(
-                model_name, f"{path} does not fit {model_name}", create_with_weights, state_dict=state_dict,
+                model_name, f"{file} does not fit {model_name}", create_with_weights, state_dict=state_dict,
                 num_classes=count, input_size=size, **kwargs,
             )
         except BurnError as error:

@@ -184,10 +184,17 @@ def require_replaceable(folder: str | os.PathLike, ours: Iterable[str]) -> None:
 
 
 def missing(path: str | os.PathLike) -> BurnError:
-    """The error for a file that is not there; for one of a run of train_burn.py it names the export, which has it."""
-    export = Path(path).parent / "export"
-    hint = f"; give {export}" if (export / Path(path).name).is_file() else ""
+    """The error for a file that is not there, and the folder to give instead, where that is plain."""
+    path, hint = Path(path), instead_of(path)
+    if path.suffix == ".safetensors" and any((path.parent / name).is_file() for name in ("network.bin", "model.xml")):
+        hint = "; this folder is for burn_timm.deploy.load; give the one that it was exported from"
     return BurnError(f"{path}: no such file{hint}")
+
+
+def instead_of(path: str | os.PathLike) -> str:
+    """The end of an error about a file of a run of train_burn.py: its export; empty where there is none."""
+    export = Path(path).parent / "export"
+    return f"; give {export}" if (export / "config.json").is_file() else ""
 
 
 def read_json(path: str | os.PathLike, kind: type = dict) -> Any:

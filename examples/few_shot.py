@@ -10,12 +10,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 
-import burn_timm  # noqa: F401 - registers the models
 from burn_timm import arguments
+from burn_timm.checkpoints import load_model
 from burn_timm.data import eval_loader, open_dataset
 from burn_timm.data.folders import SPLIT_SYNONYMS
 from burn_timm.deploy.export import export
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> float:
     others = np.setdiff1d(order, few)
     if len(others) == 0:
         raise SystemExit(f"{args.photos}: no photo is left to test on; give more than {args.shots} photos a class")
-    model = timm.create_model(args.model, pretrained=True, num_classes=0).eval()
+    model = load_model(args.model, num_classes=0, pretrained=True)
     transform = eval_transform(model, args.img_size)
     x, y = extract_features(model, eval_loader(photos.subset(few.tolist()), transform))
     test_x, test_y = extract_features(model, eval_loader(photos.subset(others.tolist()), transform))

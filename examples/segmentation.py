@@ -11,7 +11,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
@@ -33,6 +32,10 @@ def main(argv: list[str] | None = None) -> float:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--output", type=Path, default="unet", help="a folder")
     args = parser.parse_args(argv)
+    try:
+        import segmentation_models_pytorch as smp  # after --help
+    except ImportError as error:
+        raise SystemExit("segmentation.py needs a package: pip install segmentation-models-pytorch") from error
     cfg = timm.get_pretrained_cfg(args.model)
     pairs = sorted((args.photos / "images").iterdir()), sorted((args.photos / "masks").iterdir())
     if [path.stem for path in pairs[0]] != [path.stem for path in pairs[1]] or len(pairs[0]) < 5:

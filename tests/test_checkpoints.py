@@ -118,6 +118,14 @@ def test_bad_files_are_named_with_what_to_do(write, message, tmp_path, monkeypat
     assert "weights_only=False" not in str(error.value) and not (tmp_path / "ran").exists()
 
 
+def test_the_checkpoint_of_a_run_names_its_export(tmp_path):
+    torch.save({"version": 3, "content": {}}, tmp_path / "checkpoint.pt")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/config.json").touch()
+    with pytest.raises(BurnError, match=r"version is int, not a tensor; give .*export$"):
+        checkpoints.read_state_dict(tmp_path / "checkpoint.pt")
+
+
 # infer_model
 
 

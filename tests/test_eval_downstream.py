@@ -99,7 +99,7 @@ def test_pixels(output):
     assert result["dataset"]["test"]["split"] == "test"
 
 
-def test_calibrated_batchnorm_and_another_input_size(output):
+def test_calibrated_batchnorm_and_another_input_size(output, caplog):
     subset = ["--limit-train", "200", "--limit-test", "100"]
     plain = run(output, "knn", *RESNET, *subset)
     calibrated = run(output, "knn", *RESNET, *subset, "--calibrate-bn", "150", "--batch-size", "64")
@@ -108,6 +108,9 @@ def test_calibrated_batchnorm_and_another_input_size(output):
     assert calibrated["value"] != plain["value"]
     vit = run(output, "knn", "--model", "test_vit", *DIGITS, "--img-size", "48", "--limit-train", "40")
     assert vit["protocol"]["transform"]["input_size"] == [3, 48, 48]  # of a network of fixed size
+    assert "features are weaker" not in caplog.text  # random weights are of no size
+    run(output, "knn", "--model", "reactnet_a_025_burn", "--pretrained", *DIGITS, "--limit-train", "20")
+    assert "--img-size 32: reactnet_a_025_burn is for 64 px, and its features are weaker" in caplog.text
 
 
 @pytest.mark.parametrize(("argv", "message"), [

@@ -1,6 +1,7 @@
 """The scripts of examples/ in a short form: what they report is what timm and the engine do with their files."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits
 
 import burn_timm.deploy
 from burn_timm.data import eval_loader, open_dataset
+from burn_timm.errors import BurnError
 from burn_timm.evals.features import eval_transform, extract_features
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -56,6 +58,8 @@ def test_few_shot(photos, tmp_path, capsys):
     assert sum(bool(ours.argmax() == theirs.argmax()) for ours, theirs in pairs) >= 58
     assert np.median([(ours - theirs).abs().max() for ours, theirs in pairs]) < 1e-3
     assert (tmp_path / "confusion.png").stat().st_size > 1000
+    with pytest.raises(BurnError, match="test_reactnet: its pretrained weights cannot be loaded"):
+        run("few_shot.py", photos / "val", "--model", "test_reactnet")
     with pytest.raises(SystemExit, match="give more than 20 photos a class"):
         run("few_shot.py", photos / "val", "--model", network, "--shots", "20")
     with pytest.raises(SystemExit, match="give one split, such as .*/(train|val)$"):
@@ -78,7 +82,7 @@ def test_finetune(photos, tmp_path):
         run("finetune.py", photos / "val")  # which timm took for both, so that learning by heart looked perfect
 
 
-def test_segmentation(tmp_path):
+def test_segmentation(tmp_path, monkeypatch):
     smp = pytest.importorskip("segmentation_models_pytorch")
     rng = np.random.default_rng(0)
     for number in range(10):
@@ -97,4 +101,7 @@ def test_segmentation(tmp_path):
     model.load_state_dict(torch.load(tmp_path / "out" / "model.pt", weights_only=True))
     Image.new("RGB", (64, 64)).save(tmp_path / "masks" / "0.png")
     with pytest.raises(SystemExit, match="0.png: expected a mask with one class number a pixel"):
+        run("segmentation.py", tmp_path)
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(SystemExit, match="pip install segmentation-models-pytorch"):
         run("segmentation.py", tmp_path)

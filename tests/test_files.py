@@ -5,7 +5,7 @@ import os
 import pytest
 
 from burn_timm.errors import BurnError
-from burn_timm.files import atomic_folder, atomic_write, read_json, read_lines, recover, require_replaceable
+from burn_timm.files import atomic_folder, atomic_write, missing, read_json, read_lines, recover, require_replaceable
 
 
 class Killed(BaseException):
@@ -84,9 +84,11 @@ def test_what_is_no_json_object_is_one_line(tmp_path, text):
     assert "\n" not in str(told.value)
 
 
-def test_a_run_folder_in_place_of_its_export_is_told_so(tmp_path):
+def test_a_folder_in_place_of_the_right_one_is_told_so(tmp_path):
     with pytest.raises(BurnError, match=r"config\.json: no such file$"):
         read_json(tmp_path / "config.json")
+    (tmp_path / "network.bin").touch()
+    assert str(missing(tmp_path / "model.safetensors")).endswith("give the one that it was exported from")
     (tmp_path / "export").mkdir()
     (tmp_path / "export/config.json").touch()
     with pytest.raises(BurnError, match=r"config\.json: no such file; give .*export$"):

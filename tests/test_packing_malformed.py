@@ -113,6 +113,13 @@ def test_a_classifier_without_shape_is_refused(packed, folder):
         load_model(f"local-dir:{folder}", num_classes=None)
 
 
+def test_weights_of_another_network_are_named(packed, folder):
+    packing.save_packed(folder / "model.safetensors", packed)
+    for other in ("reactnet_a_025", "resnet18"):
+        with pytest.raises(BurnError, match=r"weights of test_reactnet, by its config\.json"):
+            load_model(other, folder)
+
+
 def test_a_config_of_other_channels_is_refused_and_the_users_own_wish_is_not(packed, folder):
     packing.save_packed(folder / "model.safetensors", packed)
     (folder / "config.json").write_text(json.dumps({**CONFIG, "model_args": {"in_chans": 1}}))

@@ -53,6 +53,8 @@ class OneBitModel:
         self.num_features: int = config["num_features"]
         self.label_names: list[str] | None = config.get("label_names")
         self._outputs, self._network = outputs, run
+        mean, std = (np.asarray(self.pretrained_cfg.get(key) or 0.5) for key in ("mean", "std"))
+        self._largest = 10 * float((np.maximum(np.abs(mean), np.abs(1 - mean)) / std).max())
 
     def __call__(self, x: Array) -> Array:
         """Images `[B, C, H, W]`, floating point, normalised, to logits `[B, K]`.
@@ -61,7 +63,8 @@ class OneBitModel:
         torch (float32, on the device of `x`), numpy gives numpy.
 
         Raises:
-            BurnError: Images of another shape than the network was exported for, no image, or integers.
+            BurnError: Images of another shape than the network was exported for, no image, integers, or values ten times as
+                large as normalised pixels are.
         """
         return self._run(x, next(name for name in ("logits", "features", "feature_map") if name in self._outputs))
 
@@ -86,6 +89,10 @@ class OneBitModel:
             raise BurnError(f"images are {x.dtype}: expected floats, normalised with mean and std of pretrained_cfg")
         array = x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else x
         array = np.ascontiguousarray(array, dtype=np.float32)
+        largest = max(-array.min(), array.max())
+        if largest > self._largest:
+            raise BurnError(f"images have values up to {largest:.4g}: expected pixels of 0 to 1, normalised with mean "
+                            "and std of pretrained_cfg")
         size, results = self.batch_size, []
         for start in range(0, len(array), size):
             part = array[start : start + size]
@@ -120,6 +127,8 @@ def load(folder: str | os.PathLike, threads: int | None = None) -> OneBitModel:
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise BurnError(f"threads must be a whole number of at least 1, not {threads}")
     folder = Path(folder)
+    if not folder.is_dir():
+        raise BurnError(f"{folder}: no such folder; expected one that burn-timm export wrote")
     format, config = _read_config(folder)
     shape = (config["batch_size"], *config["pretrained_cfg"]["input_size"])
     return OneBitModel(config, *engine(format).open_network(folder, shape, threads))

@@ -108,7 +108,9 @@ def _fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
     config = data_config(model, args.img_size)
     if args.crop_pct is not None:
         config["crop_pct"] = args.crop_pct
-    size = config["input_size"][-1]
+    size, own = config["input_size"][-1], data_config(model)["input_size"][-1]
+    if (args.pretrained or model_source(args.model)[0]) and not own / 2 < size < own * 2:
+        _logger.warning(f"--img-size {size}: {args.model} is for {own} px, and its features are weaker far from it")
     try:
         if args.img_size is not None and hasattr(model, "set_input_size"):
             model.set_input_size(img_size=size)

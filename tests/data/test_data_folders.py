@@ -105,6 +105,9 @@ def test_what_pillow_reads_is_listed_and_the_rest_is_told_once(tmp_path, caplog)
     caplog.clear()
     assert names(open_dataset("", tmp_path, input_key=".XYZ;txt")) == ["a/more.txt", "a/notes.txt", "b/photo.xyz"]
     assert not caplog.messages
+    (tmp_path / "c").mkdir()
+    open_dataset("", tmp_path, input_key=".png;.webp;.jpg;.jpeg")
+    assert caplog.messages[0].endswith("folders without an image, which are no classes: c")
 
 
 def test_links_are_followed_but_a_folder_is_listed_once(tmp_path):

@@ -121,12 +121,15 @@ def test_wrong_images_and_threads(exported):
         (torch.zeros(3, 64, 64), "B at least 1"), (torch.zeros(0, 3, 64, 64), "B at least 1"),
         (np.zeros((2, 3, 32, 64), np.float32), r"images are \[2, 3, 32, 64\], but"),
         (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "expected floats"), ([0.0], "expected a torch tensor"),
+        (torch.full((2, 3, 64, 64), -255.0), "values up to 255: expected pixels of 0 to 1, normalised"),
     ):
         with pytest.raises(BurnError, match=message):
             loaded(x)
     for threads in (0, 1.5, "2"):
         with pytest.raises(BurnError, match="threads must be a whole number of at least 1"):
             load(exported[1], threads=threads)
+    with pytest.raises(BurnError, match="config.json: no such folder; expected one that burn-timm export wrote"):
+        load(exported[1] / "config.json")
 
 
 @pytest.mark.parametrize("format", FORMATS)

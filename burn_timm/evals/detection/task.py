@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -74,10 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "have changed")
 
 
-def evaluate(
-    args: argparse.Namespace, device: torch.device, weights: str = "",
-    announce: Callable[[dict, dict], None] = lambda protocol, dataset: None,
-) -> dict:
+def evaluate(args: argparse.Namespace, device: torch.device, weights: str = "") -> dict:
     """Fine-tune a detector on the training sets and measure it on the test set.
 
     Beside args.output RESULT.json it writes RESULT_log.jsonl, RESULT_curves.png and RESULT_checkpoint.pt.
@@ -86,7 +82,6 @@ def evaluate(
         args: model, checkpoint, pretrained, data_dir, workers, seed, output, and what `add_options` adds.
         device: Where the detector trains.
         weights: Where the backbone's came from, for the protocol.
-        announce: Called with protocol and dataset before the training begins.
 
     Returns:
         `value`: the mean average precision of the test set, VOC 2007's (a fraction); `protocol`; `dataset`: splits and
@@ -115,8 +110,6 @@ def evaluate(
         "trained_on": {"images": len(train), "boxes": sum(len(image.boxes) for image in train)},
         "test": counts(args.test_set, test),
     }
-    announce(protocol, dataset)
-
     identity = {name: getattr(args, name) for name in DEFINING if name != "iterations"}  # a run may be prolonged
     listing = "\n".join(f"{image.path.name} {image.boxes.tolist()} {image.labels.tolist()}" for image in train)
     identity |= {"model": args.model, "images": len(train), "initial_weights": state_hash(detector)}
