@@ -39,7 +39,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         "  burn-timm info last.pth.tar\n"
         "  burn-timm info hf-hub:OWNER/NAME --json",
     )
-    info.add_argument("source", metavar="NETWORK", help=(
+    info.add_argument("source", metavar="CHECKPOINT", help=(
         "a weights file or training checkpoint, a folder with config.json and model.safetensors, hf-hub:OWNER/NAME, "
         "or a name, which stands for its released weights or, where there are none, for the architecture: "
         + ", ".join(burn_models())
@@ -53,8 +53,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     pack = add(
         "pack", help="floats of 1-bit training to packed 1-bit weights: a file, or a folder to share",
-        description="Packs weights that were trained with 1 bit. A folder as DST gets config.json and a card too, and "
-        "loads by timm.create_model('local-dir:DST', pretrained=True).",
+        description="Packs weights that were trained with 1 bit. A folder as OUT gets config.json and a card too, and "
+        "loads by timm.create_model('local-dir:OUT', pretrained=True).",
         epilog="examples:\n"
         "  burn-timm pack last.pth.tar FOLDER --model reactnet_a\n"
         "  burn-timm pack lightning.ckpt FOLDER --model reactnet_a --binarize\n"
@@ -73,12 +73,12 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     unpack.set_defaults(run=_unpack)
     for command in (pack, unpack):
         more = ", or a checkpoint of timm's training script, of Lightning, or a state dict" if command is pack else ""
-        command.add_argument("src", metavar="SRC", help=(
+        command.add_argument("src", metavar="CHECKPOINT", help=(
             "a weights file, a folder with config.json and model.safetensors, local-dir:FOLDER, hf-hub:OWNER/NAME, "
             f"or the name of released weights{more}"))
-        command.add_argument("dst", metavar="DST", type=Path, help=(
+        command.add_argument("dst", metavar="OUT", type=Path, help=(
             "a file that ends in .safetensors, or a new folder" if command is pack else
-            "a file that ends in .safetensors; a new folder where SRC is one"))
+            "a file that ends in .safetensors; a new folder where CHECKPOINT is one"))
         command.add_argument("--model", metavar="NAME", help=(
             "the network (default: as the file tells, or by its shapes)"))
         command.add_argument("--model-kwargs", metavar="KEY=VALUE", nargs="*", default={}, action=KeyValues, help=(
@@ -218,16 +218,16 @@ def _unpack(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace, part: str | None = None) -> Own:
-    """The weights in SRC; BurnError also where DST cannot take them."""
+    """The weights in CHECKPOINT; BurnError also where OUT cannot take them."""
     dst, file = args.dst, args.dst.suffix == ".safetensors"
     own = read_own(args.src, part)
     folder = bool(own.config)
     if dst.exists() and dst.samefile(own.path.parent if folder else own.path):
-        raise BurnError(f"{dst}: SRC and DST are the same; give another DST")
+        raise BurnError(f"{dst}: CHECKPOINT and OUT are the same; give another OUT")
     if folder and file:
-        raise BurnError(f"{dst}: SRC is a folder, so DST must be a folder too")
+        raise BurnError(f"{dst}: CHECKPOINT is a folder, so OUT must be a folder too")
     if not folder and (dst.is_dir() if file else args.command == "unpack"):
-        raise BurnError(f"{dst}: DST must be a file that ends in .safetensors, as SRC is a file")
+        raise BurnError(f"{dst}: OUT must be a file that ends in .safetensors, as CHECKPOINT is a file")
     if not file:
         require_replaceable(dst, _REPLACED)
     return own

@@ -1,4 +1,4 @@
-"""`burn-timm convert SRC DST`."""
+"""`burn-timm convert CHECKPOINT FOLDER`."""
 
 import argparse
 from pathlib import Path
@@ -26,8 +26,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "  burn-timm convert efficientnet-lite0-57934424.pth TEACHER\n"
         "  burn-timm convert reactnet.pth.tar FOLDER --stage w1a1",
     )
-    convert.add_argument("src", metavar="SRC", type=Path, help="a checkpoint, torch or safetensors")
-    convert.add_argument("dst", metavar="DST", type=Path, help="the folder to write")
+    convert.add_argument("src", metavar="CHECKPOINT", type=Path, help="a file, torch or safetensors")
+    convert.add_argument("dst", metavar="FOLDER", type=Path, help="to write")
     convert.add_argument(
         "--from", dest="layout", default="auto", choices=("auto", *NAMES), metavar="LAYOUT",
         help="who wrote the file, where its names do not tell (default: auto, by its names): " + ", ".join(NAMES),

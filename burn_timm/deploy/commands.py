@@ -36,7 +36,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "a weights file, packed or not, or a training checkpoint; a folder with config.json and model.safetensors "
         "(local-dir:FOLDER); hf-hub:OWNER/REPO; the name of released weights; or, with --pretrained, any timm name"
     ))
-    parser.add_argument("outdir", metavar="OUTDIR", type=Path, help="a new folder, or one of an earlier export")
+    parser.add_argument("outdir", metavar="FOLDER", type=Path, help="a new folder, or one of an earlier export")
     parser.add_argument("--format", choices=FORMATS, default="c", help=(
         "c runs in 1 bit on any CPU and compiles without Python, openvino runs in 1 bit on x86; "
         f"onnx (opset {ONNX_OPSET}) and torch-export are for interchange and do not run in 1 bit "

@@ -22,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "names no repository yet gets the name and the load line of this one.",
         epilog="examples:\n  burn-timm push output/mine/export OWNER/NAME --private",
     )
-    push.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors and README.md")
+    push.add_argument("folder", metavar="FOLDER", type=Path, help="config.json, model.safetensors and README.md")
     push.add_argument("repo", metavar="REPO", help="OWNER/NAME, or NAME for your own; made if need be")
     push.add_argument("--private", action="store_true", help="make it private, if it is made (default: public)")
     push.add_argument("--yes", action="store_true", help="replace the files of a repository that is not empty; what an "
@@ -34,7 +34,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description="Writes README.md anew from config.json, model.safetensors, training.json and these options.",
         epilog="examples:\n  burn-timm card output/mine/export --repo OWNER/NAME --results knn.json linear.json",
     )
-    card.add_argument("folder", metavar="DIR", type=Path, help="config.json, model.safetensors, training.json")
+    card.add_argument("folder", metavar="FOLDER", type=Path, help="config.json, model.safetensors, training.json")
     where = card.add_mutually_exclusive_group()
     where.add_argument("--repo", metavar="OWNER/NAME", help="usage from this Hub repository (default: from a folder)")
     where.add_argument("--tag", metavar="NAME", help="usage by this name of timm's (default: from a folder)")
