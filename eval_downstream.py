@@ -240,7 +240,7 @@ def _features(
 
 def _refuse_contradictions(args: argparse.Namespace, augment: bool, device: torch.device) -> None:
     if args.pixels:
-        for option in ("checkpoint", "pretrained", "calibrate_bn", "crop_pct"):
+        for option in ("checkpoint", "pretrained", "calibrate_bn", "crop_pct", "interpolation"):
             if getattr(args, option):
                 raise BurnError(f"--pixels evaluates no model: leave out --{option.replace('_', '-')}")
         if augment:

@@ -106,8 +106,10 @@ def test_calibrated_batchnorm_and_another_input_size(output, caplog):
     stated = calibrated["protocol"]["calibrated_batchnorm"]
     assert stated["layers"] > 5 and stated["images"] == 128 and stated["batch_size"] == 64
     assert calibrated["value"] != plain["value"]
-    vit = run(output, "knn", "--model", "test_vit", *DIGITS, "--img-size", "48", "--limit-train", "40")
+    vit = run(output, "knn", "--model", "test_vit", *DIGITS, "--img-size", "48", "--limit-train", "40",
+              "--interpolation", "bilinear")
     assert vit["protocol"]["transform"]["input_size"] == [3, 48, 48]  # of a network of fixed size
+    assert vit["protocol"]["transform"]["interpolation"] == "bilinear"
     assert "features are weaker" not in caplog.text  # random weights are of no size
     run(output, "knn", "--model", "reactnet_a_025_burn", "--pretrained", *DIGITS, "--limit-train", "20")
     assert "--img-size 32: reactnet_a_025_burn is for 64 px, and its features are weaker" in caplog.text

@@ -15,6 +15,7 @@ from ..data import (
     open_dataset,
     random_subset,
 )
+from ..data.views import INTERPOLATIONS
 from ..errors import BurnError, NoSplitError
 
 HOLD_OUT = 0.1  # share of the training images on which something is chosen
@@ -53,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--img-size", type=positive, metavar="PIXELS", help="default: the model's own input size")
     add("--crop-pct", type=number(above=0, most=1), metavar="FRACTION",
         help="centre crop; default: the model's own (1 keeps all)")
+    add("--interpolation", choices=INTERPOLATIONS, help="how images are resized; default: the model's own")
     add("--batch-size", type=positive, default=128, metavar="N", help="images per forward pass")
     add("--limit-train", type=positive, metavar="N", help="a seeded random subset of N training images")
     add("--limit-test", type=positive, metavar="N", help="a seeded random subset of N test images")

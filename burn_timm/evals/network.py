@@ -78,7 +78,7 @@ def open_device(args: argparse.Namespace) -> torch.device:
 
 
 def load(args: argparse.Namespace, device: torch.device) -> Network:
-    """The timm model without classifier, by --model, --checkpoint, --pretrained, --img-size and --crop-pct; random
+    """The timm model without classifier, by --model, --checkpoint, --pretrained and the options of images; random
     weights are drawn with --seed. Raises BurnError where these do not fit each other."""
     torch.manual_seed(args.seed)
     model = load_model(args.model, args.checkpoint, num_classes=0, pretrained=args.pretrained or None).to(device)
@@ -106,8 +106,7 @@ def _fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
     """The model's data config at --img-size; a model with a fixed input size (ViT) is changed to it. One trial image
     finds out now, not after the data, whether the model takes that size and gives pooled features."""
     config = data_config(model, args.img_size)
-    if args.crop_pct is not None:
-        config["crop_pct"] = args.crop_pct
+    config |= {key: getattr(args, key) for key in ("crop_pct", "interpolation") if getattr(args, key) is not None}
     size, own = config["input_size"][-1], data_config(model)["input_size"][-1]
     if (args.pretrained or model_source(args.model)[0]) and not own / 2 < size < own * 2:
         _logger.warning(f"--img-size {size}: {args.model} is for {own} px, and its features are weaker far from it")

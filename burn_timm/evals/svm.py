@@ -105,8 +105,9 @@ def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
         raise BurnError("--pool 2x2 needs the feature maps of a network in torch: leave --pixels and --engine out, or "
                         "add --pool 1x1")
     squash = published if args.squash is None else args.squash
-    if squash and args.crop_pct:
-        raise BurnError("--crop-pct: the published transform crops nothing away: leave it out, or add --no-squash")
+    if squash and (args.crop_pct or args.interpolation):
+        raise BurnError("--crop-pct, --interpolation: the published transform crops nothing away and is bilinear: leave "
+                        "them out, or add --no-squash")
     return Settings(
         tuple(args.shots), args.draws, tuple(args.costs), not args.no_full, args.seed, published, squash, pool,
     )

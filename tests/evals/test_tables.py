@@ -44,8 +44,9 @@ def as_published(task, dataset=""):
         stated = protocol("transfer", **settings)
     else:
         stated = protocol(task)
-    size = {"squash_to": [224, 224], "resize_shorter_side": 256} if task == "svm" else {"input_size": [3, 224, 224]}
-    return {**stated, "transform": size}
+    images = {"interpolation": "bilinear"}
+    images |= {"squash_to": [224, 224], "resize_shorter_side": 256} if task == "svm" else {"input_size": [3, 224, 224]}
+    return {**stated, "transform": images}
 
 
 def result(task, value, name="burn_s0", dataset="hfds/x/cifar10", of=(50_000, 10_000), extra=None, protocol=None,
@@ -120,7 +121,8 @@ def test_the_papers_figures_stand_beside_ours_where_the_protocol_is_the_same(cha
     (2, "linear", IMAGENET, protocol("linear", augment=True, probe="mlp")),
     (2, "linear", IMAGENET, {"epochs": 90}),
     (2, "linear", IMAGENET, {"lr_schedule": "constant"}),
-    (2, "linear", IMAGENET, {"transform": {"input_size": [3, 64, 64]}}),
+    (2, "linear", IMAGENET, {"transform": {"input_size": [3, 64, 64], "interpolation": "bilinear"}}),
+    (2, "linear", IMAGENET, {"transform": {"input_size": [3, 224, 224], "interpolation": "bicubic"}}),
     (2, "finetune", IMAGENET, {"labels": "12811 images, 1.000% of each class, seed 0"}),
     (2, "finetune", IMAGENET, {"lrs": [0.1]}),
     (2, "finetune", IMAGENET, {"classifier": None}),
