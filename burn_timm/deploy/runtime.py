@@ -63,8 +63,8 @@ class OneBitModel:
         torch (float32, on the device of `x`), numpy gives numpy.
 
         Raises:
-            BurnError: Images of another shape than the network was exported for, no image, integers, or values ten times as
-                large as normalised pixels are.
+            BurnError: Images of another shape than the network was exported for, no image, integers, or values ten
+                times as large as normalised pixels are.
         """
         return self._run(x, next(name for name in ("logits", "features", "feature_map") if name in self._outputs))
 

@@ -106,8 +106,8 @@ def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
                         "add --pool 1x1")
     squash = published if args.squash is None else args.squash
     if squash and (args.crop_pct or args.interpolation):
-        raise BurnError("--crop-pct, --interpolation: the published transform crops nothing away and is bilinear: leave "
-                        "them out, or add --no-squash")
+        raise BurnError("--crop-pct, --interpolation: the published transform crops nothing away and is bilinear; "
+                        "leave them out, or add --no-squash")
     return Settings(
         tuple(args.shots), args.draws, tuple(args.costs), not args.no_full, args.seed, published, squash, pool,
     )
