@@ -305,7 +305,7 @@ def _load(model_name: str, architecture: str, path: Path, kwargs: dict[str, Any]
     """The model with all of a file's weights, and as many classes as the file has."""
     state_dict, metadata = read_state_dict(path)
     config, size = timm.get_pretrained_cfg(architecture) or PretrainedCfg(), None
-    told = config_beside(path).get("architecture", architecture)
+    told = architecture if ":" in model_name else config_beside(path).get("architecture", architecture)
     file = path if told == architecture else f"{path} (weights of {told}, by its config.json)"
     if architecture in burn_models():
         if ":" not in model_name and metadata.get("model") == architecture:

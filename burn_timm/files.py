@@ -185,7 +185,8 @@ def require_replaceable(folder: str | os.PathLike, ours: Iterable[str]) -> None:
 
 def missing(path: str | os.PathLike) -> BurnError:
     """The error for a file that is not there, and the folder to give instead, where that is plain."""
-    path, hint = Path(path), instead_of(path)
+    path = Path(path)
+    hint = instead_of(path) if path.name in ("config.json", "model.safetensors", "README.md") else ""
     if path.suffix == ".safetensors" and any((path.parent / name).is_file() for name in ("network.bin", "model.xml")):
         hint = "; this folder is for burn_timm.deploy.load; give the one that it was exported from"
     return BurnError(f"{path}: no such file{hint}")

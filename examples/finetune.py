@@ -9,7 +9,6 @@ start at the packed ones, scale times sign. The output folder gets timm's `model
 import argparse
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.data import create_dataset, create_loader, resolve_data_config
@@ -17,7 +16,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, CheckpointSaver, accuracy
 
-import burn_timm  # noqa: F401 - registers the models
+from burn_timm.checkpoints import load_model
 
 
 def main(argv: list[str] | None = None) -> float:
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> float:
         raise SystemExit(f"{args.photos}: train/ and val/ hold different classes; both need the same folders")
     if len(sets[0]) < args.batch_size:  # timm's loader leaves out an incomplete batch
         raise SystemExit(f"--batch-size {args.batch_size}: {args.photos}/train has only {len(sets[0])} photos")
-    model = timm.create_model(args.model, pretrained=True, num_classes=len(classes)).to(device)
+    model = load_model(args.model, num_classes=len(classes), pretrained=True).to(device)
     data = resolve_data_config({"img_size": args.img_size}, model=model)
     loaders = [create_loader(
         images, data["input_size"], args.batch_size, is_training=images is sets[0], use_prefetcher=False,

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> float:
     try:
         import segmentation_models_pytorch as smp  # after --help
     except ImportError as error:
-        raise SystemExit("segmentation.py needs a package: pip install segmentation-models-pytorch") from error
+        raise SystemExit(f"{error}: pip install segmentation-models-pytorch") from error
     cfg = timm.get_pretrained_cfg(args.model)
     pairs = sorted((args.photos / "images").iterdir()), sorted((args.photos / "masks").iterdir())
     if [path.stem for path in pairs[0]] != [path.stem for path in pairs[1]] or len(pairs[0]) < 5:

@@ -110,9 +110,9 @@ def test_calibrated_batchnorm_and_another_input_size(output, caplog):
               "--interpolation", "bilinear")
     assert vit["protocol"]["transform"]["input_size"] == [3, 48, 48]  # of a network of fixed size
     assert vit["protocol"]["transform"]["interpolation"] == "bilinear"
-    assert "features are weaker" not in caplog.text  # random weights are of no size
+    assert "figures are lower" not in caplog.text  # random weights are of no size
     run(output, "knn", "--model", "reactnet_a_025_burn", "--pretrained", *DIGITS, "--limit-train", "20")
-    assert "--img-size 32: reactnet_a_025_burn is for 64 px, and its features are weaker" in caplog.text
+    assert "--img-size 32: reactnet_a_025_burn is for 64 px; figures are lower" in caplog.text
 
 
 @pytest.mark.parametrize(("argv", "message"), [

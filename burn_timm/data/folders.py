@@ -52,10 +52,14 @@ def open_folder(root: str, split: str, input_key: str | None) -> ImageSource:
         raise BurnError(f"--data-dir {root}: {told}")
     folders = [path.partition("/")[0] if "/" in path else "" for path in paths]
     classes = sorted(set(folders), key=_natural)
+    empty = sorted(
+        name for name in next(os.walk(folder))[1]
+        if name not in classes and not _left_out(name) and not os.path.islink(os.path.join(folder, name))
+    )
+    if empty and "" not in classes:
+        _logger.warning("%s: no class of folders without an image (%s): %s", title, len(empty), ", ".join(empty[:5]))
     if len(classes) < 2 or "" in classes:  # one folder for all says nothing about classes
         return ImageSource(Files(folder, paths), title)
-    if empty := sorted(name for name in next(os.walk(folder))[1] if name not in classes and not _left_out(name)):
-        _logger.warning("%s: folders without an image, which are no classes: %s", title, ", ".join(empty[:5]))
     place = {name: number for number, name in enumerate(classes)}
     return ImageSource(Files(folder, paths), title, [place[name] for name in folders], classes)
 

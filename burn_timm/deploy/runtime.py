@@ -63,8 +63,8 @@ class OneBitModel:
         torch (float32, on the device of `x`), numpy gives numpy.
 
         Raises:
-            BurnError: Images of another shape than the network was exported for, no image, integers, or values ten
-                times as large as normalised pixels are.
+            BurnError: Images of another shape than the network was exported for, no image, integers, or values more
+                than ten times as large as normalised pixels are.
         """
         return self._run(x, next(name for name in ("logits", "features", "feature_map") if name in self._outputs))
 
@@ -91,8 +91,8 @@ class OneBitModel:
         array = np.ascontiguousarray(array, dtype=np.float32)
         largest = max(-array.min(), array.max())
         if largest > self._largest:
-            raise BurnError(f"images have values up to {largest:.4g}: expected pixels of 0 to 1, normalised with mean "
-                            "and std of pretrained_cfg")
+            raise BurnError(f"images have values as large as {largest:.4g}: expected pixels of 0 to 1, normalised "
+                            "with mean and std of pretrained_cfg")
         size, results = self.batch_size, []
         for start in range(0, len(array), size):
             part = array[start : start + size]

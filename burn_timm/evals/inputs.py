@@ -54,7 +54,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--img-size", type=positive, metavar="PIXELS", help="default: the model's own input size")
     add("--crop-pct", type=number(above=0, most=1), metavar="FRACTION",
         help="centre crop; default: the model's own (1 keeps all)")
-    add("--interpolation", choices=INTERPOLATIONS, help="how images are resized; default: the model's own")
+    add("--interpolation", choices=INTERPOLATIONS, help="of images without random views (published: "
+        "bilinear); default: the model's own")
     add("--batch-size", type=positive, default=128, metavar="N", help="images per forward pass")
     add("--limit-train", type=positive, metavar="N", help="a seeded random subset of N training images")
     add("--limit-test", type=positive, metavar="N", help="a seeded random subset of N test images")

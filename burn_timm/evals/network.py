@@ -109,7 +109,7 @@ def _fit_input_size(args: argparse.Namespace, model: nn.Module) -> dict:
     config |= {key: getattr(args, key) for key in ("crop_pct", "interpolation") if getattr(args, key) is not None}
     size, own = config["input_size"][-1], data_config(model)["input_size"][-1]
     if (args.pretrained or model_source(args.model)[0]) and not own / 2 < size < own * 2:
-        _logger.warning(f"--img-size {size}: {args.model} is for {own} px, and its features are weaker far from it")
+        _logger.warning(f"--img-size {size}: {args.model} is for {own} px; figures are lower far from it")
     try:
         if args.img_size is not None and hasattr(model, "set_input_size"):
             model.set_input_size(img_size=size)

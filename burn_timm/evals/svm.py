@@ -97,7 +97,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def settings(args: argparse.Namespace, train: ImageSource) -> Settings:
     """The options, and for sets with several labels an image the published transform and pooling.
 
-    Raises BurnError for 2 x 2 places of what gives pooled features only, and for --crop-pct where nothing is cropped.
+    Raises BurnError for 2 x 2 places of what gives pooled features only, and for --crop-pct and --interpolation where
+    the published transform has neither.
     """
     published = train.multi_label
     pool = args.pool or ("2x2" if published else "1x1")

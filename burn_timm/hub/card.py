@@ -70,7 +70,7 @@ def render_card(
         where=tag or (f"hf-hub:{repo}" if repo else HERE),
         picture="curves.png" if (folder / "curves.png").is_file() else None,
         gives=f"{classes} logits" if classes else f"{config.get('num_features')} features",
-        compared=any(row.untrained for row in rows), printed=any(row.result.get("command") for row in rows),
+        compared=any(row.untrained for row in rows),
         figures=figures_table(rows), commands=commands(rows, tag),
         teacher_knn=tables.number(details["knn_teacher"], 2, 100) if "knn_teacher" in details else None,
         sizes=_sizes(config, bytes_, size[-1]), training=_training(details, images),

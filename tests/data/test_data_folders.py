@@ -107,7 +107,11 @@ def test_what_pillow_reads_is_listed_and_the_rest_is_told_once(tmp_path, caplog)
     assert not caplog.messages
     (tmp_path / "c").mkdir()
     open_dataset("", tmp_path, input_key=".png;.webp;.jpg;.jpeg")
-    assert caplog.messages[0].endswith("folders without an image, which are no classes: c")
+    assert caplog.messages[0].endswith("no class of folders without an image (1): c")
+    caplog.clear()
+    os.symlink(tmp_path / "a", tmp_path / "d")
+    open_dataset("", tmp_path, input_key=".png;.webp;.jpg;.jpeg")
+    assert len(caplog.messages) == 1
 
 
 def test_links_are_followed_but_a_folder_is_listed_once(tmp_path):

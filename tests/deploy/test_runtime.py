@@ -121,7 +121,7 @@ def test_wrong_images_and_threads(exported):
         (torch.zeros(3, 64, 64), "B at least 1"), (torch.zeros(0, 3, 64, 64), "B at least 1"),
         (np.zeros((2, 3, 32, 64), np.float32), r"images are \[2, 3, 32, 64\], but"),
         (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), "expected floats"), ([0.0], "expected a torch tensor"),
-        (torch.full((2, 3, 64, 64), -255.0), "values up to 255: expected pixels of 0 to 1, normalised"),
+        (torch.full((2, 3, 64, 64), -255.0), "values as large as 255: expected pixels of 0 to 1, normalised"),
     ):
         with pytest.raises(BurnError, match=message):
             loaded(x)

@@ -31,6 +31,7 @@ def test_svm_on_voc07_from_the_command_line(voc, tmp_path, capsys, eval_fails):
         (["--img-size", "32"], "--pool 2x2 needs feature maps .* at least 2 x 2; the model gives .1, 96, 1, 1.: take"),
         (["--model", "test_vit", "--img-size", "160"], "--pool 2x2 needs feature maps"),
         (["--crop-pct", "0.9"], "the published transform crops nothing away"),
+        (["--interpolation", "bicubic"], "the published transform .* is bilinear"),
         (["--engine", "c"], "--pool 2x2 needs the feature maps of a network in torch: .* or add --pool 1x1"),
     ):
         assert re.search(message, eval_fails(*argv, *changes, "--workers", 0, "--output", tmp_path / "r.json"))
