@@ -135,11 +135,12 @@ def latent_metadata(
 
 
 def told_by_timm(content: Any) -> dict[str, str]:
-    """What a checkpoint of timm's training script tells of a burn_timm model, in the words of `latent_metadata`."""
+    """What a checkpoint of timm's training script tells of a burn_timm model, in the words of `latent_metadata`; of
+    one that has no options of the script, the model alone."""
     options, name = (content.get(key) for key in ("args", "arch")) if isinstance(content, Mapping) else (None, None)
     architecture = name.partition(".")[0] if isinstance(name, str) else ""
     if not isinstance(options, argparse.Namespace) or architecture not in burn_models():
-        return {}
+        return {"model": architecture} if architecture in burn_models() else {}
     given = getattr(options, "model_kwargs", None)
     # what JSON does not have becomes text, which the model then refuses by name
     model_args = json.loads(json.dumps(dict(given), default=str)) if isinstance(given, Mapping) else {}

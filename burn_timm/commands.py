@@ -255,6 +255,8 @@ def _write_new_folder(own: Own, name: str, model_args: dict[str, Any], folder: P
         describe(beside, own.details)
     for file in sorted(folder.iterdir()):
         _say(file)
+    told = "" if own.images else f": no size is told, this is {name}'s own; another --model may have the right one"
+    print(f"for images of {images_of(model)['input_size'][-1]} px{told}")
     print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
 
 

@@ -50,7 +50,10 @@ def main(argv: list[str] | None = None) -> float:
     optimizer = create_optimizer_v2(model, opt="adam", lr=args.lr)
     scheduler, epochs = create_scheduler_v2(optimizer, sched="cosine", num_epochs=args.epochs, warmup_epochs=0)
     args.output.mkdir(parents=True, exist_ok=True)
-    saver = CheckpointSaver(model, optimizer, checkpoint_dir=args.output, max_history=1)
+    told = argparse.Namespace(  # to burn-timm pack
+        model=model.pretrained_cfg["architecture"], img_size=data["input_size"][-1], crop_pct=data["crop_pct"],
+    )
+    saver = CheckpointSaver(model, optimizer, args=told, checkpoint_dir=args.output, max_history=1)
 
     best = 0.0
     for epoch in range(epochs):

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import burn_timm.deploy
+from burn_timm.cli import main
 from burn_timm.data import eval_loader, open_dataset
 from burn_timm.errors import BurnError
 from burn_timm.evals.features import eval_transform, extract_features
@@ -66,13 +67,16 @@ def test_few_shot(photos, tmp_path, capsys):
         run("few_shot.py", photos, "--model", network)
 
 
-def test_finetune(photos, tmp_path):
+def test_finetune(photos, tmp_path, capsys):
     export = write_export(tmp_path / "export", timm.create_model("test_reactnet", num_classes=0))
     best = run("finetune.py", photos, "--model", f"local-dir:{export}", "--img-size", "32", "--epochs", "12",
                "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--output", tmp_path / "out")
     assert best > 50
     model = timm.create_model("test_reactnet", num_classes=3, checkpoint_path=str(tmp_path / "out/model_best.pth.tar"))
     assert 100 * top1(model, photos, 32) == pytest.approx(best)
+    assert main(["pack", str(tmp_path / "out/model_best.pth.tar"), str(tmp_path / "packed")]) == 0
+    packed = timm.create_model(f"local-dir:{tmp_path / 'packed'}", pretrained=True)
+    assert packed.pretrained_cfg["input_size"] == (3, 32, 32) and "for images of 32 px\n" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--batch-size 64: .*/train has only 60 photos"):  # no step in any epoch
         run("finetune.py", photos)
     (photos / "val" / "digit 4").rename(photos / "val" / "digit 5")

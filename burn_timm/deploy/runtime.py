@@ -151,7 +151,7 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
     known = {name: (format, files) for format, (name, files) in ONE_BIT_FORMATS.items()}
     format, files = known.get(str(config.get("format")), (None, ()))
     if format is None:
-        raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export {folder} FOLDER")
+        raise BurnError(f"{file}: no 1-bit network; write one with: burn-timm export CHECKPOINT FOLDER")
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise BurnError(f"{file}: format_version {one_line(str(version), 60)}, but this burn_timm reads only "

@@ -95,6 +95,19 @@ def test_arguments_that_json_does_not_have_are_one_line(saved, tmp_path, fails):
     assert fails("pack", path, tmp_path / "out").startswith(f"{path}: model test_reactnet, channels {{")
 
 
+@pytest.mark.parametrize(("told", "side", "line"), [
+    ({"arch": "reactnet_a_025_burn"}, 64, "for images of 64 px: no size is told, this is reactnet_a_025_burn's own"),
+    ({}, 224, "for images of 224 px: no size is told, this is reactnet_a_025's own; another --model may"),
+])
+def test_the_size_of_a_fine_tuned_network(told, side, line, tmp_path, capsys):
+    """Before, `arch` was not read where timm's options lack: a network of 64 px was packed for 224."""
+    weights = timm.create_model("reactnet_a_025_burn", num_classes=3).state_dict()
+    torch.save({**told, "state_dict": weights}, tmp_path / "x.pth")
+    assert main(["pack", str(tmp_path / "x.pth"), str(tmp_path / "out"), "--binarize"]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["pretrained_cfg"]["input_size"] == [3, side, side] and line in capsys.readouterr().out
+
+
 def test_the_first_stage_is_told_by_timms_options(saved, tmp_path, fails):
     path, *_ = saved(weight_bits=32)
     assert "trained with 32 bits" in fails("pack", path, tmp_path / "out")
